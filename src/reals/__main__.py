@@ -1,0 +1,18 @@
+"""The command line's light half: hands the command to a process that has its imports ready, or runs it here."""
+
+import sys
+
+from reals import prefork
+
+
+def main() -> None:
+    code = prefork.submit(sys.argv[1:])
+    if code is None:
+        from reals.cli import main as run
+
+        code = run(sys.argv[1:])
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

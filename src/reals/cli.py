@@ -1,0 +1,124 @@
+"""The command line: one command per stage, each naming an artefact of the registry by its id."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from reals import journal
+from reals.config import ConfigError, load
+from reals.registry import Registry
+
+STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it does)
+    "data": ("data", "prepare the images"),
+    "teacher": ("teacher", "train or bring in a teacher"),
+    "extractor": ("extractor", "train the judge, or verify Inception's weights"),
+    "features": ("features", "cache a teacher's features"),
+    "autoencoder": ("autoencoder", "train or fine-tune an autoencoder"),
+    "latents": ("latents", "cache an autoencoder's posterior moments and measure the latent scale"),
+    "transformer": ("run", "train a transformer to a milestone"),
+    "sample": ("samples", "draw one shard of an evaluation's samples"),
+    "reference": ("reference", "statistics of the real images"),
+    "evaluate": ("evaluation", "measure samples"),
+    "analyse": ("analysis", "measure an autoencoder"),
+    "downstream": ("downstream", "masks and depth from generated latents"),
+}
+NUMBERED = {"transformer": "step", "sample": "shard"}
+RENDERED = {
+    "tables": "all tables",
+    "figure": "one figure",
+    "report": "the report",
+    "render": "tables, figures and report from what exists",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
+    common.add_argument("--data", help="an ImageFolder in place of the scale's images")
+    common.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    top = argparse.ArgumentParser(prog="reals", description="ReaLS, reproduced. Snakemake calls these; so can you.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (kind, text) in STAGES.items():
+        command = commands.add_parser(name, parents=[common], help=text, description=text)
+        command.add_argument("id", help=f"id of the {kind}")
+        if name in NUMBERED:
+            command.add_argument(NUMBERED[name], type=int)
+    for name, text in RENDERED.items():
+        command = commands.add_parser(name, parents=[common], help=text, description=text)
+        if name == "figure":
+            command.add_argument("name", help="figure1 ... figure5, or curves")
+    commands.add_parser("ids", parents=[common], help="list every artefact: kind, id, folder")
+    return top
+
+
+def _stage(name: str) -> Callable:
+    from reals.stages import analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, sample, transformer
+
+    return {
+        "data": data.run,
+        "teacher": classifiers.teacher,
+        "extractor": classifiers.extractor,
+        "features": features.run,
+        "autoencoder": autoencoder.run,
+        "latents": latents.run,
+        "transformer": transformer.run,
+        "sample": sample.run,
+        "reference": evaluate.reference,
+        "evaluate": evaluate.run,
+        "analyse": analyse.run,
+        "downstream": downstream.run,
+    }[name]
+
+
+def _run(options: argparse.Namespace) -> None:
+    registry = Registry(load(options.scale, data=options.data, folder=options.config))
+    if options.command == "ids":
+        for artefact in registry.all():
+            print(f"{artefact.kind:12} {artefact.id:44} {registry.folder(artefact)}")
+        return
+    book = registry.root / "journal.jsonl"
+    if options.command in RENDERED:
+        from reals.stages import render
+
+        with journal.job(book, "render", options.command):
+            if options.command == "figure":
+                render.figure(registry, options.name)
+            else:
+                {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
+        return
+    from reals import training
+    from reals.stages import Context
+
+    training.set_threads()
+    kind, _ = STAGES[options.command]
+    artefact = registry.find(kind, options.id)
+    number = [getattr(options, NUMBERED[options.command])] if options.command in NUMBERED else []
+    with journal.job(book, options.command, artefact.id):
+        _stage(options.command)(Context(registry), artefact, *number)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 75 stopped on request with state saved, 2 a mistake to mend (one line says which), 1 a bug."""
+    options = parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
+        if isinstance(error, ValueError) and not str(error):
+            raise
+        import traceback
+
+        if not isinstance(error, ConfigError):
+            traceback.print_exc()
+        print(f"reals {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        from reals.training import EXIT_STOPPED, Stopped
+
+        if isinstance(error, Stopped):
+            return EXIT_STOPPED
+        raise
+    except KeyboardInterrupt:
+        print(f"reals {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0

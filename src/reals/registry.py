@@ -1,0 +1,239 @@
+"""Resolves an experiment into artefacts: what each is made of, its id, and its place on disk.
+
+An id is ``<name>-<10 hex digits of sha256(spec)>``. The spec holds every value that can change the result, the ids of
+what it is made from, and a ``rev`` per stage, bumped by hand when code changes results. It holds nothing else: no
+paths, process counts, log intervals or total steps (milestones are file names, so a longer run extends a shorter one).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from reals.config import AliasBase, ConfigError, Experiment
+
+REV = {
+    "data": 1,
+    "teacher": 1,
+    "extractor": 1,
+    "features": 1,
+    "autoencoder": 1,
+    "latents": 1,
+    "run": 1,
+    "samples": 1,
+    "reference": 1,
+    "evaluation": 1,
+    "analysis": 1,
+    "downstream": 1,
+}
+
+FOLDERS = {
+    "data": "data",
+    "teacher": "teachers",
+    "extractor": "extractors",
+    "features": "features",
+    "autoencoder": "autoencoders",
+    "latents": "latents",
+    "run": "runs",
+    "samples": "samples",
+    "reference": "references",
+    "evaluation": "metrics",
+    "analysis": "metrics",
+    "downstream": "metrics",
+}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One thing the DAG makes. ``needs`` are the artefacts its spec names."""
+
+    kind: str
+    name: str
+    spec: dict
+    needs: tuple["Artefact", ...] = ()
+
+    @property
+    def id(self) -> str:
+        canonical = json.dumps(self.spec, sort_keys=True, separators=(",", ":"))
+        return f"{self.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+
+    def needed(self, kind: str) -> "Artefact":
+        return next(a for a in self.needs if a.kind == kind)
+
+
+class Registry:
+    """All artefacts of an experiment, by kind and name."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.root = Path("results") / experiment.scale.name
+        scale, paper = experiment.scale, experiment.paper
+        seeds = scale.seeds
+
+        def make(kind: str, name: str, needs=(), **spec) -> Artefact:
+            needs = tuple(a for a in needs if a is not None)
+            made_of = {a.kind: a.id for a in needs}
+            return Artefact(kind, name, {"kind": kind, "rev": REV[kind], **made_of, **spec}, needs)
+
+        d = scale.data
+        self.data = make(
+            "data", d.name, source=d.source, resolution=d.resolution, storage=d.storage, held_out=d.held_out,
+            unreadable=d.unreadable, exif_rotate=d.exif_rotate, version=d.version, seed=seeds.data,
+        )  # fmt: skip
+
+        def identity(config, *skip: str) -> dict:
+            return config.model_dump(mode="json", exclude={"name", "kind", *skip})
+
+        self.teachers = {
+            key: make("teacher", t.name, [self.data], grid=scale.latent_size, flip=d.flip, **identity(t))
+            if t.kind == "trained"
+            else make("teacher", t.name, grid=scale.latent_size, **identity(t, "weights"))
+            for key, t in scale.teachers.items()
+        }
+        x = scale.evaluation.extractor
+        self.extractor = (
+            make("extractor", x.name, [self.data], flip=d.flip, **identity(x))
+            if x.kind == "small-cnn"
+            else make("extractor", x.name, **identity(x, "weights"))
+        )
+        self.features = {
+            key: make("features", f"{t.name}_{d.name}", [self.data, t], precision="float16", flip=d.flip)
+            for key, t in self.teachers.items()
+            if scale.features == "cached"
+        }
+        self.autoencoders: dict[str, Artefact] = {}
+        for name in experiment.autoencoders:
+            self._autoencoder(name, make, identity)
+        self.latents = {
+            name: make("latents", ae.name, [self.data, ae], precision="float16") for name, ae in self.autoencoders.items()
+        }
+        self.runs: dict[str, Artefact] = {}
+        for name, row in experiment.runs.items():
+            size = scale.models[row.size]
+            latents = self.latents[row.autoencoder]
+            spec = {
+                "family": row.family,
+                "patch": row.patch,
+                **size.model_dump(exclude={"repa_depth"}),
+                "latent_channels": scale.latent.channels,
+                "latent_size": scale.latent_size,
+                **scale.transformer.model_dump(),
+                "label_dropout": paper.transformer.label_dropout,
+                "learn_sigma": paper.transformer.learn_sigma,
+                "flip": d.flip,
+                "seed": seeds.transformer,
+            }
+            needs = [latents]
+            if row.repa:
+                teacher = self.teachers[scale.repa.teacher]
+                needs += [self.features.get(scale.repa.teacher, teacher)]
+                spec["repa"] = {
+                    "depth": size.repa_depth,
+                    "hidden": scale.repa.hidden,
+                    "coefficient": paper.transformer.repa_coefficient,
+                    "grad_clip": paper.transformer.repa_grad_clip,
+                }
+            self.runs[name] = make("run", name, needs, **spec)
+        self.samples: dict[str, Artefact] = {}
+        self.evaluations: dict[str, Artefact] = {}
+        adm = scale.evaluation.reference
+        self.reference = make(
+            "reference", d.name, [self.data, self.extractor], source=adm and Path(adm).name,
+            pr_reference=scale.evaluation.pr_reference,
+        )  # fmt: skip
+        for name, row in experiment.evaluations.items():
+            run = self.runs[row.run]
+            samples = make(
+                "samples", name, [run, self.autoencoders[experiment.runs[row.run].autoencoder]],
+                step=scale.milestones[row.milestone], sampler=row.sampler, steps=scale.sampling.steps, cfg=row.cfg,
+                interval=row.interval, interval_time=row.interval_time, cfg_channels=row.cfg_channels,
+                n=scale.sampling.samples if row.samples == "all" else scale.sampling.gallery,
+                labels=scale.sampling.labels if row.samples == "all" else "balanced", seed=seeds.sampling,
+                **({"path": paper.sampler.model_dump()} if row.sampler == "sde" else {}),
+            )  # fmt: skip
+            self.samples[name] = samples
+            self.evaluations[name] = make("evaluation", name, [samples, self.reference], pr_k=paper.pr_k, is_split=paper.is_split)
+        self.analyses = {
+            name: make(
+                "analysis", ae.name, [self.data, ae, self.extractor], **scale.analysis.model_dump(),
+                augmentations=paper.augmentations.model_dump(mode="json"), knn_k=paper.knn_k, seed=seeds.analysis,
+            )
+            for name, ae in self.autoencoders.items()
+        }  # fmt: skip
+        self.downstream: dict[str, Artefact] = {}
+        for figure in (experiment.figures.figure3, experiment.figures.figure4):
+            name = figure["evaluation"]
+            row = experiment.autoencoders[experiment.runs[experiment.evaluations[name].run].autoencoder]
+            if row.teacher is None or not row.patch:
+                raise ConfigError(f"figures.yaml: {name} has no patch alignment; Figures 3 and 4 need an aligned autoencoder")
+            source = self.features.get(row.teacher, self.teachers[row.teacher])
+            self.downstream[name] = make(
+                "downstream", name, [self.samples[name], self.data, source], **scale.downstream.model_dump(),
+                seed=seeds.analysis,
+            )  # fmt: skip
+
+    def _autoencoder(self, name: str, make, identity) -> Artefact:
+        if name in self.autoencoders:
+            return self.autoencoders[name]
+        scale, paper = self.experiment.scale, self.experiment.paper
+        row = self.experiment.autoencoders[name]
+        config = scale.autoencoder
+        architecture = {
+            "latent_channels": scale.latent.channels,
+            "block_out_channels": list(config.block_out_channels),
+            "layers_per_block": config.layers_per_block,
+            "norm_num_groups": config.norm_num_groups,
+        }
+        training = {
+            **paper.autoencoder.model_dump(mode="json"),
+            "flip": scale.data.flip,
+            "gan": config.gan.model_dump(),
+            "lpips": config.lpips.model_dump(exclude={"weights"}),
+            "seed": scale.seeds.autoencoder,
+        }
+        if row.init == "base":
+            base = scale.bases[name]
+            if isinstance(base, AliasBase):
+                made = self._autoencoder(base.of, make, identity)
+            elif base.kind == "trained":
+                made = make("autoencoder", name, [self.data], **architecture, **training, init=None, align=None,
+                            steps=base.steps, batch=base.batch, lr=base.lr, lambda_k=base.lambda_k)  # fmt: skip
+            else:
+                made = make("autoencoder", name, **architecture, pretrained=Path(base.path).name, sha256=base.sha256)
+        else:
+            start = self._autoencoder(row.init, make, identity)
+            aligned = row.patch or row.cls
+            teacher = self.teachers[row.teacher] if aligned else None
+            made = make(
+                "autoencoder", name,
+                [self.data, self.features.get(row.teacher, teacher) if aligned else None],
+                **architecture, **training, init=start.id, steps=config.steps, batch=config.batch, lr=config.lr,
+                lambda_k=row.lambda_k * scale.lambda_k_factor,
+                align={"patch": row.patch, "cls": row.cls, "layers": row.layers, "hidden": config.align_hidden,
+                       "lambda_a": row.lambda_a, **paper.alignment.model_dump()} if aligned else None,
+            )  # fmt: skip
+            made = Artefact(made.kind, made.name, made.spec, (*made.needs, start))
+        self.autoencoders[name] = made
+        return made
+
+    def all(self) -> list[Artefact]:
+        groups = (self.teachers, self.features, self.autoencoders, self.latents, self.runs, self.samples,
+                  self.evaluations, self.analyses, self.downstream)  # fmt: skip
+        single = [self.data, self.extractor, self.reference]
+        return single + [a for group in groups for a in group.values()]
+
+    def find(self, kind: str, id: str) -> Artefact:
+        """The artefact with this id; ConfigError where the sheets (now) define none."""
+        for artefact in self.all():
+            if artefact.kind == kind and artefact.id == id:
+                return artefact
+        raise ConfigError(
+            f"{kind} '{id}' is not what config/ and scale '{self.experiment.scale.name}' define now; "
+            f"they changed since this job was planned: run snakemake again"
+        )
+
+    def folder(self, artefact: Artefact) -> Path:
+        return self.root / FOLDERS[artefact.kind] / artefact.id
+
+    def step(self, evaluation: str) -> int:
+        return self.experiment.scale.milestones[self.experiment.evaluations[evaluation].milestone]

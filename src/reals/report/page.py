@@ -1,0 +1,178 @@
+"""The report: one self-contained HTML page with every table, figure, provenance and time of a scale."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reals.files import write_text
+from reals.report.tables import LITERATURE_MARK, MISSING, Cell, Results, Table, caveat, percent, shown
+
+ANALYSIS = {
+    "latent_std": "latent std",
+    "knn": "k-NN accuracy",
+    "linear_probe": "linear probe accuracy",
+    "silhouette": "silhouette",
+    "sc_crop": "SC crop",
+    "sc_flip": "SC flip",
+    "sc_blur": "SC blur",
+    "sc_grayscale": "SC grayscale",
+    "sc_all": "SC all",
+    "rfid": "rFID",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM (standard)",
+    "ssim_paper": "SSIM (paper's)",
+    "lpips": "LPIPS",
+}
+HASH = re.compile(r"[0-9a-f]{16,}")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page; ``png`` is None while its inputs do not exist."""
+
+    name: str
+    caption: str
+    png: Path | None
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What one stage cost: jobs run, and seconds summed over them."""
+
+    stage: str
+    jobs: int
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def render(
+    path: Path,
+    *,
+    scale: str,
+    description: str,
+    paper: bool,
+    protocol: Mapping[str, str],
+    code_version: str,
+    tables: Sequence[Table],
+    pictures: Sequence[Picture],
+    results: Results,
+    times: Sequence[StageTime],
+) -> Path:
+    """Write the page atomically; it needs no network, no script and no other file.
+
+    ``tables`` come from ``tables.build`` with the same ``results``: (kind, name) to a metrics file or None.
+    """
+    environment = Environment(
+        loader=PackageLoader("reals.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "short": short,
+        "duration": duration,
+        "percent": percent,
+        "shown": lambda cell, metric: shown(metric, cell),
+        "anchor": anchor,
+        "origin": origin,
+    }
+    found = {name: result for name, result in results.items() if result is not None}
+    text = environment.get_template("page.html.j2").render(
+        scale=scale,
+        description=description,
+        caveat=None if paper else caveat(scale),
+        protocol=protocol,
+        code_version=code_version,
+        tables=tables,
+        pictures=[(picture, _embedded(picture.png)) for picture in pictures],
+        missing=_missing(tables, pictures),
+        analysis=_analysis(found),
+        sources=[(result, flatten(result["provenance"])) for _, result in sorted(found.items())],
+        times=times,
+        wall_seconds=sum(time.wall_seconds for time in times),
+        cpu_seconds=sum(time.cpu_seconds for time in times),
+        literature_mark=LITERATURE_MARK,
+        missing_mark=MISSING,
+    )
+    write_text(path, text)
+    return path
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"data": {"sha256": "ab"}} is {"data › sha256": "ab"}; lists are joined by commas."""
+    flat = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name} › ")
+        elif isinstance(value, list | tuple):
+            flat[name] = ", ".join(map(str, value))
+        else:
+            flat[name] = str(value)
+    return flat
+
+
+def short(text: str) -> Markup:
+    """Long hexadecimal digests cut to ten characters, whole on hover; all other text as it is."""
+    out, at = Markup(""), 0
+    for match in HASH.finditer(text):
+        digest = match.group()
+        out += text[at : match.start()]
+        out += Markup('<abbr title="{}">{}…</abbr>').format(digest, digest[:10])
+        at = match.end()
+    return out + text[at:]
+
+
+def duration(seconds: float) -> str:
+    """ "2 h 05 min", "3 min 07 s" or "4.2 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def anchor(result: Mapping[str, Any]) -> str:
+    """The page's id of a metrics file."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{result['kind']}-{result['name']}")
+
+
+def origin(cell: Cell) -> str:
+    """What a reader sees on hovering over a measured number: its metrics file and protocol."""
+    result = cell.provenance
+    if result is None:
+        return "used at this scale"
+    lines = [f"{result['kind']} {result['name']}", f"id: {result['id']}", f"value: {cell.measured:.8g}"]
+    return "\n".join([*lines, *(f"{key}: {value}" for key, value in result["protocol"].items())])
+
+
+def _embedded(png: Path | None) -> str | None:
+    return None if png is None else base64.b64encode(png.read_bytes()).decode()
+
+
+def _missing(tables: Sequence[Table], pictures: Sequence[Picture]) -> list[tuple[str, list[str]]]:
+    """Each thing not measured, with the tables and figures that wait for it."""
+    waiting: dict[str, list[str]] = {}
+    for table in tables:
+        for name in table.missing:
+            waiting.setdefault(name, []).append(table.number)
+    for picture in pictures:
+        if picture.png is None:
+            waiting.setdefault(f"inputs of {picture.name}", []).append(picture.name)
+    return list(waiting.items())
+
+
+def _analysis(found: Results) -> tuple[list[str], list[tuple[Mapping[str, Any], list[str]]]]:
+    """Header and rows of all autoencoders' values, without the metrics nobody has."""
+    autoencoders = [result for (kind, _), result in found.items() if kind == "autoencoder"]
+    metrics = [metric for metric in ANALYSIS if any(metric in result["values"] for result in autoencoders)]
+    rows = [
+        (result, [f"{result['values'][m]:.3f}" if m in result["values"] else MISSING for m in metrics]) for result in autoencoders
+    ]
+    return [ANALYSIS[metric] for metric in metrics], rows

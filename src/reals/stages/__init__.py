@@ -1,0 +1,42 @@
+"""One module per stage of the DAG: files in, files out; each is called with a context and an artefact."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from reals import files
+from reals.images import Images
+from reals.registry import Artefact, Registry
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage needs to know: the registry (and through it the experiment) and the device."""
+
+    registry: Registry
+
+    @property
+    def scale(self):
+        return self.registry.experiment.scale
+
+    @property
+    def paper(self):
+        return self.registry.experiment.paper
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def folder(self, artefact: Artefact) -> Path:
+        return self.registry.folder(artefact)
+
+    def begin(self, artefact: Artefact) -> Path:
+        """The artefact's folder, made and marked with its spec; refused where it holds another."""
+        folder = self.folder(artefact)
+        files.begin(folder, artefact.id, artefact.spec)
+        return folder
+
+    def images(self, split: str) -> Images:
+        return Images(self.folder(self.registry.data), split)

@@ -1,0 +1,187 @@
+"""Stage `analyse`: what one autoencoder's latents and reconstructions are like (Tables 2 and 8, Figures 1 and 5)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reals import extractors, files, rng
+from reals.images import Images
+from reals.journal import work
+from reals.metrics import semantics
+from reals.metrics.frechet import Moments, frechet_distance
+from reals.metrics.reconstruction import psnr, ssim, ssim_paper, to_uint8
+from reals.models import autoencoder as models
+from reals.registry import Artefact
+from reals.stages import Context, classifiers
+from reals.stages.autoencoder import lpips_network
+from reals.stages.evaluate import batches, curve
+from reals.stages.sample import save_npz
+
+BATCH = 100
+MAPS = 6  # images with token-similarity maps in Figure 1
+
+
+def run(context: Context, artefact: Artefact) -> None:
+    """Writes metrics.json and latents.npz of one autoencoder.
+
+    Reconstructions decode a posterior *sample*, as the published rows do (LlamaGen's protocol); ``*_mean`` values decode
+    the mean. Semantic features are the spatially averaged posterior means.
+    """
+    scale, paper, registry = context.scale, context.paper, context.registry
+    folder, settings = context.begin(artefact), scale.analysis
+    ae = artefact.needed("autoencoder")
+    source = registry.folder(ae)
+    files.opened(source)
+    vae = models.load(source, context.device).to(memory_format=torch.channels_last)
+    held_out, train = context.images("held_out"), context.images("train")
+    n = min(settings.images, len(held_out))
+    with work(), torch.no_grad():
+        indices = _spread(held_out.labels, n, scale.seeds.analysis)
+        images = torch.from_numpy(held_out.batch(indices))
+        values = _reconstruction(context, vae, images)
+        values |= _consistency(context, vae, images)
+        probe = _spread(train.labels, min(settings.probe_images, len(train)), scale.seeds.analysis)
+        train_z = _means(context, vae, train, probe).mean(dim=(2, 3))
+        test_z = _means(context, vae, held_out, indices)
+        pooled, train_y, test_y = (
+            test_z.mean(dim=(2, 3)),
+            torch.from_numpy(train.labels[probe]),
+            torch.from_numpy(held_out.labels[indices]),
+        )
+        values["knn"] = semantics.knn_accuracy(train_z, train_y, pooled, test_y, min(paper.knn_k, len(train_z)))
+        values["linear_probe"] = semantics.linear_probe_accuracy(train_z, train_y, pooled, test_y)
+        values["latent_std"] = _latent_std(context, vae, images)
+        figure = _figure1(context, vae, held_out)
+        values["silhouette"] = semantics.silhouette(figure.pop("pooled"), torch.from_numpy(figure["labels"]))
+    files.write_atomically(folder / "latents.npz", lambda p: save_npz(p, **figure))
+    files.write_json(
+        folder / "metrics.json",
+        {
+            "kind": "autoencoder",
+            "name": artefact.name,
+            "id": artefact.id,
+            "values": values,
+            "protocol": {
+                "scale": scale.name,
+                "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
+                "training steps": ae.spec.get("steps", 0),
+                "images": f"{n} held-out",
+                "decoded latent": "posterior sample",
+                "feature network": scale.evaluation.extractor.name,
+                "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
+                "probes": f"{len(probe)} training images, averaged posterior means",
+                "seeds": f"autoencoder {scale.seeds.autoencoder}, analysis {scale.seeds.analysis}",
+            },
+            "provenance": {
+                "autoencoder": ae.id,
+                "checkpoint_sha256": files.sha256(source / "diffusion_pytorch_model.safetensors"),
+                "data_sha256": train.fingerprint(),
+                "extractor": registry.extractor.id,
+                "lambda_k": ae.spec.get("lambda_k"),
+                "made by code": files.code_version(),
+            },
+            "curve": curve(source / "log.jsonl"),
+        },
+    )
+
+
+def _spread(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """n indices in random order, fixed by the seed (prepared data are sorted by class)."""
+    return rng.permutation(seed, "analysis", n=len(labels))[:n]
+
+
+def _means(context: Context, vae, images: Images, indices: np.ndarray) -> Tensor:
+    blocks = [torch.from_numpy(images.batch(indices[i : i + BATCH])) for i in range(0, len(indices), BATCH)]
+    return torch.cat([models.moments(vae, models.to_input(b.to(context.device)))[0].cpu() for b in blocks])
+
+
+def _sampled(context: Context, mean: Tensor, logvar: Tensor, start: int) -> Tensor:
+    noise = torch.stack([
+        torch.randn(mean.shape[1:], generator=rng.generator(context.scale.seeds.analysis, "posterior", start + i))
+        for i in range(len(mean))
+    ])  # fmt: skip
+    return mean + torch.exp(0.5 * logvar) * noise.to(mean)
+
+
+def _reconstruction(context: Context, vae, images: Tensor) -> dict[str, float]:
+    config = context.scale.autoencoder.lpips
+    lpips = lpips_network(config.net, config.backbone, config.weights).to(context.device)
+    extractor = classifiers.load_extractor(context)
+    scores: dict[str, list[Tensor]] = {}
+    decoded: dict[str, list[Tensor]] = {"": [], "_mean": []}
+    for start in range(0, len(images), BATCH):
+        x = models.to_input(images[start : start + BATCH].to(context.device))
+        mean, logvar = models.moments(vae, x)
+        for suffix, z in (("", _sampled(context, mean, logvar, start)), ("_mean", mean)):
+            bytes_ = to_uint8(vae.decode(z).sample)
+            decoded[suffix].append(bytes_.cpu())
+            truth, made = (x + 1) / 2, bytes_.float() / 255
+            parts = {"psnr": psnr(truth, made), "lpips": lpips(made * 2 - 1, x).flatten()}
+            if suffix == "":
+                parts |= {"ssim": ssim(truth, made), "ssim_paper": ssim_paper(truth, made)}
+            for name, score in parts.items():
+                scores.setdefault(name + suffix, []).append(score.cpu())
+    values = {name: float(torch.cat(parts).mean()) for name, parts in scores.items()}
+    real = Moments.of(extractors.extract(extractor, batches(images.numpy())).pool).finalize()
+    for suffix, parts in decoded.items():
+        made = Moments.of(extractors.extract(extractor, batches(torch.cat(parts).numpy())).pool).finalize()
+        values[f"rfid{suffix}"] = frechet_distance(real.mu, real.sigma, made.mu, made.sigma)
+    return values
+
+
+def _consistency(context: Context, vae, images: Tensor) -> dict[str, float]:
+    a = context.paper.augmentations
+    kernel = max(3, round(a.blur_kernel_fraction * images.shape[-1]) // 2 * 2 + 1)
+    views = semantics.ViewSettings(
+        crop_scale=a.crop_scale, crop_ratio=a.crop_ratio, flip_probability=a.flip_probability, blur_sigma=a.blur_sigma,
+        blur_kernel=kernel, grayscale_probability=a.grayscale_probability,
+    )  # fmt: skip
+
+    def encode(x: Tensor) -> Tensor:
+        return models.moments(vae, (2 * x - 1).to(context.device))[0].cpu()
+
+    return {
+        f"sc_{name}": semantics.semantic_consistency(encode, images.float() / 255, name, views, context.scale.seeds.analysis)
+        for name in ("crop", "flip", "blur", "grayscale", "all")
+    }
+
+
+def _latent_std(context: Context, vae, images: Tensor) -> float:
+    """Std over all elements of the sampled latents: the size of a point in Figure 5."""
+    total = square = count = 0.0
+    for start in range(0, len(images), BATCH):
+        mean, logvar = models.moments(vae, models.to_input(images[start : start + BATCH].to(context.device)))
+        m, v = mean.double(), logvar.double().exp()
+        total, square, count = total + float(m.sum()), square + float((m.square() + v).sum()), count + m.numel()
+    return (square / count - (total / count) ** 2) ** 0.5
+
+
+def _figure1(context: Context, vae, images: Images) -> dict[str, np.ndarray]:
+    """t-SNE of pooled latents of a few classes, and cosine maps of a few images' tokens to one anchor."""
+    settings, seed = context.scale.analysis, context.scale.seeds.analysis
+    classes = np.sort(rng.permutation(seed, "t-SNE classes", n=len(images.classes))[: settings.tsne_classes])
+    chosen = np.concatenate([
+        np.flatnonzero(images.labels == c)[rng.permutation(seed, "t-SNE images", int(c), n=int((images.labels == c).sum()))[: settings.tsne_images]]
+        for c in classes
+    ])  # fmt: skip
+    z = _means(context, vae, images, chosen)
+    pooled = z.mean(dim=(2, 3))
+    shown = np.linspace(0, len(chosen) - 1, MAPS).round().astype(int)
+    pixels = images.batch(chosen[shown])
+    anchors = np.array([_anchor(image, z.shape[-1]) for image in pixels])
+    maps = torch.stack([semantics.token_similarity(z[i], tuple(a)) for i, a in zip(shown, anchors.tolist(), strict=True)])
+    return {
+        "pooled": pooled,
+        "tsne": semantics.tsne(pooled, seed, min(30.0, (len(pooled) - 1) / 3)).astype(np.float32),
+        "labels": images.labels[chosen],
+        "images": pixels.transpose(0, 2, 3, 1),
+        "maps": maps.numpy().astype(np.float32),
+        "anchors": anchors,
+    }
+
+
+def _anchor(image: np.ndarray, grid: int) -> tuple[int, int]:
+    """The token whose pixels vary most: a place on the object, the same for every autoencoder. Our choice."""
+    tokens = image.mean(axis=0).reshape(grid, image.shape[1] // grid, grid, image.shape[2] // grid)
+    best = int(tokens.std(axis=(1, 3)).argmax())
+    return best // grid, best % grid

@@ -1,0 +1,154 @@
+"""Stages `teacher` and `extractor`: the networks that teach and that judge, trained here or brought in."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reals import extractors, files, rng, training
+from reals.images import Images
+from reals.journal import work
+from reals.models import teacher as teachers
+from reals.registry import Artefact
+from reals.stages import Context
+
+WEIGHT_DECAY = 0.05  # our choice: DeiT's
+
+
+@dataclass
+class ClassifierTask:
+    """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
+
+    ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero.
+    """
+
+    network: nn.Module
+    inputs: object
+    images: Images
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    flip: bool
+
+    def __post_init__(self):
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        indices = training.data_order(self.seed, step, self.batch, len(self.images))
+        g = rng.generator(self.seed, "augmentation", step)
+        flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
+        x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
+        x = shifted(x, max(1, self.images.resolution // 16), g)
+        y = torch.from_numpy(self.images.labels[indices]).to(self._device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        self.network.train()
+        loss = F.cross_entropy(self.network(self.inputs(x)), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def state(self) -> dict:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def shifted(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """x [B, C, H, W] moved by up to ``reach`` pixels each way, edges repeated; one draw per image."""
+    height, width = x.shape[-2:]
+    padded = F.pad(x.float(), (reach,) * 4, mode="replicate").to(x.dtype)
+    offsets = torch.randint(0, 2 * reach + 1, (len(x), 2), generator=generator).tolist()
+    return torch.stack([p[:, i : i + height, j : j + width] for p, (i, j) in zip(padded, offsets, strict=True)])
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, inputs, images: Images) -> float:
+    """Share of a split classified rightly."""
+    network.eval()
+    device = next(network.parameters()).device
+    right = 0
+    for start in range(0, len(images), 256):
+        indices = range(start, min(start + 256, len(images)))
+        x = torch.from_numpy(images.batch(list(indices))).to(device)
+        right += int((network(inputs(x)).argmax(1).cpu().numpy() == images.labels[list(indices)]).sum())
+    return right / len(images)
+
+
+def _train(context: Context, config, network: nn.Module, inputs, folder: Path) -> float:
+    images = context.images("train")
+    task = ClassifierTask(network, inputs, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip)
+    training.train(task, folder, config.steps, label=config.name)
+    with work():
+        return accuracy(network, inputs, context.images("held_out"))
+
+
+def teacher(context: Context, artefact: Artefact) -> None:
+    """Trains the scale's small ViT, or brings timm's weights into a folder of the same form."""
+    config = next(c for k, c in context.scale.teachers.items() if context.registry.teachers[k].id == artefact.id)
+    folder = context.begin(artefact)
+    grid = context.scale.latent_size
+    if config.kind == "timm":
+        if config.weights is not None and not Path(config.weights).is_file():
+            raise ValueError(f"teachers: weights {config.weights}: no such file; give timm's file for {config.model}")
+        if config.sha256 is not None and config.weights is not None and files.sha256(Path(config.weights)) != config.sha256:
+            raise ValueError(f"teachers: {config.weights}: its sha256 is not {config.sha256}; fetch the file again")
+        import timm
+
+        published = timm.get_pretrained_cfg(config.model)
+        built = teachers.TeacherConfig(config.model, config.patch, grid, tuple(published.mean), tuple(published.std))
+        network = teachers.build(built, config.weights, pretrained=True)
+        files.seal(folder, teachers.save(network, built, folder), name=config.name)
+        return
+    images = context.images("train")
+    built = teachers.TeacherConfig(
+        "", config.patch, grid, (0.5,) * 3, (0.5,) * 3, config.width, config.depth, config.heads, len(images.classes)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(config.seed, "teacher weights"))
+        network = teachers.build(built).to(context.device)
+    score = _train(context, config, network, lambda x: x.float() / 127.5 - 1, folder)
+    files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)
+
+
+def extractor(context: Context, artefact: Artefact) -> None:
+    """Trains the scale's judge, or verifies Inception's weights."""
+    config = context.scale.evaluation.extractor
+    folder = context.begin(artefact)
+    if config.kind == "inception":
+        weights = Path(config.weights) if config.weights else None
+        if weights is not None and not weights.is_file():
+            raise ValueError(f"evaluation.extractor.weights: {weights}: no such file; give torch-fidelity's Inception weights")
+        extractors.inception(weights, config.sha256)
+        files.seal(
+            folder, [], name=config.name, weights_sha256=files.sha256(weights) if weights else "torch-fidelity's own download"
+        )
+        return
+    images = context.images("train")
+    network = extractors.SmallCNN(extractors.SmallCNNConfig(len(images.classes), images.resolution, config.width))
+    extractors.initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
+    network = network.to(context.device, memory_format=torch.channels_last)
+    score = _train(context, config, network, lambda x: x, folder)
+    extractors.save_small_cnn(network.cpu(), folder)
+    files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)
+
+
+def load_extractor(context: Context) -> extractors.Extractor:
+    """The scale's feature network, ready on the context's device."""
+    config = context.scale.evaluation.extractor
+    folder = context.folder(context.registry.extractor)
+    files.opened(folder)
+    if config.kind == "inception":
+        return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
+    return extractors.small_cnn_extractor(extractors.load_small_cnn(folder), config.name).to(context.device)

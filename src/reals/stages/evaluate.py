@@ -1,0 +1,172 @@
+"""Stages `reference` and `evaluate`: features of real and generated images, and the metrics between them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reals import extractors, files
+from reals.images import Images
+from reals.journal import work
+from reals.metrics.frechet import Moments, Statistics
+from reals.metrics.generation import Reference, generation_metrics
+from reals.progress import Progress
+from reals.registry import Artefact
+from reals.stages import Context, classifiers
+from reals.stages import sample as sampling
+from reals.stages.sample import save_npz
+from reals.training import read_log
+
+BATCH = 256
+CURVE_POINTS = 100
+
+
+def batches(array: np.ndarray | Images, count: int | None = None) -> Iterator[Tensor]:
+    """uint8 [B, 3, H, W] tensors over an array of images or a data split."""
+    total = len(array) if count is None else count
+    for start in range(0, total, BATCH):
+        stop = min(start + BATCH, total)
+        block = array.batch(np.arange(start, stop)) if isinstance(array, Images) else np.array(array[start:stop])
+        yield torch.from_numpy(block)
+
+
+def reference(context: Context, artefact: Artefact) -> None:
+    """Writes reference.npz: mu, sigma, mu_s, sigma_s (ADM's keys), how many images, pool features for P/R and KID.
+
+    The statistics are of all training images (as ADM's are), the features those of a fixed random choice of them;
+    or everything comes from ADM's own .npz where the scale names one.
+    """
+    folder = context.begin(artefact)
+    extractor = classifiers.load_extractor(context)
+    config = context.scale.evaluation
+    if config.reference is not None:
+        statistics, features, n = _adm_reference(Path(config.reference), config.pr_reference, extractor)
+    else:
+        images = context.images("train")
+        progress = Progress(f"reference {artefact.name}", len(images))
+        with work():
+            found = extractors.extract(extractor, batches(images), progress.update)
+            statistics = [Moments.of(found.pool).finalize(), Moments.of(found.spatial).finalize()]
+        n = len(images)
+        wanted = min(config.pr_reference, n)
+        chosen = np.sort(np.random.default_rng(artefact.spec["rev"]).permutation(n)[:wanted])
+        features = found.pool[chosen]
+    arrays = {"mu": statistics[0].mu, "sigma": statistics[0].sigma, "mu_s": statistics[1].mu, "sigma_s": statistics[1].sigma,
+              "features": features, "n": np.array(n)}  # fmt: skip
+    files.write_atomically(folder / "reference.npz", lambda p: save_npz(p, **{k: np.asarray(v) for k, v in arrays.items()}))
+    files.seal(folder, ["reference.npz"], images=n, pr_reference=len(features))
+
+
+def _adm_reference(path: Path, pr_reference: int, extractor: extractors.Extractor):
+    if not path.is_file():
+        raise ValueError(f"evaluation.reference: {path}: no such file; fetch ADM's VIRTUAL_imagenet256_labeled.npz")
+    with np.load(path) as stored:
+        missing = {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} - set(stored.files)
+        if missing:
+            raise ValueError(f"evaluation.reference: {path} lacks {', '.join(sorted(missing))}; it is not an ADM reference batch")
+        images = stored["arr_0"][:pr_reference].transpose(0, 3, 1, 2)
+        pairs = [(stored["mu"], stored["sigma"]), (stored["mu_s"], stored["sigma_s"])]
+    if len(images) < pr_reference:
+        raise ValueError(
+            f"evaluation.reference: {path} holds {len(images)} images, evaluation.pr_reference asks for {pr_reference}"
+        )
+    features = extractors.extract(extractor, batches(images)).pool
+    return (
+        [Statistics(torch.from_numpy(m).double(), torch.from_numpy(s).double(), len(images)) for m, s in pairs],
+        features,
+        len(images),
+    )
+
+
+def load_reference(folder: Path) -> Reference:
+    files.opened(folder)
+    with np.load(folder / "reference.npz") as stored:
+        a = {k: torch.from_numpy(stored[k]) for k in stored.files}
+    n = int(a["n"])
+    return Reference(Statistics(a["mu"], a["sigma"], n), Statistics(a["mu_s"], a["sigma_s"], n), a["features"])
+
+
+def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, str | int | float]:
+    """What a reader must know beside a generation metric."""
+    registry, scale = context.registry, context.scale
+    row, spec = registry.experiment.evaluations[evaluation], registry.samples[evaluation].spec
+    p = spec.get("path", {})
+    sampler = {
+        "sde": f"SDE Euler-Maruyama, {spec['steps']} steps, {p.get('diffusion_form')} form, last step {p.get('last_step_size')}",
+        "ode": f"ODE Heun, {spec['steps'] // 2 * 2} function evaluations",
+        "ddpm": f"DDPM, {spec['steps']} respaced steps",
+    }[row.sampler]
+    guidance = (
+        "none"
+        if row.cfg == 1
+        else f"{row.cfg:g} on {row.cfg_channels} channels"
+        + (f" in {list(row.interval)} of {row.interval_time} time" if row.interval else "")
+    )
+    return {
+        "scale": scale.name,
+        "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
+        "training steps": spec["step"],
+        "batch": scale.transformer.batch,
+        "sampler": sampler,
+        "guidance": guidance,
+        "samples": spec["n"],
+        "labels": spec["labels"],
+        "feature network": scale.evaluation.extractor.name,
+        "reference": f"{n_reference} training images",
+        "seeds": f"autoencoder {scale.seeds.autoencoder}, transformer {scale.seeds.transformer}, sampling {scale.seeds.sampling}",
+    }
+
+
+def curve(log: Path, upto: int | None = None) -> dict[str, list[float]]:
+    """A training log thinned to at most 100 points: step and every loss-like column that all records have."""
+    records = [r for r in read_log(log) if upto is None or r["step"] <= upto]
+    if not records:
+        return {}
+    thin = records[:: max(1, -(-len(records) // CURVE_POINTS))]
+    keys = [k for k in thin[0] if k != "steps_per_second" and all(k in r for r in thin)]
+    return {k: [round(r[k], 6) for r in thin] for k in keys}
+
+
+def run(context: Context, artefact: Artefact) -> None:
+    """Writes metrics.json of one evaluation: values, protocol, provenance and the run's loss curve."""
+    registry, scale = context.registry, context.scale
+    folder = context.begin(artefact)
+    samples_artefact = artefact.needed("samples")
+    samples = registry.folder(samples_artefact)
+    shards = [np.load(samples / f"shard_{k:03d}.npy", mmap_mode="r") for k in range(scale.sampling.shards)]
+    n = sum(len(s) for s in shards)
+    if n != samples_artefact.spec["n"]:
+        raise ValueError(f"{samples} holds {n} samples, {samples_artefact.spec['n']} expected; delete the folder and run again")
+    reference_folder = registry.folder(artefact.needed("reference"))
+    real = load_reference(reference_folder)
+    extractor = classifiers.load_extractor(context)
+    progress = Progress(f"features {artefact.name}", n)
+    with work():
+        found = extractors.extract(extractor, (b for s in shards for b in batches(s)), progress.update)
+        values = generation_metrics(
+            found, real, k=artefact.spec["pr_k"], pr_reference=len(real.features), split_size=artefact.spec["is_split"],
+            kid_subset_size=min(1000, n, len(real.features)), seed=scale.seeds.analysis,
+        )  # fmt: skip
+    run_artefact = samples_artefact.needed("run")
+    run_folder = registry.folder(run_artefact)
+    files.write_json(
+        folder / "metrics.json",
+        {
+            "kind": "evaluation",
+            "name": artefact.name,
+            "id": artefact.id,
+            "values": values,
+            "protocol": protocol(context, artefact.name, real.pool.n),
+            "provenance": {
+                **sampling.provenance(context, samples_artefact),
+                "samples": samples_artefact.id,
+                "samples_sha256": [files.sha256(samples / f"shard_{k:03d}.npy") for k in range(scale.sampling.shards)],
+                "reference": registry.reference.id,
+                "extractor": registry.extractor.id,
+                "made by code": files.code_version(),
+            },
+            "curve": curve(run_folder / "log.jsonl", samples_artefact.spec["step"]),
+        },
+    )

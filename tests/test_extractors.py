@@ -1,0 +1,235 @@
+"""Feature networks: layout, order, refusal, and agreement with torch-fidelity on random weights."""
+
+import hashlib
+
+import pytest
+import torch
+
+from reals.extractors import (
+    ADM_NETWORK,
+    SmallCNN,
+    SmallCNNConfig,
+    extract,
+    inception,
+    initialise_small_cnn,
+    load_small_cnn,
+    make_extractor,
+    metric_name,
+    register_with_torch_fidelity,
+    save_small_cnn,
+    small_cnn_extractor,
+)
+from reals.rng import generator
+
+
+def image_bytes(n: int, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), generator=generator(seed, "bytes"), dtype=torch.uint8)
+
+
+def judge(**config) -> SmallCNN:
+    model = SmallCNN(SmallCNNConfig(**{"classes": 10, **config}))
+    initialise_small_cnn(model, generator(0, "judge"))
+    model.train()
+    with torch.no_grad():
+        model(image_bytes(16, model.config.resolution))  # moves the running statistics off their start
+    return model.eval()
+
+
+def test_the_judge_has_the_stated_sizes():
+    extractor = small_cnn_extractor(judge(), "digits-cnn")
+    features = extractor.features(image_bytes(3))
+    assert [tuple(x.shape) for x in (features.pool, features.spatial, features.logits)] == [
+        (3, 64),
+        (3, 448),
+        (3, 10),
+    ]
+    assert all(x.dtype == torch.float32 for x in (features.pool, features.spatial, features.logits))
+    assert not features.pool.requires_grad
+    torch.testing.assert_close(features.logits, extractor.network(image_bytes(3)).detach())
+
+
+@pytest.mark.parametrize(("resolution", "mmac"), [(32, 13.7), (64, 15.0)])
+def test_the_judge_is_cheap(resolution, mmac):
+    model, count = judge(resolution=resolution), [0]
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, i, o: count.append(o[0].numel() * m.weight[0].numel()))
+    model(image_bytes(1, resolution))
+    assert sum(count) / 1e6 == pytest.approx(mmac, rel=0.1)
+
+
+def test_spatial_features_are_row_column_channel():
+    model = judge()
+    features = small_cnn_extractor(model, "x").features(image_bytes(2))
+    middle = model.activations(image_bytes(2))[1]
+    torch.testing.assert_close(features.spatial.view(2, 8, 8, 7)[1, 3, 5], middle[1, :7, 3, 5].detach())
+
+
+def test_weights_are_a_function_of_the_generator():
+    a, b = judge().state_dict(), judge().state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (a["head.bias"] == 0).all() and 0.005 < a["head.weight"].std() < 0.02
+
+
+def test_channels_last_changes_nothing():
+    model = judge()
+    plain = model(image_bytes(4))
+    last = model.to(memory_format=torch.channels_last)(image_bytes(4).to(memory_format=torch.channels_last))
+    torch.testing.assert_close(plain, last, rtol=1e-4, atol=1e-6)
+
+
+def test_the_judge_can_learn():
+    model = judge(width=4, classes=2)
+    model.train()
+    x, y = image_bytes(16), torch.arange(16) % 2
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(15):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_the_judge_survives_its_folder(tmp_path):
+    model = judge(classes=3, width=8, blocks=2, resolution=64)
+    save_small_cnn(model, tmp_path / "judge")
+    again = load_small_cnn(tmp_path / "judge")
+    assert again.config == model.config
+    assert torch.equal(again(image_bytes(2, 64)), model(image_bytes(2, 64)))
+    assert not again.training and not any(p.requires_grad for p in again.parameters())
+    with pytest.raises(ValueError, match=r"config\.json: not found"):
+        load_small_cnn(tmp_path)
+
+
+def test_one_pass_over_batches_equals_one_batch():
+    extractor = small_cnn_extractor(judge(), "digits-cnn")
+    x, done = image_bytes(10), []
+    whole, split = extract(extractor, [x]), extract(extractor, iter(x.split(4)), progress=done.append)
+    assert done == [4, 8, 10] and len(split) == 10
+    for name in ("pool", "spatial", "logits"):
+        torch.testing.assert_close(getattr(whole, name), getattr(split, name), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_images_are_refused():
+    extractor = small_cnn_extractor(judge(), "digits-cnn")
+    with pytest.raises(ValueError, match="float32"):
+        extract(extractor, [image_bytes(2).float()])
+    with pytest.raises(ValueError, match=r"images are \(64, 64\), expected \(32, 32\)"):
+        extract(extractor, [image_bytes(2, 64)])
+    with pytest.raises(ValueError, match="no images"):
+        extract(extractor, [])
+    with pytest.raises(ValueError, match="resolution 48"):
+        SmallCNNConfig(classes=10, resolution=48)
+
+
+def test_metric_names_carry_their_network():
+    assert metric_name("fid", ADM_NETWORK) == "FID"
+    assert metric_name("sfid", "digits-cnn") == "sFID (digits-cnn)"
+    with pytest.raises(ValueError, match="'FID'"):
+        metric_name("FID", ADM_NETWORK)
+
+
+def test_specs_are_dispatched_and_bad_ones_refused(tmp_path):
+    save_small_cnn(judge(), tmp_path)
+    extractor = make_extractor({"kind": "small-cnn", "name": "digits-cnn"}, tmp_path)
+    assert extractor.name == "digits-cnn" and extractor.features(image_bytes(1)).pool.shape == (1, 64)
+    for spec, folder, message in (
+        ({"kind": "vgg"}, tmp_path, "kind 'vgg'"),
+        ({"kind": "small-cnn"}, tmp_path, r"keys \[\], expected \['name'\]"),
+        ({"kind": "small-cnn", "name": "x", "width": "3"}, tmp_path, "expected"),
+        ({"kind": "small-cnn", "name": "x"}, None, "no folder"),
+        ({"kind": "small-cnn", "name": ADM_NETWORK}, tmp_path, "ADM's network"),
+        ({"kind": "inception", "weights": "w.pth"}, tmp_path, "sha256"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_extractor(spec, folder)
+
+
+def test_torch_fidelity_gets_the_same_features_and_metrics(tmp_path):
+    torch_fidelity = pytest.importorskip("torch_fidelity")
+    from torch.utils.data import TensorDataset
+
+    from reals.metrics.frechet import Moments, frechet_distance
+    from reals.metrics.inception_score import inception_score
+    from reals.metrics.manifold import precision_recall
+
+    class Images(TensorDataset):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0]
+
+    save_small_cnn(judge(width=4), tmp_path)
+    register_with_torch_fidelity("judge-of-the-test", tmp_path)
+    fake, real = image_bytes(60), image_bytes(50, seed=1) // 16 * 17
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(fake), input2=Images(real), feature_extractor="judge-of-the-test", cuda=False,
+        fid=True, isc=True, prc=True, isc_splits=1, samples_shuffle=False, batch_size=20, cache=False,
+        save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    extractor = make_extractor({"kind": "small-cnn", "name": "judge"}, tmp_path)
+    f, r = extract(extractor, fake.split(20)), extract(extractor, real.split(20))
+    a, b = Moments.of(f.pool).finalize(), Moments.of(r.pool).finalize()
+    fid = frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
+    assert fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+    assert inception_score(f.logits)[0] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+    precision, recall = precision_recall(r.pool, f.pool)
+    assert 0 < precision < 1 and 0 < recall < 1 and precision != recall
+    assert (precision, recall) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """Random weights in the layout of torch-fidelity's published file, scaled to keep activations alive."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    state: dict[str, torch.Tensor] = {}
+
+    def catch(url, progress):
+        return state
+
+    # The class builds its layers only in a constructor that also loads: an idle load names what it needs.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", catch)
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, loaded: None)
+        network = module.FeatureExtractorInceptionV3("template", ["2048"])
+    draw = generator(0, "inception")
+    for name, value in network.state_dict().items():
+        if value.ndim >= 2:
+            state[name] = torch.randn(value.shape, generator=draw) * (2 / value[0].numel()) ** 0.5
+        else:
+            state[name] = value
+    torch.save(state, path)
+    return path
+
+
+def test_inception_gives_adms_features_in_one_pass(inception_weights):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    x = image_bytes(2, 48)
+    extractor = inception(inception_weights)
+    features = extractor.features(x)
+    peer = FeatureExtractorInceptionV3("peer", ["2048", "logits_unbiased"], str(inception_weights))
+    pool, logits = peer(x)
+    assert torch.equal(features.pool, pool) and torch.equal(features.logits, logits)
+    widths = [x.shape[1] for x in (features.pool, features.spatial, features.logits)]
+    assert widths == [2048, 2023, 1008]
+
+    seen = {}
+    peer.Mixed_6c.register_forward_hook(lambda m, i, o: seen.update(input=o.clone()))
+    peer(x)
+    branch = peer.Mixed_6d.branch1x1
+    expected = torch.relu(branch.bn(branch.conv(seen["input"])))[:, :7].permute(0, 2, 3, 1)
+    torch.testing.assert_close(features.spatial, expected.reshape(2, -1), rtol=1e-5, atol=1e-6)
+    assert 0.1 < (features.spatial > 0).float().mean() < 0.9
+    torch.testing.assert_close(features.logits, pool @ peer.fc.weight.T)
+    assert extractor.name == ADM_NETWORK and not extractor.network.Mixed_6d.branch1x1._forward_hooks
+
+
+def test_inception_weights_are_verified(inception_weights):
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    spec = {"kind": "inception", "weights": inception_weights.name, "sha256": digest}
+    assert make_extractor(spec, inception_weights.parent).name == ADM_NETWORK
+    with pytest.raises(ValueError, match="fetch the file again"):
+        make_extractor({**spec, "sha256": "0" * 64}, inception_weights.parent)

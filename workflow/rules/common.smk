@@ -1,0 +1,124 @@
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from reals import journal, preflight, prefork
+from reals.config import ConfigError, load
+from reals.registry import Registry
+
+KNOWN_CONFIG = {"scale", "data"}
+
+
+def stop(message):
+    """One line, no traceback, before anything runs."""
+    print(f"reals: {message}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+try:
+    for key in config:
+        if key not in KNOWN_CONFIG:
+            raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KNOWN_CONFIG))}")
+    EXPERIMENT = load(str(config["scale"]), data=config.get("data"))
+    REGISTRY = Registry(EXPERIMENT)
+except ConfigError as error:
+    stop(error)
+
+SCALE = EXPERIMENT.scale
+ROOT = str(REGISTRY.root)
+# The interpreter snakemake runs in, so that `.venv/bin/snakemake` works without activating anything.
+REALS = f"{shlex.quote(sys.executable)} -m reals"
+ARGS = shlex.join(EXPERIMENT.command)
+FIGURE_NAMES = ["figure1", "figure2", "figure3", "figure4", "figure5", "curves"]
+TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
+FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
+
+
+wildcard_constraints:
+    id="[^/]+",
+    step=r"\d+",
+    shard=r"\d+",
+    # Three stages write metrics/<id>/; the ids tell them apart.
+    evaluation="|".join(re.escape(a.id) for a in REGISTRY.evaluations.values()),
+    analysis="|".join({re.escape(a.id) for a in REGISTRY.analyses.values()}),
+    downstream="|".join(re.escape(a.id) for a in REGISTRY.downstream.values()),
+
+
+def resource(rule, key):
+    stated = SCALE.resources.get(rule)
+    return getattr(stated or SCALE.resources.get("default") or preflight.DEFAULT_RESOURCES, key)
+
+
+def made_from(artefact):
+    """The files that show that everything an artefact is made from exists."""
+    files = []
+    for needed in artefact.needs:
+        folder = REGISTRY.folder(needed)
+        if needed.kind == "run":
+            files.append(f"{folder}/step_{artefact.spec['step']}.safetensors")
+        elif needed.kind == "samples":
+            shards = range(SCALE.sampling.shards) if artefact.kind == "evaluation" else [0]
+            files += [f"{folder}/shard_{k:03d}.npy" for k in shards]
+            if artefact.kind == "downstream":
+                autoencoder = REGISTRY.folder(needed.needed("autoencoder"))
+                files.append(f"{autoencoder}/index.json")
+        else:
+            files.append(f"{folder}/index.json")
+            if needed.kind == "features" and artefact.kind == "downstream":
+                files.append(f"{REGISTRY.folder(needed.needed('teacher'))}/index.json")
+    return ancient(files)
+
+
+def inputs(kind, wildcard="id"):
+    """Input function of a rule that makes artefacts of one kind."""
+    return lambda wildcards: made_from(REGISTRY.find(kind, getattr(wildcards, wildcard)))
+
+
+def metrics_of(artefact):
+    return f"{REGISTRY.folder(artefact)}/metrics.json"
+
+
+SHOWN = [metrics_of(REGISTRY.evaluations[name]) for name in EXPERIMENT.table_evaluations]
+SHOWN += sorted({metrics_of(REGISTRY.analyses[name]) for name in EXPERIMENT.analysed_autoencoders})
+SHOWN += sorted({metrics_of(artefact) for artefact in REGISTRY.downstream.values()})
+
+BEGAN = time.time()
+SERVERS = []  # hooks are functions of their own, so they share through a list
+
+
+onstart:
+    try:
+        preflight.check(REGISTRY)
+    except ConfigError as error:
+        print(f"reals: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    if workflow.local_exec:
+        socket_path = os.path.join(tempfile.mkdtemp(prefix="reals-"), "socket")
+        SERVERS.append(subprocess.Popen([sys.executable, "-m", "reals.prefork", socket_path]))
+        preflight.wait_for(socket_path, SERVERS[0])
+        os.environ[prefork.VARIABLE] = socket_path
+
+
+def finish():
+    """Stops the import server and prints where the time went."""
+    for server in SERVERS:
+        server.terminate()
+        server.wait()
+    rows = journal.by_stage(journal.read(REGISTRY.root / "journal.jsonl", since=BEGAN))
+    if rows:
+        charged = sum(row["cpu"] for row in rows)
+        print(journal.summary(rows, time.time() - BEGAN, max(0.0, preflight.cpu_of_everything() - charged)), file=sys.stderr)
+
+
+onsuccess:
+    finish()
+    print(f"\n{ROOT}/report.html is ready.", file=sys.stderr)
+
+
+onerror:
+    finish()
+    print("\nThe same command goes on from here; nothing that was finished is lost.", file=sys.stderr)

@@ -1,0 +1,72 @@
+CONFIG = EXPERIMENT.folder
+MODULES = Path(prefork.__file__).parent
+
+
+def figure_inputs(wildcards):
+    figures = EXPERIMENT.figures
+    if wildcards.figure == "figure1":
+        return [
+            f"{REGISTRY.folder(REGISTRY.analyses[name])}/latents.npz" for name in figures.figure1["autoencoders"]
+        ]
+    if wildcards.figure in ("figure3", "figure4"):
+        name = getattr(figures, wildcards.figure)["evaluation"]
+        return [f"{REGISTRY.folder(REGISTRY.downstream[name])}/maps.npz"]
+    if wildcards.figure == "figure5":
+        names = figures.figure5["evaluations"]
+        used = [REGISTRY.evaluations[name] for name in names]
+        used += [REGISTRY.analyses[EXPERIMENT.runs[EXPERIMENT.evaluations[n].run].autoencoder] for n in names]
+        return [metrics_of(artefact) for artefact in used]
+    return SHOWN if wildcards.figure == "curves" else []
+
+
+rule tables:
+    input:
+        metrics=SHOWN,
+        sheets=[CONFIG / "tables.yaml", *sorted((CONFIG / "tables").glob("*.tsv"))],
+        code=MODULES / "report/tables.py",
+    output:
+        TABLES,
+        f"{ROOT}/metrics.json",
+    log:
+        f"{ROOT}/logs/tables.log",
+    params:
+        rows=[t.name for t in EXPERIMENT.tables.values()],
+    shell:
+        "{REALS} tables {ARGS} > {log} 2>&1"
+
+
+rule figure:
+    input:
+        metrics=figure_inputs,
+        sheet=CONFIG / "figures.yaml",
+        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle"],
+    output:
+        f"{ROOT}/figures/{{figure}}.pdf",
+        f"{ROOT}/figures/{{figure}}.png",
+    log:
+        f"{ROOT}/logs/figure/{{figure}}.log",
+    wildcard_constraints:
+        figure="|".join(FIGURE_NAMES),
+    shell:
+        "{REALS} figure {ARGS} {wildcards.figure} > {log} 2>&1"
+
+
+rule report:
+    input:
+        TABLES,
+        FIGURES,
+        code=[MODULES / "report/page.py", MODULES / "report/page.html.j2"],
+    output:
+        f"{ROOT}/report.html",
+    log:
+        f"{ROOT}/logs/report.log",
+    shell:
+        "{REALS} report {ARGS} > {log} 2>&1"
+
+
+# Tables, figures and report from the metrics that exist. Marks what is missing; never trains, samples or evaluates.
+rule render:
+    log:
+        f"{ROOT}/logs/render.log",
+    shell:
+        "{REALS} render {ARGS} 2>&1 | tee {log}"

@@ -1,0 +1,26 @@
+def segment_inputs(wildcards):
+    """What a milestone needs: the run's own inputs, and the milestone before it."""
+    run = REGISTRY.find("run", wildcards.id)
+    steps = [SCALE.milestones[m] for m in EXPERIMENT.runs[run.name].milestones]
+    earlier = [s for s in steps if s < int(wildcards.step)]
+    files = [f"{REGISTRY.folder(needed)}/index.json" for needed in (*run.needs, REGISTRY.data)]
+    if earlier:
+        files.append(f"{REGISTRY.folder(run)}/step_{earlier[-1]}.safetensors")
+    return ancient(files)
+
+
+rule transformer:
+    input:
+        segment_inputs,
+    output:
+        f"{ROOT}/runs/{{id}}/step_{{step}}.safetensors",
+    log:
+        f"{ROOT}/logs/transformer/{{id}}_{{step}}.log",
+    threads: resource("transformer", "threads")
+    priority: 60
+    resources:
+        gpu=resource("transformer", "gpu"),
+        mem_mb=resource("transformer", "mem_mb"),
+        runtime=resource("transformer", "runtime"),
+    shell:
+        "REALS_THREADS={threads} {REALS} transformer {ARGS} {wildcards.id} {wildcards.step} > {log} 2>&1"
