@@ -1,12 +1,13 @@
-"""The command line: one command per stage, each naming an artefact of the registry by its id."""
+"""The command line: what Snakemake calls (`reals stage`, tables, figures) and what people call themselves."""
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from reals import journal
-from reals.config import ConfigError, load
+from reals.config import load
 from reals.registry import Registry
 
 STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it does)
@@ -23,6 +24,7 @@ STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it 
     "analyse": ("analysis", "measure an autoencoder"),
     "downstream": ("downstream", "masks and depth from generated latents"),
 }
+COMMANDS = ()  # modules of reals.commands
 NUMBERED = {"transformer": "step", "sample": "shard"}
 RENDERED = {
     "tables": "all tables",
@@ -39,8 +41,10 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
     top = argparse.ArgumentParser(prog="reals", description="ReaLS, reproduced. Snakemake calls these; so can you.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    stage = commands.add_parser("stage", help="make one artefact of the DAG (what Snakemake calls)")
+    stages = stage.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, (kind, text) in STAGES.items():
-        command = commands.add_parser(name, parents=[common], help=text, description=text)
+        command = stages.add_parser(name, parents=[common], help=text, description=text)
         command.add_argument("id", help=f"id of the {kind}")
         if name in NUMBERED:
             command.add_argument(NUMBERED[name], type=int)
@@ -48,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[common], help=text, description=text)
         if name == "figure":
             command.add_argument("name", help="figure1 ... figure5, or curves")
+    for module in COMMANDS:
+        module.add(commands)
     commands.add_parser("ids", parents=[common], help="list every artefact: kind, id, folder")
     return top
 
@@ -72,6 +78,9 @@ def _stage(name: str) -> Callable:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if hasattr(options, "run"):
+        options.run(options)
+        return
     registry = Registry(load(options.scale, data=options.data, folder=options.config))
     if options.command == "ids":
         for artefact in registry.all():
@@ -91,26 +100,29 @@ def _run(options: argparse.Namespace) -> None:
     from reals.stages import Context
 
     training.set_threads()
-    kind, _ = STAGES[options.command]
+    kind, _ = STAGES[options.stage]
     artefact = registry.find(kind, options.id)
-    number = [getattr(options, NUMBERED[options.command])] if options.command in NUMBERED else []
-    with journal.job(book, options.command, artefact.id):
-        _stage(options.command)(Context(registry), artefact, *number)
+    number = [getattr(options, NUMBERED[options.stage])] if options.stage in NUMBERED else []
+    with journal.job(book, options.stage, artefact.id):
+        _stage(options.stage)(Context(registry), artefact, *number)
+
+
+def _ours(error: Exception) -> bool:
+    """Whether this package raised it, to be read as it is; an error from inside a library keeps its traceback."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(__file__).parent)
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 75 stopped on request with state saved, 2 a mistake to mend (one line says which), 1 a bug."""
     options = parser().parse_args(arguments)
+    called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
     try:
         _run(options)
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
-        if isinstance(error, ValueError) and not str(error):
-            raise
-        import traceback
-
-        if not isinstance(error, ConfigError):
-            traceback.print_exc()
-        print(f"reals {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        if not _ours(error):
+            traceback.print_exception(error)
+        print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Exception as error:
         from reals.training import EXIT_STOPPED, Stopped
@@ -119,6 +131,6 @@ def main(arguments: list[str]) -> int:
             return EXIT_STOPPED
         raise
     except KeyboardInterrupt:
-        print(f"reals {options.command}: interrupted", file=sys.stderr)
+        print(f"{called}: interrupted", file=sys.stderr)
         return 130
     return 0

@@ -11,6 +11,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 SETTINGS_ROWS = ("autoencoder", "transformer")
+LPIPS_SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels below which a backbone's last layer is empty
+OWN_DATA_HELD_OUT = 0.1  # share of each class, where a folder given on the command line has no split of its own
 NAME = r"^[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*$"
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -43,6 +45,7 @@ class DataConfig(Strict):
     resolution: int = Field(gt=0)
     storage: Literal["array", "files"] = "array"
     held_out: float | None = Field(None, gt=0, lt=1)  # share of each class; None: the source has its own split
+    images_per_class: int | None = Field(None, ge=2)  # take no more of each class (and split), e.g. for a rehearsal
     unreadable: Literal["refuse", "skip"] = "refuse"
     flip: bool = True  # mirrored images are as good as the originals (not so for digits)
     exif_rotate: bool = True  # turn photographs upright; the references, and so ImageNet, do not
@@ -256,6 +259,11 @@ class Scale(Strict):
         resolution, factor = self.data.resolution, self.latent.factor
         if resolution % factor:
             raise ValueError(f"data.resolution {resolution} does not divide by latent.factor {factor}")
+        if resolution < LPIPS_SMALLEST[self.autoencoder.lpips.net]:
+            raise ValueError(
+                f"data.resolution {resolution} is too small for LPIPS with {self.autoencoder.lpips.net}, "
+                f"which needs {LPIPS_SMALLEST[self.autoencoder.lpips.net]}"
+            )
         blocks = len(self.autoencoder.block_out_channels)
         if 2 ** (blocks - 1) != factor:
             raise ValueError(
@@ -483,14 +491,17 @@ class Experiment:
 
 
 def _first_error(error: ValidationError) -> str:
-    first = error.errors()[0]
+    """The most telling error as one line: a key nobody knows comes before one that is missing because of it."""
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
     where = ".".join(str(p) for p in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = "unknown key"
-    elif "input" in first and first["type"] not in ("missing", "value_error"):
+        missing = [str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]]
+        what = "unknown key" + (f"; did you mean '{missing[0]}'?" if missing else "")
+    elif first["type"] not in ("missing", "value_error"):
         what += f" (got {first['input']!r})"
-    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
 
 
@@ -631,8 +642,8 @@ def scale_path(folder: Path, scale: str) -> Path:
 def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) -> Experiment:
     """Sheets, scale and constants, cross-checked.
 
-    ``data`` replaces the scale's images by an ImageFolder: the folder's name becomes the data set's name, so its
-    results never mix with those of other data. Raises ConfigError (one line) on any mistake.
+    ``data`` replaces the scale's images by an ImageFolder: the folder's name becomes the data set's name and part of
+    the scale's, so that its results never mix with those of other data. Raises ConfigError (one line) on any mistake.
     """
     paper = _validate(Paper, read_yaml(folder / "paper.yaml"), str(folder / "paper.yaml"))
     path = scale_path(folder, scale)
@@ -642,13 +653,12 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
         command += ["--config", str(folder)]
     if data is not None:
         given = values.get("data") if isinstance(values.get("data"), dict) else {}
+        name = Path(data).resolve().name
         values["data"] = given | {
-            "source": "folder",
-            "path": data,
-            "name": Path(data).resolve().name,
-            "expected_classes": None,
-            "expected_images": None,
-        }
+            "source": "folder", "path": data, "name": name, "expected_classes": None, "expected_images": None,
+            "held_out": given.get("held_out") or OWN_DATA_HELD_OUT,
+        }  # fmt: skip
+        values["name"] = f"{values.get('name')}_{name}"
         command += ["--data", data]
     checked: Scale = _validate(Scale, values, str(path))
     autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -109,20 +110,25 @@ def opened(folder: Path) -> dict:
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Holds the folder against a second writer; raises ValueError naming the holder.
+def lock(path: Path, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Holds ``path`` against a second writer of ``what``; raises ValueError naming the holder.
 
-    An ``flock``: the kernel releases it when the process ends, however it ends.
+    An ``flock``: the kernel releases it when the process ends, however it ends. ``wait_seconds`` lets a predecessor
+    that was told to stop save its state first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{folder} is being written by {file.read().strip() or 'another process'}; wait for it or stop it"
-            ) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + wait_seconds
+    with path.open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise ValueError(f"{what} is being written by {holder}; wait for it or stop it") from None
+                time.sleep(0.5)
         file.truncate(0)
         file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
         file.flush()

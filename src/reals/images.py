@@ -95,6 +95,7 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
             )
             if split == "train" and not found:
                 raise ConfigError(f"data.path: {folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
+            found = found[: config.images_per_class]
             taken = {split: found}
             if own_split is None:
                 held = _held_out(len(found), config.held_out, seed, label)
@@ -136,10 +137,12 @@ def _digits(config: DataConfig, seed: int) -> tuple[dict, dict, list[str]]:
     if config.held_out is None:
         raise ConfigError("data.held_out: the digits have no split of their own; set a share, e.g. 0.2")
     held = np.zeros(len(targets), bool)
+    used = np.zeros(len(targets), bool)
     for label in range(10):
-        of_class = np.flatnonzero(targets == label)
+        of_class = np.flatnonzero(targets == label)[: config.images_per_class]
+        used[of_class] = True
         held[of_class[_held_out(len(of_class), config.held_out, seed, label)]] = True
-    split = {"train": ~held, "held_out": held}
+    split = {"train": used & ~held, "held_out": held}
     labels = {s: targets[m].astype(np.int64) for s, m in split.items()}
     return {s: images[m] for s, m in split.items()}, labels, [str(d) for d in range(10)]
 
@@ -159,8 +162,13 @@ def _cifar10(config: DataConfig) -> tuple[dict, dict, list[str]]:
                 f"data.path: {root} has no CIFAR-10 archive and it could not be downloaded ({type(error).__name__}); "
                 f"put cifar-10-python.tar.gz there, or use --config data=/path/to/an/ImageFolder"
             ) from None
-    images = {s: np.ascontiguousarray(d.data.transpose(0, 3, 1, 2)) for s, d in sets.items()}
-    return images, {s: np.array(d.targets, np.int64) for s, d in sets.items()}, sets["train"].classes
+    images, labels = {}, {}
+    for split, found in sets.items():
+        targets = np.array(found.targets, np.int64)
+        used = np.concatenate([np.flatnonzero(targets == c)[: config.images_per_class] for c in range(len(found.classes))])
+        used.sort()
+        images[split], labels[split] = np.ascontiguousarray(found.data[used].transpose(0, 3, 1, 2)), targets[used]
+    return images, labels, sets["train"].classes
 
 
 def check(config: DataConfig, seed: int) -> None:

@@ -53,12 +53,23 @@ class Artefact:
     needs: tuple["Artefact", ...] = ()
 
     @property
+    def identity(self) -> dict:
+        """The spec without its empty (None) entries, so that a new optional setting leaves old ids alone."""
+        return _stated(self.spec)
+
+    @property
     def id(self) -> str:
-        canonical = json.dumps(self.spec, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
         return f"{self.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
     def needed(self, kind: str) -> "Artefact":
         return next(a for a in self.needs if a.kind == kind)
+
+
+def _stated(value):
+    if isinstance(value, dict):
+        return {k: _stated(v) for k, v in value.items() if v is not None}
+    return [_stated(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 class Registry:
@@ -78,7 +89,7 @@ class Registry:
         d = scale.data
         self.data = make(
             "data", d.name, source=d.source, resolution=d.resolution, storage=d.storage, held_out=d.held_out,
-            unreadable=d.unreadable, exif_rotate=d.exif_rotate, version=d.version, seed=seeds.data,
+            images_per_class=d.images_per_class, unreadable=d.unreadable, exif_rotate=d.exif_rotate, version=d.version, seed=seeds.data,
         )  # fmt: skip
 
         def identity(config, *skip: str) -> dict:

@@ -19,6 +19,7 @@ from reals.progress import Progress
 
 EXIT_STOPPED = 75  # asked to stop (SIGTERM, SIGUSR1), state saved: run the same command again
 KEPT_STATES = 2
+LOCK_SECONDS = 60.0  # a predecessor that was told to stop may still be saving
 
 
 class Stopped(Exception):
@@ -149,7 +150,7 @@ def train(
     Stopped after saving on SIGTERM or SIGUSR1.
     """
     kept = {*keep, steps}
-    with stop_requests() as stops, files.run_lock(folder):
+    with stop_requests() as stops, files.lock(folder / ".lock", str(folder), LOCK_SECONDS):
         done = load_state(folder, steps, task)
         log = Log(folder / "log.jsonl", done)
         progress = Progress(label, steps, done)

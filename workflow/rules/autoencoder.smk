@@ -12,7 +12,7 @@ rule autoencoder:
         mem_mb=resource("autoencoder", "mem_mb"),
         runtime=resource("autoencoder", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} autoencoder {ARGS} {wildcards.id} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage autoencoder {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule latents:
@@ -29,7 +29,7 @@ rule latents:
         mem_mb=resource("latents", "mem_mb"),
         runtime=resource("latents", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} latents {ARGS} {wildcards.id} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage latents {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule analyse:
@@ -47,4 +47,4 @@ rule analyse:
         mem_mb=resource("analyse", "mem_mb"),
         runtime=resource("analyse", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} analyse {ARGS} {wildcards.analysis} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage analyse {ARGS} {wildcards.analysis} > {log} 2>&1"

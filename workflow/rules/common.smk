@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shlex
 import subprocess
@@ -6,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import journal, preflight, prefork
+from reals import files, journal, preflight, prefork
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
@@ -87,13 +88,16 @@ SHOWN += sorted({metrics_of(REGISTRY.analyses[name]) for name in EXPERIMENT.anal
 SHOWN += sorted({metrics_of(artefact) for artefact in REGISTRY.downstream.values()})
 
 BEGAN = time.time()
+HELD = contextlib.ExitStack()
 SERVERS = []  # hooks are functions of their own, so they share through a list
 
 
 onstart:
     try:
+        # Our own lock in place of Snakemake's: the kernel drops it when this process ends, even by kill -9.
+        HELD.enter_context(files.lock(REGISTRY.root / ".snakemake.lock", ROOT))
         preflight.check(REGISTRY)
-    except ConfigError as error:
+    except ValueError as error:
         print(f"reals: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     if workflow.local_exec:

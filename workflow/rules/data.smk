@@ -9,7 +9,7 @@ rule data:
         mem_mb=resource("data", "mem_mb"),
         runtime=resource("data", "runtime"),
     shell:
-        "{REALS} data {ARGS} {wildcards.id} > {log} 2>&1"
+        "{REALS} stage data {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule teacher:
@@ -26,7 +26,7 @@ rule teacher:
         mem_mb=resource("teacher", "mem_mb"),
         runtime=resource("teacher", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} teacher {ARGS} {wildcards.id} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage teacher {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule features:
@@ -43,7 +43,7 @@ rule features:
         mem_mb=resource("features", "mem_mb"),
         runtime=resource("features", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} features {ARGS} {wildcards.id} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage features {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule extractor:
@@ -60,4 +60,4 @@ rule extractor:
         mem_mb=resource("extractor", "mem_mb"),
         runtime=resource("extractor", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} extractor {ARGS} {wildcards.id} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage extractor {ARGS} {wildcards.id} > {log} 2>&1"

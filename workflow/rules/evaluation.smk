@@ -12,7 +12,7 @@ rule sample:
         mem_mb=resource("sample", "mem_mb"),
         runtime=resource("sample", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} sample {ARGS} {wildcards.id} {wildcards.shard} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage sample {ARGS} {wildcards.id} {wildcards.shard} > {log} 2>&1"
 
 
 rule reference:
@@ -29,7 +29,7 @@ rule reference:
         mem_mb=resource("reference", "mem_mb"),
         runtime=resource("reference", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} reference {ARGS} {wildcards.id} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage reference {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule evaluate:
@@ -46,7 +46,7 @@ rule evaluate:
         mem_mb=resource("evaluate", "mem_mb"),
         runtime=resource("evaluate", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} evaluate {ARGS} {wildcards.evaluation} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage evaluate {ARGS} {wildcards.evaluation} > {log} 2>&1"
 
 
 rule downstream:
@@ -64,4 +64,4 @@ rule downstream:
         mem_mb=resource("downstream", "mem_mb"),
         runtime=resource("downstream", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} downstream {ARGS} {wildcards.downstream} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage downstream {ARGS} {wildcards.downstream} > {log} 2>&1"

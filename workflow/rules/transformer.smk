@@ -23,4 +23,4 @@ rule transformer:
         mem_mb=resource("transformer", "mem_mb"),
         runtime=resource("transformer", "runtime"),
     shell:
-        "REALS_THREADS={threads} {REALS} transformer {ARGS} {wildcards.id} {wildcards.step} > {log} 2>&1"
+        "REALS_THREADS={threads} {REALS} stage transformer {ARGS} {wildcards.id} {wildcards.step} > {log} 2>&1"

@@ -35,7 +35,7 @@ class Context:
     def begin(self, artefact: Artefact) -> Path:
         """The artefact's folder, made and marked with its spec; refused where it holds another."""
         folder = self.folder(artefact)
-        files.begin(folder, artefact.id, artefact.spec)
+        files.begin(folder, artefact.id, artefact.identity)
         return folder
 
     def images(self, split: str) -> Images:

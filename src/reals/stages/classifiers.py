@@ -42,7 +42,7 @@ class ClassifierTask:
         g = rng.generator(self.seed, "augmentation", step)
         flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
         x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
-        x = shifted(x, max(1, self.images.resolution // 16), g)
+        x = shifted(x, max(1, self.images.resolution // 32), g)
         y = torch.from_numpy(self.images.labels[indices]).to(self._device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
@@ -71,6 +71,18 @@ def shifted(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     padded = F.pad(x.float(), (reach,) * 4, mode="replicate").to(x.dtype)
     offsets = torch.randint(0, 2 * reach + 1, (len(x), 2), generator=generator).tolist()
     return torch.stack([p[:, i : i + height, j : j + width] for p, (i, j) in zip(padded, offsets, strict=True)])
+
+
+def initialise_small_vit(network: nn.Module) -> None:
+    """Xavier-uniform matrices and positions N(0, 0.5).
+
+    Our choice: timm's N(0, 0.02) is made for width 768; at width 64 it leaves attention uniform for hundreds of steps
+    (58% against 90% held-out accuracy after 400 steps on the digits).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    nn.init.normal_(network.pos_embed, std=0.5)
 
 
 @torch.no_grad()
@@ -117,7 +129,9 @@ def teacher(context: Context, artefact: Artefact) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(config.seed, "teacher weights"))
-        network = teachers.build(built).to(context.device)
+        network = teachers.build(built)
+        initialise_small_vit(network)
+        network = network.to(context.device)
     score = _train(context, config, network, lambda x: x.float() / 127.5 - 1, folder)
     files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)
 

@@ -1,0 +1,96 @@
+"""The sheets and scales that ship are right, and each mistake in them gets one clear line."""
+
+from pathlib import Path
+
+import pytest
+from conftest import edit
+
+from reals.config import ConfigError, load
+
+SCALES = ["demo", "smoke", "cifar10", "imagenet256"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_shipped_scales_load(scale, project):
+    assert load(scale).scale.name == scale
+
+
+def test_the_paper_scale_is_the_paper(project):
+    s = load("imagenet256").scale
+    assert (s.autoencoder.lr, s.autoencoder.batch, s.autoencoder.steps) == (5e-5, 64, 10 * 1281167 // 64 - 2)  # Table 1
+    assert (s.transformer.lr, s.transformer.batch, s.transformer.ema) == (1e-4, 256, 0.9999)
+    assert (s.sampling.samples, s.sampling.steps, s.latent_size, s.latent.channels) == (50_000, 250, 32, 4)
+    assert s.milestones == {"400K": 400_000, "1M": 1_000_000, "2M": 2_000_000, "3.25M": 3_252_963, "4M": 4_000_000}
+    assert {k: (m.width, m.depth, m.heads, m.repa_depth) for k, m in s.models.items()} == {
+        "B": (768, 12, 12, 4), "L": (1024, 24, 16, 8), "XL": (1152, 28, 16, 8)}  # fmt: skip
+    assert s.teachers["large"].model == "vit_large_patch14_reg4_dinov2.lvd142m"
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_sizes_keep_their_order(scale, project):
+    m = load(scale).scale.models
+    weights = [12 * m[k].width ** 2 * m[k].depth for k in ("B", "L", "XL")]
+    assert weights == sorted(weights)
+    assert len(set(weights)) == 3
+
+
+MISTAKES = [
+    # file, old text, new text, what the line must say
+    ("config/scales/demo.yaml", "resolution: 32", "resolution: 30", "resolution 30 does not divide"),
+    ("config/scales/demo.yaml", "features: cached", "feature: cached", "feature: unknown key"),
+    ("config/scales/demo.yaml", "features: cached", "features: sometimes", "features"),
+    ("config/scales/demo.yaml", "patch: 4, steps", "patch: 8, steps", "the latents are 8 wide"),
+    ("config/scales/demo.yaml", "factor: 4", "factor: 8", "block_out_channels"),
+    ("config/scales/demo.yaml", "resolution: 32", "resolution: 16", "LPIPS"),
+    ("config/scales/demo.yaml", "400K: 400,", "400K: -400,", "milestones.400K"),
+    ("config/scales/demo.yaml", "latent: {channels", "latent: {chanels", "chanels"),
+    ("config/scales/demo.yaml", "name: demo", "name: [demo", "line"),
+    ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\tsd-vea", "did you mean 'sd-vae'?"),
+    ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\t", "autoencoder"),
+    ("config/runs.tsv", "400K,1M,2M", "1M,400K,2M", "must ascend"),
+    ("config/runs.tsv", "400K,1M,2M", "400K,1M,7M", "'7M' is not defined"),
+    ("config/runs.tsv", "DiT-B/2", "DiT-H/2", "model"),
+    ("config/runs.tsv", "sd-vae\tno\t400K", "sd-vae\tmaybe\t400K", "repa"),
+    ("config/runs.tsv", "name\tmodel", "name\tmodle", "modle: unknown key"),
+    ("config/runs.tsv", "dit-b2-reals\tDiT", "dit-b2-sd-vae\tDiT", "names are unique"),
+    ("config/runs.tsv", "dit-b2-reals\tDiT-B/2\treals\tno\t400K", "dit-b2-reals DiT-B/2 reals no 400K", "cells"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "huge\tyes\tyes\t2\t2e-5", "huge"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "large\tyes\tyes\t2\t-1", "lambda_k"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "large\tyes\tyes\t0\t2e-5", "layers"),
+    ("config/autoencoders.tsv", "reals\tsd-vae", "reals\treals", "circle"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "-\tyes\tyes\t2\t2e-5", "needs a teacher"),
+    ("config/evaluations.tsv", "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t2M\tsde", "milestone '2M'"),
+    ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tsde\t1\t", "DiT takes ddpm"),
+    ("config/evaluations.tsv", "0,0.75", "0.75,0", "interval"),
+    ("config/evaluations.tsv", "1.5\t-\t-\t3", "1.5\t-\t-\t-", "cfg_channels"),
+    ("config/tables/table03.tsv", "\tsit-b2-reals_1M\t", "\tsit-b2-reals_5M\t", "'sit-b2-reals_5M' is not defined"),
+    ("config/tables/table03.tsv", "43.5", "43,5", "not a number"),
+    ("config/tables.yaml", "table05:", "table55:", "table05' is not defined"),
+    ("config/figures.yaml", "sd-vae", "sd-vea", "did you mean 'sd-vae'"),
+    ("config/paper.yaml", "lambda_1: 0.9", "lambda1: 0.9", "lambda1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=[f"{m[0].split('/')[-1]}:{m[2][:24]}" for m in MISTAKES])
+def test_a_mistake_gets_one_line(file, old, new, says, project):
+    load("imagenet256"), load("demo")
+    edit(Path(file), old, new)
+    scale = "demo"
+    if "scales/demo" in file and says == "line":
+        says = "demo.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load(scale)
+    message = str(caught.value)
+    assert says in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_unknown_scale_names_the_nearest(project):
+    with pytest.raises(ConfigError, match="did you mean 'imagenet256'"):
+        load("imagenet25")
+
+
+def test_own_data_by_path_gets_its_own_name(project):
+    scale = load("cifar10", data="/photos/birds").scale
+    assert (scale.data.name, scale.data.source, scale.data.path) == ("birds", "folder", "/photos/birds")

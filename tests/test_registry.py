@@ -1,0 +1,89 @@
+"""Identity: what changes an id, what does not, and that only what depends on a change gets a new one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import edit
+
+from reals.config import ConfigError, load
+from reals.registry import Registry
+
+
+def ids(scale: str = "demo", **kwargs) -> dict[tuple[str, str], str]:
+    return {(a.kind, a.name): a.id for a in Registry(load(scale, **kwargs)).all()}
+
+
+def changed(before, after) -> set[tuple[str, str]]:
+    return {key for key in after if before.get(key) != after[key]}
+
+
+def test_ids_are_the_same_in_every_process(project):
+    program = "from reals.config import load; from reals.registry import Registry; print(Registry(load('demo')).runs['sit-b2-reals'].id)"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=project)
+    assert other.stdout.strip() == ids()["run", "sit-b2-reals"]
+
+
+def test_comments_notes_batches_and_paths_change_nothing(project):
+    before = ids("cifar10")
+    edit(Path("config/autoencoders.tsv"), "# Autoencoders", "# The autoencoders")
+    edit(Path("config/autoencoders.tsv"), "ours, Section 4.1", "the paper's own")
+    edit(Path("config/scales/cifar10.yaml"), "path: data/cifar10", "path: /somewhere/else")
+    edit(Path("config/scales/cifar10.yaml"), "batch: 500, shards: 4", "batch: 50, shards: 2")
+    assert ids("cifar10") == before
+
+
+def test_a_new_milestone_keeps_the_run(project):
+    before = ids()
+    edit(Path("config/runs.tsv"), "sit-l2-reals\tSiT-L/2\treals\tno\t400K", "sit-l2-reals\tSiT-L/2\treals\tno\t400K,1M")
+    assert ids() == before
+
+
+def test_one_lambda_changes_what_depends_on_it_and_nothing_else(project):
+    before = ids()
+    sheet = Path("config/autoencoders.tsv")
+    edit(sheet, "reals-mlp4\tsd-vae\tlarge\tyes\tyes\t4\t2e-5", "reals-mlp4\tsd-vae\tlarge\tyes\tyes\t4\t3e-5")
+    assert changed(before, ids()) == {
+        ("autoencoder", "reals-mlp4"), ("latents", "reals-mlp4"), ("analysis", "reals-mlp4"), ("run", "sit-b2-reals-mlp4"),
+        ("samples", "sit-b2-reals-mlp4_400K"), ("evaluation", "sit-b2-reals-mlp4_400K"),
+    }  # fmt: skip
+    edit(sheet, "3e-5", "2e-5")
+    assert ids() == before
+
+
+def test_the_base_carries_every_variant(project):
+    before = ids()
+    edit(Path("config/scales/demo.yaml"), "lambda_k: 1.0e-6", "lambda_k: 2.0e-6")
+    kept = {kind for kind, name in set(before) - changed(before, ids())}
+    assert kept == {"data", "teacher", "extractor", "features", "reference"}
+
+
+def test_sampling_settings_leave_training_alone(project):
+    before = ids()
+    edit(Path("config/scales/demo.yaml"), "sampling: {steps: ", "sampling: {steps: 1")
+    assert {kind for kind, _ in changed(before, ids())} == {"samples", "evaluation", "downstream"}
+
+
+def test_other_data_is_another_experiment(project):
+    assert changed(ids("cifar10"), ids("cifar10", data="/x/birds")) == set(ids("cifar10", data="/x/birds"))
+
+
+def test_two_decoders_of_one_stand_in_are_made_once(project):
+    registry = Registry(load("demo"))
+    assert registry.autoencoders["sd-vae-mse"] is registry.autoencoders["sd-vae"]
+    paper = Registry(load("imagenet256"))
+    assert paper.autoencoders["sd-vae-mse"].id != paper.autoencoders["sd-vae"].id
+
+
+def test_an_id_of_an_older_config_is_refused(project):
+    with pytest.raises(ConfigError, match="run snakemake again"):
+        Registry(load("demo")).find("run", "sit-b2-reals-0123456789")
+
+
+def test_lambda_k_keeps_its_weight_per_latent_dimension(project):
+    demo, paper = Registry(load("demo")), Registry(load("imagenet256"))
+    a, b = (r.autoencoders["reals"].spec for r in (demo, paper))
+    dims = {r: r.experiment.scale.latent.channels * r.experiment.scale.latent_size**2 for r in (demo, paper)}
+    assert a["lambda_k"] * dims[demo] == pytest.approx(b["lambda_k"] * dims[paper])
+    assert b["lambda_k"] == 2e-5

@@ -1,0 +1,178 @@
+"""The loop resumes bit for bit, whatever ended it, and never starts from a damaged state."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reals import rng, training
+
+
+class Line:
+    """Fits a line by Adam on noise keyed by step: small, but with optimizer state, EMA and randomness."""
+
+    def __init__(self, fail_at: int | None = None):
+        self.model = torch.nn.Linear(3, 1)
+        torch.nn.init.constant_(self.model.weight, 0.5)
+        torch.nn.init.zeros_(self.model.bias)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
+        self.ema = [p.detach().clone() for p in self.model.parameters()]
+        self.fail_at = fail_at
+
+    def update(self, step):
+        x = torch.randn(8, 3, generator=rng.generator(0, "x", step))
+        loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
+        if step == self.fail_at:
+            loss = loss * float("nan")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        training.update_ema(self.ema, self.model.parameters(), 0.9)
+        return {"loss": loss.detach(), "bias": self.model.bias.detach().mean()}
+
+    def state(self):
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema}
+
+    def load(self, state):
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for mine, saved in zip(self.ema, state["ema"], strict=True):
+            mine.copy_(saved)
+
+
+def run(folder, *stops, **kwargs):
+    """Trains to each of ``stops`` with a fresh task each time, as separate jobs would; the last task."""
+    for steps in stops:
+        task = Line(**kwargs)
+        training.train(task, folder, steps, label="line", log_every=1)
+    return task
+
+
+def same(a, b):
+    pairs = zip([*a.model.parameters(), *a.ema], [*b.model.parameters(), *b.ema], strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_three_and_three_steps_are_six(tmp_path):
+    assert same(run(tmp_path / "a", 6), run(tmp_path / "b", 3, 6))
+    records = training.read_log(tmp_path / "b" / "log.jsonl")
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_state_is_said_and_passed_over(tmp_path, capsys):
+    run(tmp_path / "a", 3, 6)
+    path = training.state_path(tmp_path / "a", 6)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert same(run(tmp_path / "a", 9), run(tmp_path / "b", 9))
+    assert "WARNING" in capsys.readouterr().out
+    assert same(run(tmp_path / "a", 9), run(tmp_path / "b", 9))
+
+
+def test_a_state_cut_short_is_never_loaded(tmp_path):
+    run(tmp_path / "a", 4)
+    path = training.state_path(tmp_path / "a", 4)
+    path.write_bytes(path.read_bytes()[:100])
+    assert same(run(tmp_path / "a", 4), run(tmp_path / "b", 4))
+
+
+def test_an_earlier_milestone_after_a_later_one(tmp_path):
+    run(tmp_path / "a", 3, 9)
+    task = Line()
+    training.train(task, tmp_path / "a", 5, label="line")
+    assert same(task, run(tmp_path / "b", 5))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_terms(tmp_path):
+    run(tmp_path, 3)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 5 \(loss nan, bias .*last good state is that of step 3"):
+        run(tmp_path, 9, fail_at=5)
+    assert same(run(tmp_path, 9), run(tmp_path / "b", 9))
+
+
+def test_states_kept_are_milestones_and_the_last_two(tmp_path):
+    for steps in (2, 4, 6, 8):
+        training.train(Line(), tmp_path, steps, label="line", keep=(2,))
+    assert training._states(tmp_path) == [2, 6, 8]
+
+
+PROGRAM = textwrap.dedent("""
+    import sys, time
+    sys.path.insert(0, sys.argv[2])
+    from pathlib import Path
+    from test_training import Line
+    from reals import training
+    class Slow(Line):
+        def update(self, step):
+            time.sleep(0.01)
+            if step == 1: print("going", flush=True)
+            return super().update(step)
+    try:
+        training.train(Slow(), Path(sys.argv[1]), 60, label="line", log_every=1, save_seconds=0.02)
+    except training.Stopped:
+        sys.exit(training.EXIT_STOPPED)
+    """)
+
+
+def start(folder):
+    here = os.path.dirname(__file__)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), here], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_warning_saves_and_exits_with_the_documented_code(tmp_path, number):
+    process = start(tmp_path)
+    assert process.stdout.readline() == "going\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "the same command goes on" in error
+    saved = training._states(tmp_path)[-1]
+    assert 2 <= saved < 60
+    assert same(run(tmp_path, 60), run(tmp_path / "b", 60))
+
+
+def test_killed_at_any_instant_the_same_bits_come_out(tmp_path):
+    for kill in range(4):
+        process = start(tmp_path)
+        line = process.stdout.readline()
+        if line:
+            try:
+                process.wait(timeout=0.05 * (kill + 1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.communicate()
+    task = run(tmp_path, 60)
+    assert same(task, run(tmp_path / "b", 60))
+    steps = [r["step"] for r in training.read_log(tmp_path / "log.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 5))
+def test_the_data_order_is_one_stream_of_permutations(n, batch, seed):
+    steps = -(-3 * n // batch)
+    stream = [i for step in range(steps) for i in training.data_order(seed, step, batch, n)]
+    for epoch in range(3):
+        assert sorted(stream[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert stream[:n] == np.asarray(rng.permutation(seed, "data order", 0, n=n)).tolist()
+
+
+def test_the_log_never_repeats_a_step(tmp_path):
+    log = training.Log(tmp_path / "log.jsonl", 0)
+    for step in range(1, 6):
+        log.write({"step": step})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # a line a kill cut short
+    training.Log(tmp_path / "log.jsonl", 3).write({"step": 4})
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]

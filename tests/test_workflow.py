@@ -1,0 +1,282 @@
+"""The real DAG, end to end at the smallest scale, and what it does when things change, break or are missing."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import copy_project, edit
+
+from reals import config as configs
+from reals.registry import Registry
+
+pytestmark = pytest.mark.workflow
+JOB = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **kwargs)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs per rule that a dry run would start."""
+    text = snakemake(folder, "-n", "-q", "rules", *arguments).stdout
+    return {rule: int(n) for rule, n in JOB.findall(text) if rule != "total"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which the smoke scale has run to its report."""
+    folder = tmp_path_factory.mktemp("smoke")
+    copy_project(folder)
+    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+    done = snakemake(folder)
+    (folder / "printed.txt").write_text(done.stdout + done.stderr)
+    return folder
+
+
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A second folder in the same state, times of change included."""
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", str(finished), str(folder)], check=True)
+    return folder
+
+
+def test_every_table_and_figure_is_there(finished):
+    root = finished / "results/smoke"
+    for n in range(1, 15):
+        for kind in ("md", "csv", "tex"):
+            text = (root / f"tables/table{n:02d}.{kind}").read_text()
+            assert "smoke" in text
+            assert "…" not in re.sub(r"…[^\n]*missing", "", text), f"table {n} has missing cells"
+    for name in ("figure1", "figure2", "figure3", "figure4", "figure5", "curves"):
+        assert (root / f"figures/{name}.png").stat().st_size > 2000
+        assert (root / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+    page = (root / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "<script" not in page
+
+
+def test_the_end_says_where_the_time_went(finished):
+    printed = (finished / "printed.txt").read_text()
+    for stage in ("teacher", "autoencoder", "transformer", "sample", "evaluate", "engine", "all"):
+        assert re.search(rf"^{stage}\b.*%$", printed, re.MULTILINE)
+
+
+def test_a_second_call_has_nothing_to_do(finished):
+    began = time.monotonic()
+    assert "Nothing to be done" in "".join(snakemake(finished).stderr)
+    assert time.monotonic() - began < 20
+
+
+def test_touching_everything_still_retrains_nothing(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    for path in sorted(folder.rglob("*"), key=lambda p: hash(str(p))):
+        if path.is_file():
+            os.utime(path)
+    jobs = planned(folder)
+    assert set(jobs) <= {"tables", "figure", "report", "all"}, jobs
+
+
+def test_without_snakemakes_memory_nothing_is_retrained(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    shutil.rmtree(folder / ".snakemake")
+    assert set(planned(folder)) <= {"tables", "figure", "report", "all"}
+
+
+def test_one_hyper_parameter_remakes_what_depends_on_it_and_undoing_costs_nothing(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    shutil.rmtree(folder / ".snakemake")  # a clone has none
+    sheet = folder / "config/autoencoders.tsv"
+    edit(sheet, "reals-mlp4\tsd-vae\tlarge\tyes\tyes\t4\t2e-5", "reals-mlp4\tsd-vae\tlarge\tyes\tyes\t4\t3e-5")
+    jobs = planned(folder)
+    expensive = {k: v for k, v in jobs.items() if k not in ("tables", "figure", "report", "all")}
+    assert expensive == {"autoencoder": 1, "latents": 1, "transformer": 1, "sample": 2, "evaluate": 1}
+    edit(sheet, "3e-5", "2e-5")
+    assert set(planned(folder)) <= {"tables", "figure", "report", "all"}
+
+
+def test_a_new_row_in_three_sheets_is_a_new_arm(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    with (folder / "config/autoencoders.tsv").open("a") as file:
+        file.write("reals-cls\tsd-vae\tlarge\tno\tyes\t2\t2e-5\t1.0\tcls features only\n")
+    with (folder / "config/runs.tsv").open("a") as file:
+        file.write("sit-b2-reals-cls\tSiT-B/2\treals-cls\tno\t400K\n")
+    with (folder / "config/evaluations.tsv").open("a") as file:
+        file.write("sit-b2-reals-cls_400K\tsit-b2-reals-cls\t400K\tsde\t1\t-\t-\t-\tall\n")
+    with (folder / "config/tables/table05.tsv").open("a") as file:
+        file.write("cls\t-\t+DINO cls alone\tsit-b2-reals-cls_400K\t-\t-\t-\t-\t-\t-\tour addition\n")
+    snakemake(folder)
+    assert "+DINO cls alone" in (folder / "results/smoke/tables/table05.md").read_text()
+
+
+def test_render_marks_what_is_missing_and_starts_nothing(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    registry = at(folder)
+    gone = registry.folder(registry.evaluations["sit-b2-reals_4M"])
+    shutil.rmtree(folder / gone)
+    shutil.rmtree(folder / "results/smoke/runs")
+    shutil.rmtree(folder / "results/smoke/samples")
+    done = snakemake(folder, "render")
+    assert "missing: sit-b2-reals_4M" in done.stdout + done.stderr
+    assert "…" in (folder / "results/smoke/tables/table03.md").read_text()
+    assert not (folder / "results/smoke/runs").exists()
+
+
+def at(folder: Path) -> Registry:
+    return Registry(configs.load("smoke", folder=folder / "config"))
+
+
+def test_every_measured_number_says_where_it_came_from(finished):
+    registry = at(finished)
+    for name in registry.experiment.table_evaluations:
+        result = json.loads((finished / registry.folder(registry.evaluations[name]) / "metrics.json").read_text())
+        assert set(result["values"]) >= {"fid", "sfid", "is", "precision", "recall"}
+        assert {"run", "step", "checkpoint_sha256", "data_sha256", "code", "autoencoder"} <= set(result["provenance"])
+        assert {"samples", "sampler", "training steps", "feature network", "seeds", "reference"} <= set(result["protocol"])
+
+
+def test_shards_and_batches_do_not_change_a_sample(finished, tmp_path):
+    import numpy as np
+
+    folder = copy(finished, tmp_path)
+    registry = at(folder)
+    place = folder / registry.folder(registry.samples["sit-b2-reals_1M_cfg1.5"])
+    before = np.concatenate([np.load(place / f"shard_{k:03d}.npy") for k in range(2)])
+    shutil.rmtree(place)
+    edit(folder / "config/scales/smoke.yaml", "batch: 12, shards: 2", "batch: 7, shards: 1")
+    snakemake(folder, str(registry.folder(registry.samples["sit-b2-reals_1M_cfg1.5"]) / "shard_000.npy"))
+    after = np.load(place / "shard_000.npy")
+    # float32 sums may differ in the last bit with the batch size, which can move a byte by one level
+    assert np.abs(before.astype(int) - after.astype(int)).max() <= 1
+    assert (before == after).mean() > 0.999
+
+
+def test_killed_outright_the_same_command_ends_with_the_same_weights(finished, tmp_path):
+    folder = tmp_path / "again"
+    copy_project(folder) if folder.mkdir() is None else None
+    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+    registry = at(folder)
+    target = str(registry.folder(registry.runs["sit-b2-reals"]) / "step_4.safetensors")
+    for seconds in (6, 9):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", target],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)  # only the driver, as when its terminal is gone
+            process.wait()
+    snakemake(folder, target)
+
+    def tensors(path: Path) -> dict:
+        from safetensors.torch import load_file
+
+        return load_file(path)
+
+    one, other = tensors(folder / target), tensors(finished / target)
+    assert all((one[k] == other[k]).all() for k in other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "scale=imagenet25"], "did you mean 'imagenet256'"),
+        (["--config", "scle=demo"], "scle: unknown key"),
+        (["--config", "scale=cifar10", "data=/no/such/folder"], "/no/such/folder is not a folder"),
+        (["--config", "scale=imagenet256"], "data/imagenet is not a folder"),
+    ],
+)
+def test_a_mistake_on_the_command_line_gets_one_line(project, arguments, says):
+    done = snakemake(project, *arguments, check=False)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("reals: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not list((project / "results").rglob("*.safetensors"))
+
+
+def test_too_little_disk_is_said_before_work_starts(project):
+    edit(project / "config/scales/smoke.yaml", "samples: 24", "samples: 2400000000")
+    done = snakemake(project, "--config", "scale=smoke", check=False)
+    assert done.returncode != 0
+    assert re.search(r"reals: disk: .* GB free, about .* GB are still needed", done.stderr)
+
+
+def test_an_undefined_table_is_refused(project):
+    done = snakemake(project, "-n", "results/demo/tables/table99.md", check=False)
+    assert done.returncode != 0
+    assert "table99" in done.stderr
+    shutil.copy(project / "config/tables/table05.tsv", project / "config/tables/table99.tsv")
+    done = snakemake(project, "-n", check=False)
+    assert "table 'table99' is not defined in" in done.stderr
+
+
+@pytest.mark.parametrize(("scale", "least"), [("demo", 150), ("cifar10", 270), ("imagenet256", 430)])
+def test_other_scales_are_planned_in_seconds(project, scale, least):
+    began = time.monotonic()
+    jobs = planned(project, "--config", f"scale={scale}")
+    assert time.monotonic() - began < 10
+    assert sum(jobs.values()) >= least
+    experiment = configs.load(scale)
+    assert jobs["evaluate"] == len(experiment.table_evaluations)
+    assert jobs["transformer"] == sum(len(run.milestones) for run in experiment.runs.values())
+    assert jobs["sample"] == len(experiment.evaluations) * experiment.scale.sampling.shards
+    assert ("features" in jobs) == (scale != "imagenet256")
+
+
+def test_every_cell_of_every_table_has_its_source(project):
+    experiment = configs.load("imagenet256")
+    assert list(experiment.tables) == [f"table{n:02d}" for n in range(1, 15)]
+    for table in experiment.tables.values():
+        assert table.rows
+        for row in table.rows:
+            if row.source == "literature":
+                assert any(v is not None for v in row.published.values()), (table.name, row.key)
+            else:
+                known = {
+                    "evaluation": experiment.evaluations,
+                    "autoencoder": experiment.autoencoders,
+                    "settings": configs.SETTINGS_ROWS,
+                }
+                assert row.source in known[table.source]
+
+
+def test_own_photographs_by_a_path(project):
+    """Mixed sizes and modes, unbalanced classes; only a path is named."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name, count in (("cat", 14), ("dog", 9), ("eel", 30)):
+        (project / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            size = random.integers(20, 90, 2)
+            image = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
+            image.convert(["RGB", "L", "CMYK"][i % 3]).save(project / "photos" / name / f"{i}.jpg")
+    scale = project / "config/scales/smoke.yaml"
+    edit(scale, "pr_reference: 100", "pr_reference: 30")
+    edit(scale, "target: ink", "target: foreground")
+    arguments = ["--config", "scale=smoke", "data=photos"]
+    registry = Registry(configs.load("smoke", data="photos"))
+    target = registry.folder(registry.evaluations["sit-b2-reals_400K"]) / "metrics.json"
+    figure = registry.root / "figures/figure4.png"
+    snakemake(project, str(target), str(figure), *arguments)
+    result = json.loads((project / target).read_text())
+    assert result["protocol"]["data"] == "photos 32x32"
+    assert (project / figure).exists()
