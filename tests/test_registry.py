@@ -81,9 +81,7 @@ def test_an_id_of_an_older_config_is_refused(project):
         Registry(load("demo")).find("run", "sit-b2-reals-0123456789")
 
 
-def test_lambda_k_keeps_its_weight_per_latent_dimension(project):
-    demo, paper = Registry(load("demo")), Registry(load("imagenet256"))
-    a, b = (r.autoencoders["reals"].spec for r in (demo, paper))
-    dims = {r: r.experiment.scale.latent.channels * r.experiment.scale.latent_size**2 for r in (demo, paper)}
-    assert a["lambda_k"] * dims[demo] == pytest.approx(b["lambda_k"] * dims[paper])
-    assert b["lambda_k"] == 2e-5
+def test_lambda_k_is_the_papers_at_its_scale_and_converted_elsewhere(project):
+    assert Registry(load("imagenet256")).autoencoders["reals"].spec["lambda_k"] == 2e-5
+    demo = load("demo")
+    assert Registry(demo).autoencoders["reals"].spec["lambda_k"] == pytest.approx(2e-5 * demo.scale.lambda_k_factor)

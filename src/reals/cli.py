@@ -1,6 +1,7 @@
 """The command line: what Snakemake calls (`reals stage`, tables, figures) and what people call themselves."""
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -119,6 +120,8 @@ def main(arguments: list[str]) -> int:
     called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
     try:
         _run(options)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
         if not _ours(error):
             traceback.print_exception(error)

@@ -229,8 +229,7 @@ def report(registry: Registry) -> None:
         text = caption.format(evaluation=registry.experiment.figures.figure3["evaluation"], target=target)
         pictures.append(page.Picture(name, text, png if png.exists() else None))
     rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
-    total = sum(r["cpu"] for r in rows) or 1.0
-    times = [page.StageTime(r["stage"], r["jobs"], r["wall"], r["cpu"], r["cpu"] / total) for r in rows]
+    times = [page.StageTime(r["stage"], r["jobs"], r["wall"], r["cpu"]) for r in rows]
     page.render(
         registry.root / "report.html", scale=scale.name, description=scale.description, paper=scale.paper,
         protocol=_protocol(registry), code_version=files.code_version(), tables=_build(registry, results),

@@ -1,0 +1,306 @@
+"""Checkpoints of DiT, SiT, REPA and our own runs: read without running what they hold, checked, and written back."""
+
+import argparse
+import json
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from reals import files
+from reals.models.transformer import FULL_SIZES, TIME_FREQUENCIES, Transformer, TransformerConfig, time_frequencies
+
+FAMILIES = ("SiT", "DiT", "REPA")
+WEIGHTS = ("ema", "model")
+LAYOUTS = ("training", "raw")
+HEADS = {width: heads for width, _, heads in FULL_SIZES.values()}
+REPA_DEPTHS = {(width, depth): 4 if size == "B" else 8 for size, (width, depth, _) in FULL_SIZES.items()}
+LABEL_DROPOUT = 0.1  # of all reference training scripts; a file only shows whether it was above 0
+SHOWN = 3  # names in a message
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network that is ready to sample.
+
+    `model` is in eval mode, frozen, float32, and runs in SiT's time and sign whatever the file did. `family` is SiT or
+    DiT and says which samplers fit. `source` says who wrote the file: SiT, DiT, REPA or ours. `facts` is the metadata
+    of our own files, else empty. `notes` are one line for each thing the file does not say and we took as given.
+    """
+
+    model: Transformer
+    family: str
+    source: str
+    facts: dict
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    path: Path,
+    family: str | None = None,
+    *,
+    weights: str | None = None,
+    heads: int | None = None,
+    classes: int | None = None,
+    latent_shape: tuple[int, int, int] | None = None,
+    projector: bool = True,
+    device: torch.device | str = "cpu",
+) -> Checkpoint:
+    """The network in a raw state dict, a reference training checkpoint (.pt) or a .safetensors file.
+
+    `family` (SiT, DiT or REPA) must be given unless the file is our own: weights do not say it. `weights` picks "ema" or
+    "model" where the file holds both (default ema). `heads` must be given for widths the papers do not use. `classes`
+    and `latent_shape` (C, H, W) are what the caller expects; None takes what the file has. Without `projector` REPA's
+    projectors are left out, as sampling needs none.
+
+    REPA's networks v(x, tau) are converted (`reverse_time`). Raises ValueError, one line, for anything that does not
+    fit: a damaged file, objects other than tensors and argparse.Namespace, missing or unknown keys, wrong shapes, values
+    that are not finite.
+    """
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"family: got {family!r}, expected one of {', '.join(FAMILIES)}")
+    state, facts, arguments = _read(path, weights)
+    if facts:
+        if family is not None and family != facts["family"]:
+            raise ValueError(f"{path}: our own file says it is a {facts['family']} (in SiT's time), got family {family}; leave it out")
+        known = {f.name for f in fields(TransformerConfig)}
+        config = TransformerConfig(**{k: v for k, v in facts["config"].items() if k in known})
+        family, source, notes = facts["family"], "ours", []
+    else:
+        if family is None:
+            raise ValueError(f"{path}: weights do not say whether they are a SiT, a DiT or a REPA; give the family")
+        if family != "REPA" and any(name.startswith("projectors.") for name in state):
+            raise ValueError(f"{path}: has REPA's projectors, got family {family}; REPA's time runs the other way: give REPA")
+        config, notes = _infer(path, state, heads, classes, arguments)
+        source = family
+    _check_expected(path, config, classes, latent_shape)
+    if not projector:
+        state = {name: value for name, value in state.items() if not name.startswith("projectors.")}
+        config = replace(config, projector_depth=None, projector_dim=None)
+    with torch.device("meta"):
+        model = Transformer(config)
+    _check_tensors(path, state, model.state_dict())
+    # A copy, so that the file may change or go while the network is in use.
+    state = {name: value.to(device, torch.float32, copy=True) for name, value in state.items()}
+    if source == "REPA":
+        state, family = reverse_time(state), "SiT"
+    model.load_state_dict(state, assign=True)
+    return Checkpoint(model.eval().requires_grad_(False), family, source, facts, tuple(notes))
+
+
+def reverse_time(state: State) -> State:
+    """The state dict of the network -v(x, 1 - t), given that of v(x, t): REPA's convention to SiT's, and back.
+
+    With frequency f, cos f(1 - t) = cos f cos ft + sin f sin ft and sin f(1 - t) = sin f cos ft - cos f sin ft. So the
+    time MLP's first layer takes up the reversal and the output layer the sign: exact, but for rounding.
+    """
+    # At t = 1 the embedding is cos f, then sin f.
+    cos, sin = time_frequencies(torch.ones(1)).double()[0].split(TIME_FREQUENCIES)
+    name = "t_embedder.mlp.0.weight"
+    weight = state[name]
+    of_cos, of_sin = weight.double().cpu().split(TIME_FREQUENCIES, dim=1)
+    reversed_weight = torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], dim=1)
+    output = {key: -state[key] for key in ("final_layer.linear.weight", "final_layer.linear.bias")}
+    return state | {name: reversed_weight.to(weight)} | output
+
+
+def without_variance(state: State, config: TransformerConfig) -> State:
+    """The state dict without the variance channels, which SiT's and REPA's losses never train."""
+    kept = {}
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        rows = state[name].unflatten(0, (config.patch**2, config.out_channels))
+        kept[name] = rows[:, : config.latent_channels].flatten(0, 1).contiguous()
+    return state | kept
+
+
+def export(
+    path: Path,
+    checkpoint: Checkpoint,
+    family: str,
+    *,
+    layout: str = "training",
+    variance: bool = True,
+    model: State | None = None,
+) -> None:
+    """Writes a checkpoint as the reference code of `family` loads it, strictly.
+
+    Layout "training" is a dict with `ema` (the checkpoint's weights) and, where given, `model` (our state dict of the raw
+    weights at the same step); "raw" is the state dict alone, as the official downloads. REPA files are in REPA's time,
+    keep projectors and never have variance channels; SiT and DiT files have no projectors. `variance` False leaves the
+    variance channels of a SiT out, which is what SiT's sample.py expects of a --ckpt. Raises ValueError where the family
+    does not fit the network.
+    """
+    config = checkpoint.model.config
+    if family not in FAMILIES or (family == "DiT") != (checkpoint.family == "DiT"):
+        fitting = "DiT" if checkpoint.family == "DiT" else "SiT or REPA"
+        raise ValueError(f"export: a {checkpoint.family} network cannot be written as {family!r}; expected {fitting}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"export layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    if family == "DiT" and not variance:
+        raise ValueError("export: DiT samples with its variance channels; leave them in")
+
+    def written(state: State) -> State:
+        if family == "REPA":
+            state = reverse_time(state)
+        else:
+            state = {name: value for name, value in state.items() if not name.startswith("projectors.")}
+        if config.learn_sigma and (family == "REPA" or not variance):
+            state = without_variance(state, config)
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    ema = written(checkpoint.model.state_dict())
+    content = ema if layout == "raw" else {**({"model": written(model)} if model is not None else {}), "ema": ema}
+    files.write_atomically(path, lambda partial: torch.save(content, partial))
+
+
+def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
+    """(tensors by name, the metadata of our own files, the arguments of a reference's training script)."""
+    if weights is not None and weights not in WEIGHTS:
+        raise ValueError(f"weights: got {weights!r}, expected ema or model")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    facts, arguments = {}, {}
+    if path.suffix == ".safetensors":
+        content, facts = _read_safetensors(path)
+    else:
+        content = _read_pickle(path)
+    held = [key for key in WEIGHTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+    if held:
+        if weights is not None and weights not in held:
+            raise ValueError(f"{path}: has no {weights} weights, only {held[0]}")
+        arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+        content = content[weights or held[0]]
+    elif weights is not None:
+        raise ValueError(f"{path}: holds one set of weights, got a choice of {weights}; leave it out")
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{path}: expected tensors by name, found {type(content).__name__}")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path}: {name!r} is a {type(value).__name__}, expected a tensor; is this a network's checkpoint?")
+    return dict(content), facts, arguments
+
+
+def _read_safetensors(path: Path) -> tuple[State, dict]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or truncated ({error}); fetch or make it again") from None
+    return state, json.loads(metadata["reals"]) if "reals" in metadata else {}
+
+
+def _read_pickle(path: Path):
+    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        if not zipped and file.read(2) == b"PK":
+            raise ValueError(f"{path}: truncated ({path.stat().st_size} bytes and no end); fetch or make it again")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", str(error))
+        what = f"the object {found[1]}" if found else "something that is no tensor"
+        raise ValueError(
+            f"{path}: holds {what}, which could run code; not loaded. Save the tensors alone (a state dict) and use that"
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"{path}: damaged or truncated ({first[0]}); fetch or make it again") from None
+
+
+def _infer(
+    path: Path, state: State, heads: int | None, classes: int | None, arguments: dict
+) -> tuple[TransformerConfig, list[str]]:
+    """The configuration that the tensors' shapes show, and notes on what they do not."""
+    shapes = {}
+    for name, axes in (
+        ("pos_embed", 3), ("x_embedder.proj.weight", 4), ("y_embedder.embedding_table.weight", 2), ("final_layer.linear.weight", 2),
+    ):  # fmt: skip
+        if name not in state:
+            raise ValueError(f"{path}: no {name}, so no DiT, SiT or REPA; it holds {_some(state)}")
+        shapes[name] = tuple(state[name].shape)
+        if len(shapes[name]) != axes:
+            raise ValueError(f"{path}: {name} has shape {shapes[name]}, expected {axes} axes")
+    width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    tokens = shapes["pos_embed"][1]
+    side = math.isqrt(tokens)
+    if side**2 != tokens:
+        raise ValueError(f"{path}: pos_embed has {tokens} tokens, expected a square latent's")
+    rows = shapes["final_layer.linear.weight"][0]
+    if rows not in (patch**2 * channels, 2 * patch**2 * channels):
+        raise ValueError(
+            f"{path}: final_layer.linear.weight has {rows} rows, expected {patch**2 * channels} ({channels} channels, patch {patch}) "
+            f"or {2 * patch**2 * channels} (with variances)"
+        )
+    depth = 1 + max((int(n.split(".")[1]) for n in state if re.match(r"blocks\.\d+\.", n)), default=-1)
+    notes = []
+    heads = heads or HEADS.get(width)
+    if heads is None:
+        raise ValueError(f"{path}: width {width} is none of the papers' ({', '.join(map(str, HEADS))}); give the number of heads")
+    if (width, depth) not in REPA_DEPTHS:
+        notes.append(f"{heads} heads (weights do not say; depth {depth} at width {width} is none of the papers' sizes)")
+    table = shapes["y_embedder.embedding_table.weight"][0]
+    classes = classes or arguments.get("num_classes") or table - 1
+    if table not in (classes, classes + 1):
+        raise ValueError(
+            f"{path}: its class table has {table} rows, that is {table - 1} classes and the null class; {classes} classes expected"
+        )
+    projectors = {n.split(".")[1] for n in state if n.startswith("projectors.")}
+    repa = {}
+    if projectors and "projectors.0.4.weight" in state:
+        passed = arguments.get("encoder_depth") or REPA_DEPTHS.get((width, depth))
+        if passed is None:
+            passed = min(8, depth)
+            notes.append(f"projector after block {passed} (REPA's default; weights do not say)")
+        repa = {
+            "projector_depth": passed,
+            "projector_dim": len(state["projectors.0.4.weight"]),
+            "projector_hidden": len(state["projectors.0.4.weight"].T),
+        }
+    config = TransformerConfig(
+        width=width, depth=depth, heads=heads, patch=patch, latent_channels=channels, latent_size=side * patch, classes=classes,
+        learn_sigma=rows == 2 * patch**2 * channels, label_dropout=LABEL_DROPOUT if table == classes + 1 else 0.0, **repa,
+    )  # fmt: skip
+    return config, notes
+
+
+def _check_expected(path: Path, config: TransformerConfig, classes: int | None, latent_shape: tuple[int, int, int] | None) -> None:
+    if classes is not None and classes != config.classes:
+        raise ValueError(f"{path}: has {config.classes} classes, {classes} expected")
+    own = (config.latent_channels, config.latent_size, config.latent_size)
+    if latent_shape is not None and latent_shape[0] != own[0]:
+        raise ValueError(f"{path}: made for {own[0]} latent channels, {latent_shape[0]} expected; use the autoencoder it was trained on")
+    if latent_shape is not None and tuple(latent_shape) != own:
+        raise ValueError(f"{path}: made for latents {own}, {tuple(latent_shape)} expected")
+
+
+def _check_tensors(path: Path, state: State, expected: State) -> None:
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or unknown:
+        parts = [f"{word} {_some(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
+        raise ValueError(f"{path}: not the tensors of this network: {'; '.join(parts)}")
+    for name, value in state.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
+        if not value.is_floating_point():
+            raise ValueError(f"{path}: {name} is {value.dtype}, expected floating point")
+        # The sum is finite unless a value is not (or it overflows, which the exact test then clears): ten times quicker.
+        if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{path}: {name} has {count} values that are NaN or infinite; the run had diverged, use an earlier file")
+
+
+def _some(names) -> str:
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

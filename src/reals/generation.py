@@ -1,0 +1,112 @@
+"""Drawing images: settings, labels, noise by sample index, sampling, decoding. What the sample stage and command share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reals import ddpm, paths, rng, samplers
+from reals.metrics.reconstruction import to_uint8
+
+FLOW_SAMPLERS = ("sde", "heun-sde", "ode", "euler", "dopri5")
+SAMPLERS = {"SiT": FLOW_SAMPLERS, "DiT": ("ddpm", "ddim")}
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are drawn; the defaults are those of SiT's published numbers.
+
+    `sampler` and the network evaluations that `steps` then means for one image: sde `steps`; heun-sde 2 `steps` - 1;
+    ode (Heun) `steps`, which is even; euler `steps`; dopri5 as many as it takes (`steps` is ignored); ddpm and ddim
+    `steps`, respaced from the training chain's 1000. `cfg` to `interval_time` are guidance (`samplers.guided`), `form` to
+    `path` are the SDE samplers' (`samplers.euler_maruyama`), `eta` is DDIM's.
+    """
+
+    sampler: str = "sde"
+    steps: int = 250
+    cfg: float = 1.0
+    cfg_channels: int | str = "all"
+    interval: tuple[float, float] = (0.0, 1.0)
+    interval_time: str = "noise"
+    form: str = "sigma"
+    norm: float = 1.0
+    last: str = "mean"
+    last_size: float = 0.04
+    path: str = "linear"
+    eta: float = 0.0
+
+    @property
+    def diffuses(self) -> bool:
+        return self.sampler in SAMPLERS["DiT"]
+
+    def check(self, family: str) -> None:
+        """Raises ValueError (one line) for settings that cannot work, before anything expensive: a rehearsal on one number."""
+        if self.sampler not in SAMPLERS[family]:
+            raise ValueError(f"sampler: got {self.sampler!r}; a {family} network takes {', '.join(SAMPLERS[family])}")
+        if self.path not in paths.PATHS:
+            raise ValueError(f"path: got {self.path!r}, expected one of {', '.join(paths.PATHS)}")
+        if self.sampler == "ode" and self.steps % 2:
+            raise ValueError(f"sampler ode: got {self.steps} evaluations, expected an even number (Heun needs two a step)")
+        self.field(_constant, torch.zeros(1, dtype=torch.int64), null=0)
+        if self.sampler != "dopri5":
+            zero = torch.zeros(1, 1, 1, 1)
+            self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
+
+    def field(self, model: Callable, y: Tensor, null: int) -> samplers.Field:
+        """The guided field of the network; `null` is its null class."""
+        if self.diffuses:
+            return samplers.guided_noise(model, y, self.cfg, null=null, channels=self.cfg_channels)
+        return samplers.guided(
+            model, y, self.cfg, null=null, interval=self.interval, interval_time=self.interval_time, channels=self.cfg_channels
+        )
+
+    def integrate(self, field: samplers.Field, x: Tensor, noise_at: samplers.NoiseAt, progress=None) -> Tensor:
+        """x [B, C, h, w], noise, carried along the field to data."""
+        match self.sampler:
+            case "sde" | "heun-sde":
+                sampler = samplers.euler_maruyama if self.sampler == "sde" else samplers.heun_sde
+                return sampler(
+                    field, x, self.steps, noise_at, form=self.form, norm=self.norm, last=self.last, last_size=self.last_size,
+                    path=paths.PATHS[self.path], progress=progress,
+                )  # fmt: skip
+            case "ode":
+                return samplers.heun(field, x, self.steps // 2, progress=progress)
+            case "euler":
+                return samplers.euler(field, x, self.steps, progress=progress)
+            case "dopri5":
+                # One by one: its steps follow the error over the batch, so company would change the images.
+                return torch.cat([samplers.dopri5(_row(field, i), x[i : i + 1]) for i in range(len(x))])
+        schedule = ddpm.respace(ddpm.linear_schedule(), self.steps)
+        if self.sampler == "ddpm":
+            return samplers.ddpm_ancestral(field, x, schedule, noise_at, progress=progress)
+        return samplers.ddim(field, x, schedule, self.eta, noise_at, progress=progress)
+
+
+def _constant(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return x
+
+
+def _row(field, i: int):
+    raise NotImplementedError
+
+
+class Bf16(nn.Module):
+    """The network with its products in bfloat16 and everything else (residual stream, norms, state) in float32.
+
+    The same numbers as autocast on the float32 weights, which are cast here once and not at each call.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.config = model, model.config
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(torch.bfloat16)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.model(x, t, y).to(x.dtype)
