@@ -11,7 +11,7 @@ from reals.metrics.frechet import Moments, frechet_distance
 from reals.metrics.generation import Reference, generation_metrics, reference_of
 from reals.metrics.inception_score import inception_score
 from reals.metrics.kernel import kernel_distance, unbiased_mmd2
-from reals.metrics.manifold import _inside, precision_recall, squared_radii
+from reals.metrics.manifold import _covered, memberships, precision_recall, squared_radii
 from reals.rng import generator
 
 
@@ -95,7 +95,7 @@ def test_one_repeated_sample_inside_the_data_has_full_precision_and_no_recall():
 def test_a_memorising_generator_scores_one_on_both():
     real = normal(200, 6)
     order = torch.randperm(200, generator=generator(0, "order"))
-    assert precision_recall(real, real[order], block=37) == (1.0, 1.0)
+    assert precision_recall(real, real[order]) == (1.0, 1.0)
     assert precision_recall(real, real[:1].expand(10, 6)) == (1.0, 1 / 200)
 
 
@@ -120,21 +120,40 @@ def test_copies_far_from_zero_have_distance_zero_although_dot_products_round():
 
 
 def test_every_comparison_that_rounding_could_decide_is_made_again():
-    # By its rounded distance the first centre is the surer one, yet only the second really holds the point.
-    point, centres, radii = torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), torch.tensor([0.99, 4.0])
-    rounded = torch.tensor([[0.98, 4.001]])
-    assert _inside(point, centres, radii, rounded, error=0.02).tolist() == [True]
-    assert _inside(point, centres, torch.tensor([0.99, 3.99]), rounded, error=0.02).tolist() == [False]
+    # By its rounded product the first centre is the surer one, yet only the second really holds the point.
+    point, centres, radii = torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), torch.tensor([0.99, 4.0]).double()
+    norms, wrong = torch.tensor([1.0, 4.0]), torch.tensor([[-0.02, 0.001]])
+    for radii, expected in ((radii, True), (torch.tensor([0.99, 3.99]).double(), False)):
+        found = _covered(point, torch.zeros(1), centres, norms, radii, wrong, error=0.03, scaled=1.0)
+        assert found.tolist() == [expected]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(5, 30), st.integers(5, 30), st.integers(1, 4), st.integers(3, 40))
-def test_precision_recall_is_the_definition_in_any_blocks(seed, m, n, k, block):
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(5, 60), st.integers(5, 60), st.integers(1, 4), st.integers(3, 40),
+    st.sampled_from([torch.bfloat16, torch.float32, torch.float64]), st.sampled_from([0.0, 3.0, 1e4]),
+)  # fmt: skip
+def test_precision_recall_is_the_definition_in_any_arithmetic(seed, m, n, k, rows, arithmetic, offset):
     draw = generator(seed, "grid")
     # Few distinct integer points: ties and copies abound, and the definition is exact in float64.
     real = torch.randint(0, 4, (m, 3), generator=draw).double()
     fake = torch.randint(0, 5, (n, 3), generator=draw).double()
-    assert precision_recall(real, fake, k, block) == brute_precision_recall(real, fake, k)
+    expected = brute_precision_recall(real, fake, k)
+    found = memberships(real + offset, fake + offset, k, arithmetic, rows)
+    assert tuple(float(x.double().mean()) for x in found) == expected
+
+
+@pytest.mark.parametrize("arithmetic", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_the_coarse_pass_decides_as_float64_does(arithmetic, spread):
+    # spread: how far apart points lie, compared with how far clusters do; small ones crowd the coarse pass.
+    centres = normal(3, 48, seed=2)
+    real = (centres[torch.arange(700) % 3] + spread * normal(700, 48)).float()
+    fake = (centres[torch.arange(900) % 3] + spread * (0.85 * normal(900, 48, seed=1) + 0.05)).float()
+    exact = memberships(real, fake, 3, torch.float64)
+    assert all(torch.equal(a, b) for a, b in zip(memberships(real, fake, 3, arithmetic, 100), exact, strict=True))
+    assert all(0.02 < x.double().mean() < 0.98 for x in exact)
+    assert torch.equal(squared_radii(fake, 3, arithmetic), squared_radii(fake, 3, torch.float64))
 
 
 def test_precision_recall_agrees_with_torch_fidelity():
@@ -142,7 +161,7 @@ def test_precision_recall_agrees_with_torch_fidelity():
     real, fake = normal(400, 32), 0.9 * normal(600, 32, seed=1) + 0.1
     theirs = peer.calculate_precision_recall_full(fake, real, neighborhood=3)
     # Theirs keeps float32 means of the indicator.
-    assert precision_recall(real, fake, k=3, block=128) == pytest.approx(theirs, rel=1e-7)
+    assert precision_recall(real, fake, k=3) == pytest.approx(theirs, rel=1e-7)
     assert 0.2 < theirs[0] < 1
 
 

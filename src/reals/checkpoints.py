@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,15 +70,18 @@ def load(
     state, facts, arguments = _read(path, weights)
     if facts:
         if family is not None and family != facts["family"]:
-            raise ValueError(f"{path}: our own file says it is a {facts['family']} (in SiT's time), got family {family}; leave it out")
-        known = {f.name for f in fields(TransformerConfig)}
-        config = TransformerConfig(**{k: v for k, v in facts["config"].items() if k in known})
+            raise ValueError(
+                f"{path}: our own file says it is a {facts['family']} (in SiT's time), got family {family}; leave it out"
+            )
+        config = TransformerConfig(**facts["config"])
         family, source, notes = facts["family"], "ours", []
     else:
         if family is None:
             raise ValueError(f"{path}: weights do not say whether they are a SiT, a DiT or a REPA; give the family")
         if family != "REPA" and any(name.startswith("projectors.") for name in state):
             raise ValueError(f"{path}: has REPA's projectors, got family {family}; REPA's time runs the other way: give REPA")
+        if family == "REPA":
+            state = _joined_blocks(state)
         config, notes = _infer(path, state, heads, classes, arguments)
         source = family
     _check_expected(path, config, classes, latent_shape)
@@ -209,7 +212,9 @@ def _read_pickle(path: Path):
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", str(error))
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(
+            r"[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", str(error)
+        )
         what = f"the object {found[1]}" if found else "something that is no tensor"
         raise ValueError(
             f"{path}: holds {what}, which could run code; not loaded. Save the tensors alone (a state dict) and use that"
@@ -275,12 +280,28 @@ def _infer(
     return config, notes
 
 
-def _check_expected(path: Path, config: TransformerConfig, classes: int | None, latent_shape: tuple[int, int, int] | None) -> None:
+def _joined_blocks(state: State) -> State:
+    """REPA's early files count the blocks after its projector anew, as decoder_blocks; here they follow the others."""
+    before = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+
+    def joined(name: str) -> str:
+        head, _, rest = name.partition(".")
+        number, _, rest = rest.partition(".")
+        return f"blocks.{before + int(number)}.{rest}" if head == "decoder_blocks" else name
+
+    return {joined(name): value for name, value in state.items()}
+
+
+def _check_expected(
+    path: Path, config: TransformerConfig, classes: int | None, latent_shape: tuple[int, int, int] | None
+) -> None:
     if classes is not None and classes != config.classes:
         raise ValueError(f"{path}: has {config.classes} classes, {classes} expected")
     own = (config.latent_channels, config.latent_size, config.latent_size)
     if latent_shape is not None and latent_shape[0] != own[0]:
-        raise ValueError(f"{path}: made for {own[0]} latent channels, {latent_shape[0]} expected; use the autoencoder it was trained on")
+        raise ValueError(
+            f"{path}: made for {own[0]} latent channels, {latent_shape[0]} expected; use the autoencoder it was trained on"
+        )
     if latent_shape is not None and tuple(latent_shape) != own:
         raise ValueError(f"{path}: made for latents {own}, {tuple(latent_shape)} expected")
 
@@ -298,7 +319,9 @@ def _check_tensors(path: Path, state: State, expected: State) -> None:
         # The sum is finite unless a value is not (or it overflows, which the exact test then clears): ten times quicker.
         if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
-            raise ValueError(f"{path}: {name} has {count} values that are NaN or infinite; the run had diverged, use an earlier file")
+            raise ValueError(
+                f"{path}: {name} has {count} values that are NaN or infinite; the run had diverged, use an earlier file"
+            )
 
 
 def _some(names) -> str:

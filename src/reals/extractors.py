@@ -1,16 +1,20 @@
-"""Feature networks behind the generation metrics: ADM's Inception-v3 and a CNN judge of small images."""
+"""Feature networks behind the generation metrics: ADM's Inception-v3, DINOv2, CLIP and a CNN judge of small images."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from reals.files import sha256 as file_sha256
 
 ADM_NETWORK = "inception-v3-compat"
 SPATIAL_CHANNELS = 7  # of the spatial map, as in ADM's sFID
@@ -27,7 +31,10 @@ METRIC_NAMES = {
 
 @dataclass(frozen=True)
 class Features:
-    """Of N images: ``pool`` [N, D], ``spatial`` [N, S] (for sFID), ``logits`` [N, K]; float32 on the CPU."""
+    """Of N images: ``pool`` [N, D], ``spatial`` [N, S] (for sFID), ``logits`` [N, K]; float32 on the CPU.
+
+    A network without a spatial map or without classes gives S = 0 or K = 0: there is no sFID or IS then.
+    """
 
     pool: Tensor
     spatial: Tensor
@@ -49,6 +56,16 @@ class Extractor:
         """Move the network to ``device``; returns self."""
         self.network.to(device)
         return self
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights themselves (names, shapes, bytes), so that it is the same for every file format."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            array = value.detach().cpu().contiguous()
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
+            digest.update(array.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def metric_name(metric: str, network: str) -> str:
@@ -82,19 +99,20 @@ def make_extractor(spec: dict[str, str], folder: Path | None) -> Extractor:
     """The network a spec describes, with its files in ``folder``.
 
     ``{"kind": "inception", "weights": file name, "sha256": digest}``: ADM's network; without ``folder`` the
-    weights are torch-fidelity's own download. ``{"kind": "small-cnn", "name": ...}``: a trained judge.
+    weights are torch-fidelity's own download. Kinds ``dinov2`` and ``clip`` likewise; without ``folder`` timm
+    takes its published weights from the hub. ``{"kind": "small-cnn", "name": ...}``: a trained judge.
     ValueError for an unknown kind and for missing or unknown keys.
     """
-    keys = {"inception": {"weights", "sha256"}, "small-cnn": {"name"}}
+    published = {"inception": inception} | {kind: partial(vision_transformer, vit) for kind, vit in VITS.items()}
     kind = spec.get("kind")
-    if kind not in keys:
-        raise ValueError(f"feature network: kind {kind!r}, expected one of {', '.join(keys)}")
+    if kind not in (*published, "small-cnn"):
+        raise ValueError(f"feature network: kind {kind!r}, expected one of {', '.join([*published, 'small-cnn'])}")
     given = set(spec) - {"kind"}
-    wanted = set() if kind == "inception" and folder is None else keys[kind]
+    wanted = {"name"} if kind == "small-cnn" else set() if folder is None else {"weights", "sha256"}
     if given != wanted:
         raise ValueError(f"feature network {kind}: keys {sorted(given)}, expected {sorted(wanted)}")
-    if kind == "inception":
-        return inception(folder / spec["weights"], spec["sha256"]) if folder is not None else inception(None)
+    if kind in published:
+        return published[kind](folder / spec["weights"], spec["sha256"]) if folder is not None else published[kind](None)
     if folder is None:
         raise ValueError("feature network small-cnn: no folder given; train the judge first")
     return small_cnn_extractor(load_small_cnn(folder), spec["name"])
@@ -104,19 +122,27 @@ def inception(weights: Path | None, sha256: str | None = None) -> Extractor:
     """ADM's network: pool 2048, spatial 2023, logits 1008 without bias.
 
     torch-fidelity's Inception-v3 with the 2015 weights and TensorFlow-1 resizing, fed with bytes of any size.
-    ``weights`` is its .pth file (None: its own download, which needs the network); ``sha256`` is compared
-    before the file is read, ValueError if it differs. Spatial features are the first 7 channels of
+    ``weights`` is its .pth file (None: its own download, which needs the network, checked against the checksum
+    in its name); ``sha256`` is compared before the file is read, ValueError if it differs. Spatial features are the first 7 channels of
     ``Mixed_6d.branch1x1``, ADM's ``mixed_6/conv``, in (row, column, channel) order, that of the statistics in
     ADM's reference files. That this node stands after the ReLU is inferred from its name, not yet compared
     with ADM's output.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity import feature_extractor_inceptionv3 as published
 
-    if weights is not None and sha256 is not None:
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if digest != sha256:
-            raise ValueError(f"{weights}: sha256 is {digest}, expected {sha256}; fetch the file again")
-    network = FeatureExtractorInceptionV3(
+    _check_file(weights, sha256)
+    if weights is None:
+        # Its own loader does not check what it downloads.
+        url = published.URL_INCEPTION_V3
+        try:
+            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True)
+        except OSError as error:
+            raise ValueError(
+                f"Inception: {url} cannot be downloaded ({error}); fetch it elsewhere and give the file with --weights"
+            ) from None
+        except RuntimeError as error:
+            raise ValueError(f"Inception: the download of {url} is damaged ({error}); try again") from None
+    network = published.FeatureExtractorInceptionV3(
         ADM_NETWORK,
         ["2048", "logits_unbiased"],
         feature_extractor_weights_path=None if weights is None else str(weights),
@@ -138,9 +164,90 @@ def inception(weights: Path | None, sha256: str | None = None) -> Extractor:
     return Extractor(ADM_NETWORK, network, features)
 
 
+def _check_file(weights: Path | None, sha256: str | None) -> None:
+    if weights is None:
+        if sha256 is not None:
+            raise ValueError("sha256: given without a weights file; give both or neither")
+        return
+    if not weights.is_file():
+        raise ValueError(f"{weights}: no such file; give the weights' own path")
+    if sha256 is not None and (digest := file_sha256(weights)) != sha256:
+        raise ValueError(f"{weights}: sha256 is {digest}, expected {sha256}; fetch the file again")
+
+
+@dataclass(frozen=True)
+class Vit:
+    """A timm image tower: its name here, timm's name, the side it is fed with, and which output is the feature."""
+
+    name: str
+    timm: str
+    side: int = 224
+    projected: bool = False  # the output of the head (CLIP's shared space), else the pooled token before it
+
+
+VITS = {
+    # FD-DINOv2 (Stein et al. 2023): the cls token after the last norm, 1024 wide.
+    "dinov2": Vit("dinov2-vit-l-14", "vit_large_patch14_dinov2.lvd142m"),
+    # Kynkäänniemi et al. 2023 take CLIP's ViT-B/32: its 512-wide image embedding, before normalisation.
+    "clip": Vit("clip-vit-b-32", "vit_base_patch32_clip_quickgelu_224.openai", projected=True),
+}
+
+
+def vision_transformer(vit: Vit, weights: Path | None, sha256: str | None = None) -> Extractor:
+    """A row of ``VITS`` as an Extractor: pool features alone, so that it gives FD, precision, recall and KID.
+
+    Bytes are resized by bicubic interpolation with antialiasing to ``side`` pixels, scaled to [0, 1] and
+    normalised with the mean and deviation of timm's table: EDM2's fast variant of FD-DINOv2, which differs
+    slightly from resizing each image with Pillow. ``weights`` is a local file in timm's or the authors' own
+    layout; None takes timm's published ones from the hub. ValueError for a missing or wrong file.
+    """
+    import timm
+    from timm.models import load_state_dict
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    _check_file(weights, sha256)
+    classes = {} if vit.projected else {"num_classes": 0}
+    try:
+        # At its own grid first: positions are resampled below, not by timm.
+        network = timm.create_model(vit.timm, pretrained=weights is None, **classes)
+        if weights is not None:
+            network.load_state_dict(checkpoint_filter_fn(load_state_dict(str(weights)), network))
+    except (RuntimeError, OSError, KeyError, EOFError) as error:
+        where = weights or f"{vit.timm} from the hub"
+        raise ValueError(
+            f"{vit.name}: {where} cannot be loaded ({' '.join(str(error).split())[:200]}); give {vit.timm}'s file with --weights"
+        ) from None
+    grid = network.patch_embed.grid_size[0]
+    if vit.side // network.patch_embed.patch_size[0] != grid:
+        own = network.pos_embed.detach()
+        network.set_input_size((vit.side, vit.side))
+        with torch.no_grad():
+            network.pos_embed.copy_(dinov2_positions(own, network.patch_embed.grid_size[0]))
+    network.requires_grad_(False).eval()
+    statistics = timm.get_pretrained_cfg(vit.timm)
+    mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (statistics.mean, statistics.std))
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Features:
+        _check_bytes(images)
+        x = F.interpolate(images.float(), size=(vit.side, vit.side), mode="bicubic", antialias=True)
+        pool = network((x - mean.to(x.device)) / std.to(x.device))
+        return _on_cpu(pool, pool.new_zeros(len(pool), 0, 1, 1), pool.new_zeros(len(pool), 0))
+
+    return Extractor(vit.name, network, features)
+
+
+def dinov2_positions(positions: Tensor, grid: int) -> Tensor:
+    """Positions [1, 1 + G G, D] (cls first) resampled to [1, 1 + grid grid, D] as DINOv2's hub models do."""
+    side = math.isqrt(positions.shape[1] - 1)
+    patches = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, scale_factor=((grid + 0.1) / side,) * 2, mode="bicubic")
+    return torch.cat([positions[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
 @dataclass(frozen=True)
 class SmallCNNConfig:
-    """``resolution``: 32 or 64 pixels; ``width`` of the first stage; residual ``blocks`` in each stage."""
+    """``resolution``: pixels, at least 16, dividing by 8; ``width`` of the first stage; residual ``blocks`` a stage."""
 
     classes: int
     resolution: int = 32
@@ -148,8 +255,8 @@ class SmallCNNConfig:
     blocks: int = 1
 
     def __post_init__(self) -> None:
-        if self.resolution not in (32, 64):
-            raise ValueError(f"small CNN: resolution {self.resolution}, expected 32 or 64")
+        if self.resolution < 16 or self.resolution % 8:
+            raise ValueError(f"small CNN: resolution {self.resolution}, expected at least 16 and a multiple of 8")
         if self.classes < 2 or self.width < 2 or self.blocks < 1:
             raise ValueError(f"small CNN: {self}, expected classes >= 2, width >= 2, blocks >= 1")
 
@@ -157,15 +264,17 @@ class SmallCNNConfig:
 class SmallCNN(nn.Module):
     """Residual classifier of small RGB images (basic blocks of He et al. 2016), 13.7 million MACs by default.
 
-    Stages at 32, 16, 8 and 4 pixels with width 1, 2, 4 and 4 times ``width``; a 64-pixel image enters by a
-    strided first convolution. Input is bytes [N, 3, R, R]; ``channels_last`` order is kept.
+    A first convolution whose stride is the resolution over 32, at least 1 and rounded down, then stages at full,
+    half, quarter and eighth of what it leaves (32, 16, 8 and 4 pixels of a 32- or 64-pixel image), with width
+    1, 2, 4 and 4 times ``width``. Input is bytes [N, 3, R, R]; ``channels_last`` order is kept.
     """
 
     def __init__(self, config: SmallCNNConfig):
         super().__init__()
         self.config = config
         w = config.width
-        self.stem = nn.Sequential(*_conv_norm(3, w, stride=config.resolution // 32), nn.ReLU(inplace=True))
+        stride = max(1, config.resolution // 32)
+        self.stem = nn.Sequential(*_conv_norm(3, w, stride, kernel=max(3, 2 * stride - 1)), nn.ReLU(inplace=True))
         self.stages = nn.ModuleList(
             _stage(before, after, config.blocks, stride)
             for before, after, stride in ((w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 4 * w, 2))
@@ -177,7 +286,7 @@ class SmallCNN(nn.Module):
         return self.activations(images)[2]
 
     def activations(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pool [N, 4 width], map at 8 pixels [N, 4 width, 8, 8] and logits [N, K] of bytes [N, 3, R, R]."""
+        """Pool [N, 4 width], the third stage's map [N, 4 width, h, w] (h = 8 for R = 32) and logits [N, K]."""
         _check_bytes(images)
         side = self.config.resolution
         if images.shape[2:] != (side, side):

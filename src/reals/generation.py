@@ -1,6 +1,6 @@
 """Drawing images: settings, labels, noise by sample index, sampling, decoding. What the sample stage and command share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reals import ddpm, paths, rng, samplers
 from reals.metrics.reconstruction import to_uint8
+from reals.models.transformer import TransformerConfig
 
 FLOW_SAMPLERS = ("sde", "heun-sde", "ode", "euler", "dopri5")
 SAMPLERS = {"SiT": FLOW_SAMPLERS, "DiT": ("ddpm", "ddim")}
@@ -43,7 +44,7 @@ class Sampling:
     def diffuses(self) -> bool:
         return self.sampler in SAMPLERS["DiT"]
 
-    def check(self, family: str) -> None:
+    def check(self, family: str, config: TransformerConfig) -> None:
         """Raises ValueError (one line) for settings that cannot work, before anything expensive: a rehearsal on one number."""
         if self.sampler not in SAMPLERS[family]:
             raise ValueError(f"sampler: got {self.sampler!r}; a {family} network takes {', '.join(SAMPLERS[family])}")
@@ -51,20 +52,26 @@ class Sampling:
             raise ValueError(f"path: got {self.path!r}, expected one of {', '.join(paths.PATHS)}")
         if self.sampler == "ode" and self.steps % 2:
             raise ValueError(f"sampler ode: got {self.steps} evaluations, expected an even number (Heun needs two a step)")
-        self.field(_constant, torch.zeros(1, dtype=torch.int64), null=0)
+        if self.sampler == "ddpm" and not config.learn_sigma:
+            raise ValueError("sampler ddpm: this DiT has no variance channels; use ddim")
+        if self.cfg != 1 and not config.label_dropout:
+            raise ValueError(
+                f"guidance scale {self.cfg}: the network has no null class, as it was trained without label dropout; use 1"
+            )
+        self.field(lambda x, t, y: x, torch.zeros(1, dtype=torch.int64), null=0)
         if self.sampler != "dopri5":
             zero = torch.zeros(1, 1, 1, 1)
             self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
 
     def field(self, model: Callable, y: Tensor, null: int) -> samplers.Field:
-        """The guided field of the network; `null` is its null class."""
+        """The guided field of the network for the classes y [B]; `null` is the null class."""
         if self.diffuses:
             return samplers.guided_noise(model, y, self.cfg, null=null, channels=self.cfg_channels)
         return samplers.guided(
             model, y, self.cfg, null=null, interval=self.interval, interval_time=self.interval_time, channels=self.cfg_channels
         )
 
-    def integrate(self, field: samplers.Field, x: Tensor, noise_at: samplers.NoiseAt, progress=None) -> Tensor:
+    def integrate(self, field: samplers.Field, x: Tensor, noise_at: samplers.NoiseAt, progress: samplers.Progress | None = None):
         """x [B, C, h, w], noise, carried along the field to data."""
         match self.sampler:
             case "sde" | "heun-sde":
@@ -78,26 +85,17 @@ class Sampling:
             case "euler":
                 return samplers.euler(field, x, self.steps, progress=progress)
             case "dopri5":
-                # One by one: its steps follow the error over the batch, so company would change the images.
-                return torch.cat([samplers.dopri5(_row(field, i), x[i : i + 1]) for i in range(len(x))])
+                return samplers.dopri5(field, x)
         schedule = ddpm.respace(ddpm.linear_schedule(), self.steps)
         if self.sampler == "ddpm":
             return samplers.ddpm_ancestral(field, x, schedule, noise_at, progress=progress)
         return samplers.ddim(field, x, schedule, self.eta, noise_at, progress=progress)
 
 
-def _constant(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-    return x
-
-
-def _row(field, i: int):
-    raise NotImplementedError
-
-
 class Bf16(nn.Module):
     """The network with its products in bfloat16 and everything else (residual stream, norms, state) in float32.
 
-    The same numbers as autocast on the float32 weights, which are cast here once and not at each call.
+    The same numbers as autocast on float32 weights; they are cast here once, in place, and not at each call.
     """
 
     def __init__(self, model: nn.Module):
@@ -110,3 +108,53 @@ class Bf16(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             return self.model(x, t, y).to(x.dtype)
+
+
+def random_labels(seed: int, indices: Iterable[int], classes: int) -> np.ndarray:
+    """The classes of samples `indices`, int64, each drawn uniformly by (seed, index), as DiT and SiT draw them."""
+    return np.array([int(torch.randint(classes, (), generator=rng.generator(seed, "label", i))) for i in indices])
+
+
+def shard_range(n: int, shard: int, shards: int) -> range:
+    """Sample indices of one shard: contiguous, sizes differing by at most one."""
+    return range(n * shard // shards, n * (shard + 1) // shards)
+
+
+def draw(
+    model: nn.Module,
+    sampling: Sampling,
+    seed: int,
+    y: Tensor,
+    indices: list[int],
+    device: torch.device,
+    progress: samplers.Progress | None = None,
+) -> Tensor:
+    """Scaled latents [B, C, h, w] of the samples `indices` with classes y [B]; each depends on (seed, index) alone."""
+    if sampling.sampler == "dopri5" and len(indices) > 1:
+        # One by one: its steps follow the error over the whole batch, so company would change the images.
+        alone = []
+        for k, index in enumerate(indices):
+            alone.append(draw(model, sampling, seed, y[k : k + 1], [index], device))
+            if progress is not None:
+                progress(k + 1, len(indices))
+        return torch.cat(alone)
+    c = model.config
+    shape = (c.latent_channels, c.latent_size, c.latent_size)
+    start = samplers.per_sample_noise(seed, indices, shape, "sample start", device)(0)
+    noise_at = samplers.per_sample_noise(seed, indices, shape, "sample noise", device)
+    return sampling.integrate(sampling.field(model, y, null=c.classes), start, noise_at, progress=progress)
+
+
+@torch.no_grad()
+def decode(vae: nn.Module, z: Tensor, indices: list[int], what: str) -> Tensor:
+    """Unscaled latents [B, C, h, w] -> uint8 images [B, 3, H, W]; FloatingPointError names `what` is not finite."""
+    if not torch.isfinite(z).all():
+        raise FloatingPointError(
+            f"{what}: sampling gave non-finite latents (samples {indices[0]} to {indices[-1]}); the network has diverged"
+        )
+    return to_uint8(vae.decode(z.float()).sample)
+
+
+def save_npz(path: Path, **arrays: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)

@@ -101,7 +101,7 @@ onstart:
         print(f"reals: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     if workflow.local_exec:
-        socket_path = os.path.join(tempfile.mkdtemp(prefix="reals-"), "socket")
+        socket_path = os.path.join(HELD.enter_context(tempfile.TemporaryDirectory(prefix="reals-")), "socket")
         SERVERS.append(subprocess.Popen([sys.executable, "-m", "reals.prefork", socket_path]))
         preflight.wait_for(socket_path, SERVERS[0])
         os.environ[prefork.VARIABLE] = socket_path
@@ -120,7 +120,8 @@ def finish():
 
 onsuccess:
     finish()
-    print(f"\n{ROOT}/report.html is ready.", file=sys.stderr)
+    if Path(ROOT, "report.html").exists():
+        print(f"\nOpen {ROOT}/report.html in a browser.", file=sys.stderr)
 
 
 onerror:

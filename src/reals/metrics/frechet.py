@@ -112,11 +112,11 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     shapes = [tuple(a.shape) for a in (mu1, sigma1, mu2, sigma2)]
     if shapes != [(width,), (width, width)] * 2:
         raise ValueError(f"frechet_distance: shapes {shapes}, expected [D], [D, D], [D], [D, D] with one D")
-    root_trace = torch.linalg.svdvals(_root_factor(sigma1) @ _root_factor(sigma2).T).sum()
+    root_trace = torch.linalg.svdvals(root_factor(sigma1) @ root_factor(sigma2).T).sum()
     return float((mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * root_trace)
 
 
-def _root_factor(sigma: Tensor) -> Tensor:
+def root_factor(sigma: Tensor) -> Tensor:
     """[rank, D] factor F with F^T F = sigma."""
     if not torch.isfinite(sigma).all():
         raise ValueError("frechet_distance: the covariance has NaN or Inf entries")

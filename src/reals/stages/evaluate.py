@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals import extractors, files
+from reals import evaluation, extractors, files
 from reals.images import Images
 from reals.journal import work
-from reals.metrics.frechet import Moments, Statistics
-from reals.metrics.generation import Reference, generation_metrics
+from reals.metrics.generation import Reference, generation_metrics, streamed_reference
 from reals.progress import Progress
 from reals.registry import Artefact
 from reals.stages import Context, classifiers
@@ -42,50 +41,32 @@ def reference(context: Context, artefact: Artefact) -> None:
     extractor = classifiers.load_extractor(context)
     config = context.scale.evaluation
     if config.reference is not None:
-        statistics, features, n = _adm_reference(Path(config.reference), config.pr_reference, extractor)
+        found = evaluation.adm_reference(Path(config.reference), extractor, config.pr_reference, BATCH)
     else:
         images = context.images("train")
         progress = Progress(f"reference {artefact.name}", len(images))
+        wanted = min(config.pr_reference, len(images))
+        chosen = np.sort(np.random.default_rng(artefact.spec["rev"]).permutation(len(images))[:wanted])
         with work():
-            found = extractors.extract(extractor, batches(images), progress.update)
-            statistics = [Moments.of(found.pool).finalize(), Moments.of(found.spatial).finalize()]
-        n = len(images)
-        wanted = min(config.pr_reference, n)
-        chosen = np.sort(np.random.default_rng(artefact.spec["rev"]).permutation(n)[:wanted])
-        features = found.pool[chosen]
-    arrays = {"mu": statistics[0].mu, "sigma": statistics[0].sigma, "mu_s": statistics[1].mu, "sigma_s": statistics[1].sigma,
-              "features": features, "n": np.array(n)}  # fmt: skip
-    files.write_atomically(folder / "reference.npz", lambda p: save_npz(p, **{k: np.asarray(v) for k, v in arrays.items()}))
-    files.seal(folder, ["reference.npz"], images=n, pr_reference=len(features))
+            features = (extractors.extract(extractor, [batch]) for batch in batches(images))
+            found = evaluation.merged_reference([streamed_reference(_counted(features, progress), chosen)])
+    arrays = evaluation.reference_arrays(found)
+    files.write_atomically(folder / "reference.npz", lambda p: save_npz(p, **arrays))
+    files.seal(folder, ["reference.npz"], images=found.pool.n, pr_reference=len(found.features))
 
 
-def _adm_reference(path: Path, pr_reference: int, extractor: extractors.Extractor):
-    if not path.is_file():
-        raise ValueError(f"evaluation.reference: {path}: no such file; fetch ADM's VIRTUAL_imagenet256_labeled.npz")
-    with np.load(path) as stored:
-        missing = {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} - set(stored.files)
-        if missing:
-            raise ValueError(f"evaluation.reference: {path} lacks {', '.join(sorted(missing))}; it is not an ADM reference batch")
-        images = stored["arr_0"][:pr_reference].transpose(0, 3, 1, 2)
-        pairs = [(stored["mu"], stored["sigma"]), (stored["mu_s"], stored["sigma_s"])]
-    if len(images) < pr_reference:
-        raise ValueError(
-            f"evaluation.reference: {path} holds {len(images)} images, evaluation.pr_reference asks for {pr_reference}"
-        )
-    features = extractors.extract(extractor, batches(images)).pool
-    return (
-        [Statistics(torch.from_numpy(m).double(), torch.from_numpy(s).double(), len(images)) for m, s in pairs],
-        features,
-        len(images),
-    )
+def _counted(batches: Iterator[extractors.Features], progress: Progress) -> Iterator[extractors.Features]:
+    done = 0
+    for features in batches:
+        done += len(features)
+        progress.update(done)
+        yield features
 
 
 def load_reference(folder: Path) -> Reference:
     files.opened(folder)
     with np.load(folder / "reference.npz") as stored:
-        a = {k: torch.from_numpy(stored[k]) for k in stored.files}
-    n = int(a["n"])
-    return Reference(Statistics(a["mu"], a["sigma"], n), Statistics(a["mu_s"], a["sigma_s"], n), a["features"])
+        return evaluation.reference_from({k: stored[k] for k in stored.files})
 
 
 def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, str | int | float]:

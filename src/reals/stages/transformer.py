@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reals import ddpm, files, objectives, rng, training
+from reals import checkpoints, ddpm, files, objectives, rng, training
 from reals.images import Images
 from reals.models.transformer import Transformer, TransformerConfig, initialise
 from reals.registry import Artefact
@@ -137,14 +137,8 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
 
 def load(path: Path, device: torch.device) -> tuple[Transformer, dict]:
     """(the EMA network in eval mode, the facts written with it). MissingArtefact where the file is missing or torn."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["reals"])
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise files.MissingArtefact(f"{path}: no whole checkpoint ({error}); delete it and run `snakemake {path}`") from None
-    model = Transformer(TransformerConfig(**facts["config"]))
-    model.load_state_dict(state)
-    return model.to(device).eval().requires_grad_(False), facts
+        checkpoint = checkpoints.load(path, device=device)
+    except ValueError as error:
+        raise files.MissingArtefact(f"{error}; delete it and run `snakemake {path}`") from None
+    return checkpoint.model, checkpoint.facts

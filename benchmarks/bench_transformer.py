@@ -1,0 +1,271 @@
+"""Our transformer beside diffusers' DiTTransformer2DModel: same weights, same inputs, same run, this CPU.
+
+    python benchmarks/bench_transformer.py [--models B/2 XL/2] [--threads 1] [--rounds 3] [--compile] [--clock cpu]
+
+Speed is timed with the two networks taking turns in one process, memory and XL/2's training in one process each. Before
+anything is timed the outputs must agree. `--clock cpu` counts CPU seconds a thread, for a machine that others use too. diffusers' own time embedding divides by 127 where DiT divides by 128; the
+benchmark sets it to DiT's, or the outputs of official weights would differ. 250 steps are extrapolated from single ones.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from reals import rng, samplers
+from reals.generation import Bf16
+from reals.models.transformer import FULL_SIZES, Transformer, TransformerConfig, initialise
+
+GMAC = {"S/2": 6.06, "B/2": 23.01, "L/2": 80.70, "XL/2": 118.62}  # a forward pass of one image, 256 tokens
+SCALE, INTERVAL, STEPS, GUIDED = 1.5, (0.0, 0.75), 250, 185  # guided evaluations of 250 with this interval
+ARMS = ("diffusers", "ours fp32", "ours recommended")
+
+
+def ours(name: str) -> Transformer:
+    width, depth, heads = FULL_SIZES[name.split("/")[0]]
+    config = TransformerConfig(
+        width=width, depth=depth, heads=heads, patch=2, latent_channels=4, latent_size=32, classes=1000, learn_sigma=True
+    )
+    model, generator = Transformer(config), rng.generator(0, "weights")
+    initialise(model, generator)
+    with torch.no_grad():  # adaLN and the head start at zero: make them count
+        for key, parameter in model.named_parameters():
+            if "adaLN" in key or "final_layer" in key:
+                parameter.normal_(std=0.02, generator=generator)
+    return model.eval()
+
+
+def theirs(model: Transformer) -> nn.Module:
+    """diffusers' network with our weights, its copies of the time and label embedding in every block included."""
+    from diffusers import DiTTransformer2DModel
+
+    c, state = model.config, model.state_dict()
+    other = DiTTransformer2DModel(
+        num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=4, out_channels=8, num_layers=c.depth,
+        sample_size=32, patch_size=2, num_embeds_ada_norm=1000,
+    )  # fmt: skip
+    mapped = {}
+
+    def take(to: str, source: str, rows: slice = slice(None)) -> None:
+        for kind in ("weight", "bias"):
+            mapped[f"{to}.{kind}"] = state[f"{source}.{kind}"][rows]
+
+    take("pos_embed.proj", "x_embedder.proj")
+    take("proj_out_1", "final_layer.adaLN_modulation.1")
+    take("proj_out_2", "final_layer.linear")
+    for i in range(c.depth):
+        there, here = f"transformer_blocks.{i}", f"blocks.{i}"
+        take(f"{there}.norm1.emb.timestep_embedder.linear_1", "t_embedder.mlp.0")
+        take(f"{there}.norm1.emb.timestep_embedder.linear_2", "t_embedder.mlp.2")
+        mapped[f"{there}.norm1.emb.class_embedder.embedding_table.weight"] = state["y_embedder.embedding_table.weight"]
+        take(f"{there}.norm1.linear", f"{here}.adaLN_modulation.1")
+        for part, letter in enumerate("qkv"):
+            take(f"{there}.attn1.to_{letter}", f"{here}.attn.qkv", slice(part * c.width, (part + 1) * c.width))
+        take(f"{there}.attn1.to_out.0", f"{here}.attn.proj")
+        take(f"{there}.ff.net.0.proj", f"{here}.mlp.fc1")
+        take(f"{there}.ff.net.2", f"{here}.mlp.fc2")
+    missing, unknown = other.load_state_dict(mapped, strict=False)
+    assert not unknown and all("pos_embed.pos_embed" in key for key in missing), (missing, unknown)
+    for block in other.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    return other.eval()
+
+
+def inputs(batch: int):
+    x = torch.randn(batch, 4, 32, 32, generator=rng.generator(0, "x"))
+    return x, torch.full((batch,), 400), torch.arange(batch) * 100
+
+
+def check(mine: Transformer, other: nn.Module) -> float:
+    """Largest difference of the two outputs, relative to the largest output; refuses to go on above 1e-4."""
+    x, t, y = inputs(2)
+    with torch.no_grad():
+        a, b = mine(x, t, y), other(x, timestep=t, class_labels=y).sample
+    difference = float((a - b).abs().max() / b.abs().max())
+    assert difference < 1e-4, f"the networks disagree by {difference}"
+    return difference
+
+
+def trainer(arm: str, model: nn.Module, batch: int, compiled: bool, update: bool) -> Callable[[], None]:
+    """One step: forward, loss, backward and, with `update`, AdamW."""
+    x, t, y = inputs(batch)
+    # Fused for all: the default is slower and takes more memory, and is not what is compared.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+    if arm == "ours recommended" and compiled:
+        model.compile()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=arm == "ours recommended"):
+            out = model(x, timestep=t, class_labels=y).sample if arm == "diffusers" else model(x, t, y)
+            loss = (out[:, :4].float() - x).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if update:
+            optimizer.step()
+
+    return step
+
+
+def diffusers_step(model: nn.Module, batch: int) -> Callable[[], None]:
+    """One iteration of DiTPipeline's loop: doubled batch, guidance on all channels, DDIM scheduler."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(num_train_timesteps=1000, clip_sample=False)
+    scheduler.set_timesteps(STEPS)
+    x, _, y = inputs(batch)
+    both = torch.cat([y, torch.full_like(y, 1000)])
+
+    @torch.no_grad()
+    def step() -> None:
+        doubled = torch.cat([x, x])
+        time = scheduler.timesteps[100]
+        out = model(doubled, timestep=time.expand(len(doubled)), class_labels=both).sample
+        noise, rest = out[:, :4], out[:, 4:]
+        conditional, unconditional = noise.chunk(2)
+        half = unconditional + SCALE * (conditional - unconditional)
+        out = torch.cat([torch.cat([half, half]), rest], dim=1)
+        scheduler.step(out[:, :4], time, doubled).prev_sample  # noqa: B018
+
+    return step
+
+
+def our_step(network: nn.Module, batch: int, guided: bool) -> Callable[[], None]:
+    """One evaluation of our SDE sampler's field, inside the guidance interval or outside."""
+    x, _, y = inputs(batch)
+    field = samplers.guided(network, y, SCALE, null=1000, channels="all", interval=INTERVAL)
+
+    @torch.no_grad()
+    def step() -> None:
+        v = field(x, 0.6 if guided else 0.1)
+        x.add(v, alpha=0.004)
+
+    return step
+
+
+def seconds(steps: dict[str, Callable[[], None]], rounds: int, clock: str) -> dict[str, list[float]]:
+    """Time of each, taking turns; the first turn warms up and does not count."""
+    now = {"wall": time.perf_counter, "cpu": lambda: time.process_time() / torch.get_num_threads()}[clock]
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            began = now()
+            step()
+            if turn:
+                times[name].append(now() - began)
+    return times
+
+
+def peak(dtype: torch.dtype, clock: str) -> float:
+    """Multiply-adds per second (in 1e9) of a large linear layer, the best of 20."""
+    a, layer = torch.randn(2048, 4096).to(dtype), nn.Linear(4096, 4096, dtype=dtype)
+    with torch.no_grad():
+        times = seconds({"matmul": lambda: layer(a)}, 20, clock)["matmul"]
+    return 2048 * 4096 * 4096 / min(times) / 1e9
+
+
+def memory(arm: str, name: str, task: str, batch: int, clock: str, update: bool) -> dict:
+    """In a process of its own: peak resident memory (GB) and the times of two steps after the first."""
+    model = ours(name)
+    if arm == "diffusers":
+        model = theirs(model)
+    if task == "train":
+        step = trainer(arm, model, batch, compiled=False, update=update)
+    elif arm == "diffusers":
+        step = diffusers_step(model, batch)
+    else:
+        step = our_step(Bf16(model) if arm == "ours recommended" else model, batch, guided=True)
+    times = seconds({arm: step}, 2, clock)[arm]
+    return {"gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "times": times}
+
+
+def child(options: argparse.Namespace, *job) -> dict:
+    call = [sys.executable, __file__, "--threads", str(options.threads), "--clock", options.clock, "--child", *map(str, job)]
+    call += ["--no-update"] if options.no_update else []
+    return json.loads(subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+def row(label: str, times: list[float], images: int, gmac: float, limit: float, gb: float | None, base: float) -> None:
+    median = statistics.median(times)
+    share = gmac * images / median / limit
+    print(
+        f"  {label:34} {median:8.3f} s  (range {min(times):.3f} to {max(times):.3f})  {images / median:8.3f} images/s  "
+        f"x{base / median:5.2f}  {share:4.0%} of peak" + (f"  {gb:5.2f} GB" if gb is not None else ""), flush=True,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["B/2", "XL/2"], choices=GMAC)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument(
+        "--compile", action="store_true", help="add torch.compile to the recommended arm (not for XL/2's training)"
+    )
+    parser.add_argument("--no-update", action="store_true", help="training without AdamW: XL/2 in 8 GB instead of 14")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.child:
+        arm, name, task, batch = options.child
+        print(json.dumps(memory(arm, name, task, int(batch), options.clock, not options.no_update)))
+        return
+    limits = {"fp32": peak(torch.float32, options.clock), "bf16": peak(torch.bfloat16, options.clock)}
+    print(
+        f"{options.threads} thread(s); matmul peak: fp32 {limits['fp32']:.0f}, bf16 {limits['bf16']:.0f} GMAC/s; {options.clock} time"
+    )
+    fast = limits["bf16"] > 1.2 * limits["fp32"]
+    print(
+        f"recommended here: {'bf16 products' if fast else 'fp32'}{', torch.compile' if options.compile else ''}, guidance interval"
+    )
+    limit = {arm: limits["bf16" if arm == "ours recommended" and fast else "fp32"] for arm in ARMS}
+    arms = [arm for arm in ARMS if fast or arm != "ours recommended"]
+    for name in options.models:
+        gmac, batch = GMAC[name], 1 if name == "XL/2" else 4
+        used = {(arm, task): child(options, arm, name, task, batch) for task in ("train", "sample") for arm in arms}
+        mine = ours(name)
+        other = theirs(mine)
+        print(f"\n{name}: outputs agree to {check(mine, other):.1e} of the largest")
+        print(f" training step{' without AdamW' if options.no_update else ''}, batch {batch}")
+        if name == "XL/2":  # two copies with optimizers would not fit into most memories
+            times = {arm: used[name, arm, "train"]["times"] for arm in arms}
+        else:
+            steps = {"diffusers": trainer("diffusers", theirs(mine), batch, False, not options.no_update)}
+            steps |= {arm: trainer(arm, ours(name), batch, options.compile, not options.no_update) for arm in arms[1:]}
+            times = seconds(steps, options.rounds, options.clock)
+            del steps
+        base = statistics.median(times["diffusers"])
+        for arm in arms:
+            row(arm, times[arm], batch, 3 * gmac, limit[arm], used[name, arm, "train"]["gb"], base)
+        print(f" guided evaluation, {batch} images")
+        steps = {"diffusers": diffusers_step(other, batch), "ours fp32": our_step(mine, batch, True)}
+        if fast:
+            quick = Bf16(ours(name))
+            if options.compile:
+                quick.compile()
+            steps |= {"ours recommended": our_step(quick, batch, True), "unguided": our_step(quick, batch, False)}
+        times = seconds(steps, options.rounds, options.clock)
+        base = statistics.median(times["diffusers"])
+        for arm in arms:
+            row(arm, times[arm], batch, 2 * gmac, limit[arm], used[name, arm, "sample"]["gb"], base)
+        print(
+            f" {STEPS} guided steps, {batch} images (extrapolated; recommended guides {GUIDED} of them, interval {list(INTERVAL)})"
+        )
+        for arm in arms:
+            guided = statistics.median(times[arm])
+            total = STEPS * guided
+            if arm == "ours recommended":
+                total = GUIDED * guided + (STEPS - GUIDED) * statistics.median(times["unguided"])
+            print(f"  {arm:34} {total:8.1f} s  {batch / total:8.4f} images/s  x{STEPS * base / total:5.2f}", flush=True)
+        del mine, other, steps
+
+
+if __name__ == "__main__":
+    main()

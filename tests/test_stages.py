@@ -1,0 +1,137 @@
+"""Stages keep their promises: caches agree with what they cache, latents come out at unit scale, heads see ink."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import edit
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reals import config, registry
+from reals.models import autoencoder as models
+from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, features, latents, transformer
+
+
+@pytest.fixture
+def context(project):
+    """The smoke scale with prepared images of both flips."""
+    edit(project / "config/scales/smoke.yaml", "flip: false", "flip: true")
+    edit(project / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
+    made = Context(registry.Registry(config.load("smoke")))
+    data.run(made, made.registry.data)
+    return made
+
+
+def test_cached_and_online_features_agree_to_the_caches_precision(context):
+    r = context.registry
+    classifiers.teacher(context, r.teachers["large"])
+    features.run(context, r.features["large"])
+    cached = features.CachedFeatures(context.folder(r.features["large"]))
+    online = features.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
+    indices, flips = np.array([3, 11, 3, 40]), np.array([True, False, False, True])
+    pixels = torch.from_numpy(context.images("train").batch(indices, flips))
+    for a, b in zip(cached(indices, flips, None), online(indices, flips, pixels), strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=2**-10, atol=2**-10)
+    assert not torch.equal(cached(indices, flips, None)[0][0], cached(indices, flips, None)[0][2])
+
+
+def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
+    r = context.registry
+    autoencoder.run(context, r.autoencoders["sd-vae"])
+    latents.run(context, r.latents["sd-vae"])
+    cache = latents.Latents(context.folder(r.latents["sd-vae"]))
+    vae = models.load(context.folder(r.autoencoders["sd-vae"]))
+    indices, flips = np.arange(80), np.arange(80) % 3 == 0
+    noise = torch.randn(80, 4, 8, 8)
+    pixels = torch.from_numpy(context.images("train").batch(indices, flips))
+    with torch.no_grad():
+        mean, logvar = models.moments(vae, models.to_input(pixels))
+    direct = (mean + torch.exp(0.5 * logvar) * noise) * cache.scaling_factor
+    torch.testing.assert_close(cache.batch(indices, flips, noise), direct, rtol=2**-8, atol=2**-8)
+    everything = torch.cat([cache.batch(indices, np.full(80, f), torch.randn(80, 4, 8, 8)) for f in (False, True)])
+    assert everything.std() == pytest.approx(1.0, abs=0.03)
+    # Mirroring the image is not mirroring its latent: that is why both are cached.
+    mirrored = cache.batch(indices, np.ones(80, bool), torch.zeros(80, 4, 8, 8))
+    assert not torch.allclose(mirrored, cache.batch(indices, np.zeros(80, bool), torch.zeros(80, 4, 8, 8)).flip(-1), atol=1e-3)
+
+
+def test_a_checkpoint_says_what_it_is_and_a_torn_one_is_refused(context):
+    r = context.registry
+    autoencoder.run(context, r.autoencoders["sd-vae"])
+    latents.run(context, r.latents["sd-vae"])
+    run = r.runs["sit-b2-sd-vae"]
+    transformer.run(context, run, 2)
+    path = transformer.weights_path(context.folder(run), 2)
+    model, facts = transformer.load(path, torch.device("cpu"))
+    assert facts["step"] == 2
+    assert facts["run"] == run.id
+    assert facts["autoencoder"] == r.autoencoders["sd-vae"].id
+    assert model.config.classes == 10
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="step_2.safetensors"):
+        transformer.load(path, torch.device("cpu"))
+
+
+def test_ink_and_depth_of_a_stroke():
+    images = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
+    images[:, :, 2:7, 2:7] = 255
+    mask, depth = downstream.ink(images)
+    assert mask.sum() == 25
+    assert depth[0, 4, 4] == 3
+    assert depth[0, 2, 2] == 1
+    assert depth[0, 0, 0] == 0
+
+
+def test_heads_learn_what_the_tokens_hold():
+    heads = downstream.Heads(4, 4)
+    mask, depth = heads(torch.randn(5, 64, 4))
+    assert mask.shape == depth.shape == (5, 32, 32)
+    assert (depth >= 0).all()
+    token = torch.zeros(2, 64, 4)
+    token[:, 9] = 5.0
+    moved = (heads.eval()(token)[0] - heads(torch.zeros(2, 64, 4))[0])[0].detach()
+    rows, columns = moved.abs().nonzero(as_tuple=True)
+    assert set(rows.tolist()) <= {4, 5, 6, 7}
+    assert set(columns.tolist()) <= {4, 5, 6, 7}
+
+
+def test_label_free_foreground_is_bright_where_the_object_is():
+    tokens = torch.randn(6, 64, 8) * 0.1
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[2:6, 2:6] = True
+    tokens[:, inside.flatten()] += torch.tensor([2.0, -1, 0, 0, 1, 0, 0, 0])
+    mask = downstream.foreground(tokens)
+    assert mask[:, inside].min() > mask[:, ~inside].max()
+
+
+def test_the_anchor_lies_on_the_object():
+    image = np.zeros((3, 32, 32), np.uint8)
+    image[:, 13:15, 20:23] = 255
+    assert analyse._anchor(image, 8) == (3, 5)
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_shards_cover_every_sample_once(n, shards):
+    from reals.stages.sample import shard_range
+
+    ranges = [list(shard_range(n, k, shards)) for k in range(shards)]
+    assert sum(ranges, []) == list(range(n))
+    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+def test_shifting_repeats_edges_and_stays_within_reach():
+    x = torch.arange(2 * 1 * 6 * 6, dtype=torch.uint8).view(2, 1, 6, 6)
+    moved = classifiers.shifted(x, 1, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x.float(), (1, 1, 1, 1), mode="replicate").to(torch.uint8)
+    for a, p in zip(moved, padded, strict=True):
+        assert any(torch.equal(a, p[:, i : i + 6, j : j + 6]) for i in range(3) for j in range(3))
+
+
+def test_a_data_folder_that_was_cut_is_noticed(context):
+    folder = Path(context.folder(context.registry.data))
+    (folder / "train_labels.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"train_labels\.npy: 0 bytes, .* expected"):
+        context.images("train")
