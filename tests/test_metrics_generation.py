@@ -121,9 +121,9 @@ def test_copies_far_from_zero_have_distance_zero_although_dot_products_round():
 
 def test_every_comparison_that_rounding_could_decide_is_made_again():
     # By its rounded product the first centre is the surer one, yet only the second really holds the point.
-    point, centres, radii = torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), torch.tensor([0.99, 4.0]).double()
+    point, centres, reach = torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), torch.tensor([0.99, 4.0]).double()
     norms, wrong = torch.tensor([1.0, 4.0]), torch.tensor([[-0.02, 0.001]])
-    for radii, expected in ((radii, True), (torch.tensor([0.99, 3.99]).double(), False)):
+    for radii, expected in ((reach, True), (torch.tensor([0.99, 3.99]).double(), False)):
         found = _covered(point, torch.zeros(1), centres, norms, radii, wrong, error=0.03, scaled=1.0)
         assert found.tolist() == [expected]
 
