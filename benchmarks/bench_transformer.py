@@ -227,9 +227,13 @@ def main() -> None:
     )
     limit = {arm: limits["bf16" if arm == "ours recommended" and fast else "fp32"] for arm in ARMS}
     arms = [arm for arm in ARMS if fast or arm != "ours recommended"]
+    batches = {name: 1 if name == "XL/2" else 4 for name in options.models}
+    used = {  # before this process takes memory of its own
+        (name, arm, task): child(options, arm, name, task, batches[name])
+        for name in options.models for task in ("train", "sample") for arm in arms
+    }  # fmt: skip
     for name in options.models:
-        gmac, batch = GMAC[name], 1 if name == "XL/2" else 4
-        used = {(arm, task): child(options, arm, name, task, batch) for task in ("train", "sample") for arm in arms}
+        gmac, batch = GMAC[name], batches[name]
         mine = ours(name)
         other = theirs(mine)
         print(f"\n{name}: outputs agree to {check(mine, other):.1e} of the largest")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reals.metrics.frechet import Moments, frechet_distance, read_adm_statistics
+from reals.metrics.frechet import Moments, _fast_root_trace, frechet_distance, read_adm_statistics, root_factor
 from reals.rng import generator
 
 
@@ -147,3 +147,15 @@ def test_adm_reference_files_are_read_and_incomplete_ones_refused(tmp_path):
     np.savez(tmp_path / "half.npz", mu=np.ones(2), sigma=np.eye(2))
     with pytest.raises(ValueError, match="mu_s, sigma_s"):
         read_adm_statistics(tmp_path / "half.npz", n=7)
+
+
+def test_the_fast_way_agrees_where_it_trusts_itself_and_steps_back_where_it_should_not():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 60, generator=draw, dtype=torch.float64) * torch.linspace(0.1, 2, 60)
+    y = torch.randn(500, 60, generator=draw, dtype=torch.float64) + 0.3 * x[:500]
+    a, b = Moments.of(x).finalize(), Moments.of(y).finalize()
+    careful = torch.linalg.svdvals(root_factor(a.sigma) @ root_factor(b.sigma).T).sum()
+    assert float(_fast_root_trace(a.sigma, b.sigma)) == pytest.approx(float(careful), rel=1e-11)
+    for n in (20, 61):
+        deficient = Moments.of(x[:n] * torch.logspace(0, -7, 60, dtype=torch.float64)).finalize()
+        assert _fast_root_trace(deficient.sigma, b.sigma) is None

@@ -11,7 +11,7 @@ from reals.metrics.frechet import Moments, frechet_distance
 from reals.metrics.generation import Reference, generation_metrics, reference_of
 from reals.metrics.inception_score import inception_score
 from reals.metrics.kernel import kernel_distance, unbiased_mmd2
-from reals.metrics.manifold import _covered, memberships, precision_recall, squared_radii
+from reals.metrics.manifold import _covered, _smallest, memberships, precision_recall, squared_radii
 from reals.rng import generator
 
 
@@ -154,6 +154,15 @@ def test_the_coarse_pass_decides_as_float64_does(arithmetic, spread):
     assert all(torch.equal(a, b) for a, b in zip(memberships(real, fake, 3, arithmetic, 100), exact, strict=True))
     assert all(0.02 < x.double().mean() < 0.98 for x in exact)
     assert torch.equal(squared_radii(fake, 3, arithmetic), squared_radii(fake, 3, torch.float64))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(40, 3000), st.integers(1, 9))
+def test_the_smallest_are_those_of_topk(seed, n, count):
+    values = torch.rand(5, n, generator=generator(seed, "smallest"))
+    found, columns = _smallest(values, count)
+    assert torch.equal(found, values.topk(count, largest=False).values)
+    assert torch.equal(values.gather(1, columns), found)
 
 
 def test_precision_recall_agrees_with_torch_fidelity():

@@ -146,6 +146,38 @@ def test_every_measured_number_says_where_it_came_from(finished):
         assert {"samples", "sampler", "training steps", "feature network", "seeds", "reference"} <= set(result["protocol"])
 
 
+def test_torch_fidelity_finds_the_same_fid_with_the_registered_network(finished, monkeypatch):
+    import numpy as np
+    import torch
+    import torch_fidelity
+
+    from reals.stages import Context, classifiers
+
+    monkeypatch.chdir(finished)
+    context = Context(at(finished))
+    classifiers.load_extractor(context)
+    registry, train = context.registry, context.images("train")
+
+    class Bytes(torch.utils.data.Dataset):
+        def __init__(self, array):
+            self.array = array
+
+        def __len__(self):
+            return len(self.array)
+
+        def __getitem__(self, i):
+            return torch.from_numpy(self.array[i].copy())
+
+    place = registry.folder(registry.samples["sit-b2-reals_400K"])
+    samples = np.concatenate([np.load(place / f"shard_{k:03d}.npy") for k in range(2)])
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Bytes(samples), input2=Bytes(train.batch(np.arange(len(train)))), fid=True, cuda=False, cache=False, verbose=False,
+        feature_extractor=context.scale.evaluation.extractor.name, batch_size=16, save_cpu_ram=True,
+    )  # fmt: skip
+    ours = json.loads((registry.folder(registry.evaluations["sit-b2-reals_400K"]) / "metrics.json").read_text())
+    assert ours["values"]["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+
+
 def test_shards_and_batches_do_not_change_a_sample(finished, tmp_path):
     import numpy as np
 

@@ -40,21 +40,12 @@ def job(path: Path, stage: str, artefact: str) -> Iterator[None]:
         "artefact": artefact,
         "began": round(began, 3),
         "wall": round(time.time() - began, 3),
-        "cpu": round(cpu_seconds() - cpu + _startup, 3),
+        "cpu": round(cpu_seconds() - cpu, 3),
         "work": round(_work_seconds, 3),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
-
-
-_startup = 0.0
-
-
-def charge_startup(seconds: float) -> None:
-    """CPU seconds spent before the first job of this process (interpreter, imports), charged to its record."""
-    global _startup
-    _startup = seconds
 
 
 def read(path: Path, since: float = 0.0) -> list[dict]:

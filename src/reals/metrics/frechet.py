@@ -14,6 +14,7 @@ from reals.metrics.features import finite_rows
 
 # A covariance may miss positive semi-definiteness by this share of its largest eigenvalue.
 _NEGATIVE_TOLERANCE = 1e-6
+_WIDE = 1024  # features, from which a faster way to the distance is worth its check
 
 
 class Statistics(NamedTuple):
@@ -112,8 +113,29 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     shapes = [tuple(a.shape) for a in (mu1, sigma1, mu2, sigma2)]
     if shapes != [(width,), (width, width)] * 2:
         raise ValueError(f"frechet_distance: shapes {shapes}, expected [D], [D, D], [D], [D, D] with one D")
-    root_trace = torch.linalg.svdvals(root_factor(sigma1) @ root_factor(sigma2).T).sum()
+    root_trace = _fast_root_trace(sigma1, sigma2) if width >= _WIDE else None
+    if root_trace is None:
+        root_trace = torch.linalg.svdvals(root_factor(sigma1) @ root_factor(sigma2).T).sum()
     return float((mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * root_trace)
+
+
+def _fast_root_trace(sigma1: Tensor, sigma2: Tensor) -> Tensor | None:
+    """The trace of (sigma1 sigma2)^1/2 by Cholesky factors, some four times faster; None where it could miss digits.
+
+    With sigma = L L^T it is the sum of the roots of the eigenvalues of M M^T, M = L1^T L2. Squaring M costs digits of
+    its small singular values: each root may be off by sqrt(D) epsilon times the largest eigenvalue over twice the root.
+    If these add up to more than 1e-9 of the sum, or a factor does not exist, the careful way must be taken.
+    """
+    (l1, failed1), (l2, failed2) = (torch.linalg.cholesky_ex(s) for s in (sigma1, sigma2))
+    if failed1 or failed2 or not (torch.isfinite(l1).all() and torch.isfinite(l2).all()):
+        return None
+    m = l1.T @ l2
+    values = torch.linalg.eigvalsh(m @ m.T)
+    if values[0] <= 0:
+        return None
+    roots = values.sqrt()
+    error = len(m) ** 0.5 * torch.finfo(torch.float64).eps * values[-1] * (1 / (2 * roots)).sum()
+    return roots.sum() if error <= 1e-9 * roots.sum() else None
 
 
 def root_factor(sigma: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from reals.metrics.features import finite_rows, same_width
 
 _PAIRS_AT_ONCE = 256  # of 2,048 features: what stays in cache (four times faster than 8,192)
 _NEAR = 32  # candidates a row keeps from the coarse pass
+_GROUP = 64  # columns looked at together in search of them
 _ROWS = 1024  # at a time, against all columns
 _CROWDED = 64  # undecided pairs a row, above which rows are computed in float64 first
 _OPEN = 1 << 24  # pairs looked at together for being undecided
@@ -48,8 +49,8 @@ def memberships(
             f"precision_recall: k is {k} with {len(reference)} reference and {len(samples)} sample rows; expected 1 <= k < both"
         )
     reference_radii = squared_radii(reference, k, arithmetic, rows_at_once)
-    sample_radii = squared_radii(samples, k, arithmetic, rows_at_once)
     coarse = _Coarse(samples, arithmetic or fastest_arithmetic(samples), also=reference)
+    sample_radii = _radii(samples, k, coarse, rows_at_once)
     reference_in = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
     samples_in = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
     for i in range(0, len(reference), rows_at_once):
@@ -68,7 +69,10 @@ def squared_radii(features: Tensor, k: int, arithmetic: torch.dtype | None = Non
 
     Where many rows are equally near up to float64's rounding, it is the distance to one of them.
     """
-    coarse = _Coarse(features, arithmetic or fastest_arithmetic(features))
+    return _radii(features, k, _Coarse(features, arithmetic or fastest_arithmetic(features)), rows_at_once)
+
+
+def _radii(features: Tensor, k: int, coarse: _Coarse, rows_at_once: int) -> Tensor:
     radii, crowded = [], []
     for i in range(0, len(features), rows_at_once):
         near, full = _k_nearest(features[i : i + rows_at_once], features, k, coarse)
@@ -76,7 +80,6 @@ def squared_radii(features: Tensor, k: int, arithmetic: torch.dtype | None = Non
         crowded.append(full.nonzero()[:, 0] + i)
     radii, crowded = torch.cat(radii), torch.cat(crowded)
     if coarse.dtype != torch.float64 and len(crowded):
-        del coarse
         exact = _Coarse(features, torch.float64)
         for rows in crowded.split(rows_at_once):
             radii[rows] = _k_nearest(features[rows], features, k, exact)[0]
@@ -156,13 +159,31 @@ def _k_nearest(rows: Tensor, features: Tensor, k: int, coarse: _Coarse) -> tuple
     """
     products, norms, error = coarse.products(rows)
     upper = products.add_(coarse.norms * (1 + error))  # an upper bound, less the row's own |x|^2 (1 + error)
-    near = upper.topk(min(max(_NEAR, 4 * (k + 1)), len(features)), largest=False)
-    limit = near.values[:, k] + 2 * error * (norms + coarse.norms.max()) + 2 * _SLACK
-    candidate = near.values <= limit[:, None]
+    values, indices = _smallest(upper, min(max(_NEAR, 4 * (k + 1)), len(features)))
+    limit = values[:, k] + 2 * error * (norms + coarse.norms.max()) + 2 * _SLACK
+    candidate = values <= limit[:, None]
     row, place = candidate.nonzero().T
-    distances = torch.full(near.values.shape, torch.inf, dtype=torch.float64, device=rows.device)
-    distances[row, place] = _pair_distances(rows, features, row, near.indices[row, place])
-    return distances.kthvalue(k + 1, dim=1).values, candidate[:, -1] & (near.values.shape[1] < len(features))
+    distances = torch.full(values.shape, torch.inf, dtype=torch.float64, device=rows.device)
+    distances[row, place] = _pair_distances(rows, features, row, indices[row, place])
+    return distances.kthvalue(k + 1, dim=1).values, candidate[:, -1] & (values.shape[1] < len(features))
+
+
+def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` smallest of each row of [A, N], in order, and their columns: as topk, three times faster.
+
+    The columns are cut into groups; the ``count`` smallest values lie in the groups with the ``count`` smallest minima.
+    """
+    rows, n = values.shape
+    whole = n // _GROUP * _GROUP
+    if n // _GROUP <= 2 * count:
+        return tuple(values.topk(count, largest=False))
+    groups = values[:, :whole].unflatten(1, (-1, _GROUP))
+    best = groups.amin(dim=2).topk(count, largest=False).indices
+    columns = (best[:, :, None] * _GROUP + torch.arange(_GROUP, device=values.device)).flatten(1)
+    rest = torch.arange(whole, n, device=values.device).expand(rows, -1)
+    columns = torch.cat([columns, rest], dim=1)
+    found = values.gather(1, columns).topk(count, largest=False)
+    return found.values, columns.gather(1, found.indices)
 
 
 def _covered(

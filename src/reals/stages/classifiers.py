@@ -165,4 +165,9 @@ def load_extractor(context: Context) -> extractors.Extractor:
     files.opened(folder)
     if config.kind == "inception":
         return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
+    if config.name not in FEATURE_EXTRACTORS_REGISTRY:
+        extractors.register_with_torch_fidelity(config.name, folder)
     return extractors.small_cnn_extractor(extractors.load_small_cnn(folder), config.name).to(context.device)
