@@ -504,3 +504,20 @@ def test_unusable_steps_and_eta_are_refused():
         samplers.ddim(gaussian_noise_prediction, x, CHAIN, -1.0)
     with pytest.raises(ValueError, match="give noise_at"):
         samplers.ddim(gaussian_noise_prediction, x, CHAIN, 0.5)
+
+
+@pytest.mark.parametrize(("interval_time", "interval"), [("noise", (0.0, 0.75)), ("data", (0.25, 1.0))])
+def test_a_dit_is_guided_in_its_interval_alone(interval_time, interval):
+    sizes = []
+
+    def model(x, t, y):
+        sizes.append((int(t[0]), len(x)))
+        return torch.cat([x, x], dim=1)
+
+    y = torch.zeros(2, dtype=torch.int64)
+    field = samplers.guided_noise(model, y, 2.0, null=9, channels=3, interval=interval, interval_time=interval_time)
+    schedule = ddpm.respace(ddpm.linear_schedule(), 250)
+    noise = samplers.per_sample_noise(0, [0, 1], (4, 2, 2), "x")
+    samplers.ddpm_ancestral(field, torch.zeros(2, 4, 2, 2), schedule, noise)
+    assert len(sizes) == 250
+    assert all((size == 4) == (step <= 0.75 * 999) for step, size in sizes)

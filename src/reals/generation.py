@@ -65,9 +65,8 @@ class Sampling:
 
     def field(self, model: Callable, y: Tensor, null: int) -> samplers.Field:
         """The guided field of the network for the classes y [B]; `null` is the null class."""
-        if self.diffuses:
-            return samplers.guided_noise(model, y, self.cfg, null=null, channels=self.cfg_channels)
-        return samplers.guided(
+        guided = samplers.guided_noise if self.diffuses else samplers.guided
+        return guided(
             model, y, self.cfg, null=null, interval=self.interval, interval_time=self.interval_time, channels=self.cfg_channels
         )
 

@@ -45,19 +45,12 @@ def guided(
     on the conditional batch. The interval is tested at the time of each evaluation, so the two stages of a
     Heun step that crosses a bound differ. Raises ValueError for settings out of range.
     """
-    _check_guidance(scale, channels)
-    low, high = interval
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"guidance interval: got [{low}, {high}], expected 0 <= low <= high <= 1")
-    if interval_time not in INTERVAL_TIMES:
-        raise ValueError(f"guidance interval_time: got {interval_time!r}, expected 'noise' or 'data'")
+    acts = _acts(scale, channels, interval, interval_time)
     both = torch.cat([y, torch.full_like(y, null)])
 
     def field(x: Tensor, t: float) -> Tensor:
         assert isinstance(t, float), f"velocity asked for at step {t}; a DDPM sampler needs guided_noise"
-        # An adaptive solver may look past t = 1.
-        position = max(1 - t, 0.0) if interval_time == "noise" else min(t, 1.0)
-        if scale == 1 or not low - INTERVAL_SLACK <= position <= high + INTERVAL_SLACK:
+        if not acts(max(1 - t, 0.0)):  # an adaptive solver may look past t = 1
             return model(x, _times(t, x), y)[:, : x.shape[1]]
         doubled = torch.cat([x, x])
         return _mixed(model(doubled, _times(t, doubled), both)[:, : x.shape[1]], scale, channels, x.shape[1])
@@ -65,17 +58,27 @@ def guided(
     return field
 
 
-def guided_noise(model: nn.Module, y: Tensor, scale: float, *, null: int, channels: int | str) -> Field:
+def guided_noise(
+    model: nn.Module,
+    y: Tensor,
+    scale: float,
+    *,
+    null: int,
+    channels: int | str,
+    interval: tuple[float, float] = (0.0, 1.0),
+    interval_time: str = "noise",
+) -> Field:
     """The raw output [B, 2C, H, W] of a DiT model with its noise channels under classifier-free guidance.
 
-    Arguments as `guided`. The variance channels are always those of the conditional half.
+    Arguments as `guided`; the noise time of training step k is k / 999 (our choice: no reference guides a DiT in an
+    interval). The variance channels are always those of the conditional half.
     """
-    _check_guidance(scale, channels)
+    acts = _acts(scale, channels, interval, interval_time)
     both = torch.cat([y, torch.full_like(y, null)])
 
     def field(x: Tensor, t: float) -> Tensor:
         assert isinstance(t, int), f"DDPM output asked for at t = {t}; a flow sampler needs guided"
-        if scale == 1:
+        if not acts(t / (ddpm.TRAINING_STEPS - 1)):
             return model(x, _times(t, x), y)
         doubled = torch.cat([x, x])
         return _mixed(model(doubled, _times(t, doubled), both), scale, channels, x.shape[1])
@@ -83,11 +86,23 @@ def guided_noise(model: nn.Module, y: Tensor, scale: float, *, null: int, channe
     return field
 
 
-def _check_guidance(scale: float, channels: int | str) -> None:
+def _acts(scale: float, channels: int | str, interval: tuple[float, float], interval_time: str) -> Callable[[float], bool]:
+    """Whether guidance acts at a noise time in [0, 1], 1 being noise. ValueError for settings out of range."""
     if not scale >= 0:
         raise ValueError(f"guidance scale: got {scale}, expected at least 0 (1 is no guidance)")
     if channels not in GUIDED_CHANNELS:
         raise ValueError(f"guidance channels: got {channels!r}, expected 3 or 'all'")
+    low, high = interval
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"guidance interval: got [{low}, {high}], expected 0 <= low <= high <= 1")
+    if interval_time not in INTERVAL_TIMES:
+        raise ValueError(f"guidance interval_time: got {interval_time!r}, expected 'noise' or 'data'")
+
+    def acts(noise_time: float) -> bool:
+        position = noise_time if interval_time == "noise" else 1 - noise_time
+        return scale != 1 and low - INTERVAL_SLACK <= position <= high + INTERVAL_SLACK
+
+    return acts
 
 
 def _times(t: float, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ GRID_MOST = 100
 FLOW, SDE = ("sde", "heun-sde", "ode", "euler", "dopri5"), ("sde", "heun-sde")
 FITS = {  # option -> the samplers it means something to
     "steps": ("sde", "heun-sde", "ode", "euler", "ddpm", "ddim"),
-    "interval": FLOW, "interval_time": FLOW, "form": SDE, "norm": SDE, "last_step": SDE, "last_size": SDE, "path": SDE, "eta": ("ddim",),
+    "form": SDE, "norm": SDE, "last_step": SDE, "last_size": SDE, "path": SDE, "eta": ("ddim",),
 }  # fmt: skip
 FIELDS = {"last_step": "last"}  # option -> field of Sampling, where they differ
 
