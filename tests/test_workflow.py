@@ -224,6 +224,20 @@ def test_killed_outright_the_same_command_ends_with_the_same_weights(finished, t
     assert all((one[k] == other[k]).all() for k in other)
 
 
+def test_an_interrupted_jobs_marker_does_not_hide_what_is_missing(finished, tmp_path):
+    import base64
+
+    folder = copy(finished, tmp_path)
+    registry = at(folder)
+    cache = registry.folder(registry.latents["reals-mlp1"]) / "index.json"
+    markers = folder / ".snakemake/incomplete"
+    markers.mkdir(exist_ok=True)
+    (markers / base64.b64encode(str(cache).encode()).decode()).touch()
+    shutil.rmtree(folder / registry.folder(registry.runs["sit-b2-reals-mlp1"]))
+    target = str(registry.folder(registry.runs["sit-b2-reals-mlp1"]) / "step_2.safetensors")
+    assert planned(folder, target) == {"transformer": 1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -268,7 +282,8 @@ def test_other_scales_are_planned_in_seconds(project, scale, least):
     experiment = configs.load(scale)
     assert jobs["evaluate"] == len(experiment.table_evaluations)
     assert jobs["transformer"] == sum(len(run.milestones) for run in experiment.runs.values())
-    assert jobs["sample"] == len(experiment.evaluations) * experiment.scale.sampling.shards
+    whole = sum(row.samples == "all" for row in experiment.evaluations.values())
+    assert jobs["sample"] == whole * experiment.scale.sampling.shards + len(experiment.evaluations) - whole
     assert ("features" in jobs) == (scale != "imagenet256")
 
 

@@ -246,5 +246,7 @@ class Registry:
     def folder(self, artefact: Artefact) -> Path:
         return self.root / FOLDERS[artefact.kind] / artefact.id
 
-    def step(self, evaluation: str) -> int:
-        return self.experiment.scale.milestones[self.experiment.evaluations[evaluation].milestone]
+    def shards(self, samples: Artefact) -> int:
+        """How many shards an evaluation's samples are drawn in; a gallery is one, so that it stays together."""
+        gallery = self.experiment.evaluations[samples.name].samples == "gallery"
+        return 1 if gallery else self.experiment.scale.sampling.shards

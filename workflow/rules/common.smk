@@ -62,8 +62,8 @@ def made_from(artefact):
         if needed.kind == "run":
             files.append(f"{folder}/step_{artefact.spec['step']}.safetensors")
         elif needed.kind == "samples":
-            shards = range(SCALE.sampling.shards) if artefact.kind == "evaluation" else [0]
-            files += [f"{folder}/shard_{k:03d}.npy" for k in shards]
+            shards = REGISTRY.shards(needed) if artefact.kind == "evaluation" else 1  # the gallery is in shard 0
+            files += [f"{folder}/shard_{k:03d}.npy" for k in range(shards)]
             if artefact.kind == "downstream":
                 autoencoder = REGISTRY.folder(needed.needed("autoencoder"))
                 files.append(f"{autoencoder}/index.json")
@@ -86,6 +86,11 @@ def metrics_of(artefact):
 SHOWN = [metrics_of(REGISTRY.evaluations[name]) for name in EXPERIMENT.table_evaluations]
 SHOWN += sorted({metrics_of(REGISTRY.analyses[name]) for name in EXPERIMENT.analysed_autoencoders})
 SHOWN += sorted({metrics_of(artefact) for artefact in REGISTRY.downstream.values()})
+
+DRAWN = [
+    f"{REGISTRY.folder(REGISTRY.analyses[name])}/latents.npz" for name in EXPERIMENT.figures.figure1["autoencoders"]
+]
+DRAWN += sorted({f"{REGISTRY.folder(artefact)}/maps.npz" for artefact in REGISTRY.downstream.values()})
 
 BEGAN = time.time()
 HELD = contextlib.ExitStack()

@@ -116,7 +116,7 @@ def run(context: Context, artefact: Artefact) -> None:
     folder = context.begin(artefact)
     samples_artefact = artefact.needed("samples")
     samples = registry.folder(samples_artefact)
-    shards = [np.load(samples / f"shard_{k:03d}.npy", mmap_mode="r") for k in range(scale.sampling.shards)]
+    shards = [np.load(samples / f"shard_{k:03d}.npy", mmap_mode="r") for k in range(registry.shards(samples_artefact))]
     n = sum(len(s) for s in shards)
     if n != samples_artefact.spec["n"]:
         raise ValueError(f"{samples} holds {n} samples, {samples_artefact.spec['n']} expected; delete the folder and run again")
@@ -143,7 +143,9 @@ def run(context: Context, artefact: Artefact) -> None:
             "provenance": {
                 **sampling.provenance(context, samples_artefact),
                 "samples": samples_artefact.id,
-                "samples_sha256": [files.sha256(samples / f"shard_{k:03d}.npy") for k in range(scale.sampling.shards)],
+                "samples_sha256": [
+                    files.sha256(samples / f"shard_{k:03d}.npy") for k in range(registry.shards(samples_artefact))
+                ],
                 "reference": registry.reference.id,
                 "extractor": registry.extractor.id,
                 "made by code": files.code_version(),

@@ -56,7 +56,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     files.opened(source)
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)
     labels = labels_of(spec, model.config.classes)
-    own = shard_range(spec["n"], shard, scale.sampling.shards)
+    own = shard_range(spec["n"], shard, registry.shards(artefact))
     batches = [list(own[i : i + scale.sampling.batch]) for i in range(0, len(own), scale.sampling.batch)]
     progress = Progress(f"{artefact.name} shard {shard}", len(own) * spec["steps"])
     images, latents = [], []
@@ -74,11 +74,12 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
             with np.load(part) as saved:
                 images.append(saved["images"])
                 latents.append(saved["latents"])
-    save_array(folder / f"shard_{shard:03d}.npy", np.concatenate(images))
     if shard == 0:
         first = min(scale.sampling.gallery, len(own))
         kept = {"latents": np.concatenate(latents)[:first], "images": np.concatenate(images)[:first], "labels": labels[:first]}
         files.write_atomically(folder / "gallery.npz", lambda p: save_npz(p, **kept))
+    # Last, because it is what says that the shard is done.
+    save_array(folder / f"shard_{shard:03d}.npy", np.concatenate(images))
     for part in (folder / "parts").glob(f"{shard:03d}_*"):
         part.unlink()
 
