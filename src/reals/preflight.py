@@ -17,10 +17,10 @@ STARTUP_SECONDS = 120.0
 def check(registry: Registry) -> None:
     """ConfigError (one line) where the data source is plainly unusable, a file is missing or the disk too small."""
     scale = registry.experiment.scale
-    if scale.data.source == "folder" and not (registry.folder(registry.data) / "index.json").exists():
+    if scale.data.source == "folder":
         from reals import images
 
-        images.check(scale.data, scale.seeds.data)
+        images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
     for what, name in (
         ("evaluation.reference", scale.evaluation.reference),
         ("evaluation.extractor.weights", getattr(scale.evaluation.extractor, "weights", None)),

@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
 VARIABLE = "REALS_PREFORK"
@@ -25,6 +26,7 @@ PRELOADED = (
     "torch_fidelity", "safetensors.torch", "sklearn.linear_model", "sklearn.manifold", "scipy.ndimage", "mlxtend.data",
     "pandas", "matplotlib.figure", "matplotlib.backends.backend_agg", "reals.cli",
 )  # fmt: skip
+LAST_SECONDS = 30.0
 _LENGTH = struct.Struct("!I")
 
 
@@ -79,12 +81,17 @@ def _read_number(connection: socket.socket) -> int | None:
 def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
     streams = array.array("i")
     data, ancillary, _, _ = connection.recvmsg(_LENGTH.size, socket.CMSG_SPACE(3 * streams.itemsize))
+    if len(data) < _LENGTH.size:
+        raise ConnectionError("the client left before its request began")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             streams.frombytes(content[: len(content) - len(content) % streams.itemsize])
     size, request = _LENGTH.unpack(data)[0], b""
     while len(request) < size:
-        request += connection.recv(size - len(request))
+        more = connection.recv(size - len(request))
+        if not more:
+            raise ConnectionError("the client left before its request was whole")
+        request += more
     return json.loads(request), list(streams)
 
 
@@ -130,6 +137,8 @@ def _child(request: dict, streams: list[int]) -> None:
 def serve(path: Path) -> None:
     """Serves until the process that started this one is gone, or SIGTERM; children still running then are ended."""
     parent = os.getppid()
+    # Asking CUDA itself whether it is there (diffusers does so on import) would make it unusable in forked children.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import importlib
 
     for name in PRELOADED:
@@ -166,18 +175,30 @@ def serve(path: Path) -> None:
                 waited.discard(pid)
         if listener in ready:
             connection, _ = listener.accept()
-            request, streams = _receive(connection)
+            try:
+                request, streams = _receive(connection)
+            except OSError:
+                connection.close()
+                continue
             pid = os.fork()
             if pid == 0:
                 listener.close()
                 _child(request, streams)
             for stream in streams:
                 os.close(stream)
-            connection.sendall(_LENGTH.pack(pid))
             running[pid] = connection
-            waited.add(pid)
+            try:
+                connection.sendall(_LENGTH.pack(pid))
+                waited.add(pid)
+            except OSError:
+                _kill(pid, signal.SIGTERM)
     for pid in running:
         _kill(pid, signal.SIGTERM)
+    until = time.monotonic() + LAST_SECONDS  # to save their state; at this process's end the kernel kills them
+    while running and time.monotonic() < until:
+        for pid in _finished(running):
+            running.pop(pid).close()
+        time.sleep(0.05)
     path.unlink(missing_ok=True)
 
 

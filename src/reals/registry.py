@@ -163,11 +163,14 @@ class Registry:
                 **({"path": paper.sampler.model_dump()} if row.sampler == "sde" else {}),
             )  # fmt: skip
             self.samples[name] = samples
-            self.evaluations[name] = make("evaluation", name, [samples, self.reference], pr_k=paper.pr_k, is_split=paper.is_split)
+            self.evaluations[name] = make(
+                "evaluation", name, [samples, self.reference], pr_k=paper.pr_k, is_split=paper.is_split, seed=seeds.analysis
+            )
         self.analyses = {
             name: make(
                 "analysis", ae.name, [self.data, ae, self.extractor], **scale.analysis.model_dump(),
                 augmentations=paper.augmentations.model_dump(mode="json"), knn_k=paper.knn_k, seed=seeds.analysis,
+                lpips=scale.autoencoder.lpips.model_dump(exclude={"weights"}),
             )
             for name, ae in self.autoencoders.items()
         }  # fmt: skip
@@ -180,7 +183,7 @@ class Registry:
             source = self.features.get(row.teacher, self.teachers[row.teacher])
             self.downstream[name] = make(
                 "downstream", name, [self.samples[name], self.data, source], **scale.downstream.model_dump(),
-                seed=seeds.analysis,
+                held_out_images=scale.analysis.images, seed=seeds.analysis,
             )  # fmt: skip
 
     def _autoencoder(self, name: str, make, identity) -> Artefact:

@@ -19,6 +19,7 @@ from reals.progress import Progress
 
 EXIT_STOPPED = 75  # asked to stop (SIGTERM, SIGUSR1), state saved: run the same command again
 KEPT_STATES = 2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOCK_SECONDS = 60.0  # a predecessor that was told to stop may still be saving
 
 
@@ -122,9 +123,9 @@ def read_log(path: Path) -> list[dict]:
 
 @contextmanager
 def stop_requests():
-    """A list that becomes non-empty when a scheduler warns this process (SIGTERM or SIGUSR1)."""
+    """A list that becomes non-empty when a scheduler warns this process (SIGTERM, SIGUSR1) or a person stops it (Ctrl-C)."""
     seen: list[int] = []
-    old = {s: signal.signal(s, lambda number, frame: seen.append(number)) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    old = {s: signal.signal(s, lambda number, frame: seen.append(number)) for s in STOP_SIGNALS}
     try:
         yield seen
     finally:

@@ -24,7 +24,7 @@ try:
     for key in config:
         if key not in KNOWN_CONFIG:
             raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KNOWN_CONFIG))}")
-    EXPERIMENT = load(str(config["scale"]), data=config.get("data"))
+    EXPERIMENT = load(str(config["scale"]), data=str(config["data"]) if config.get("data") is not None else None)
     REGISTRY = Registry(EXPERIMENT)
 except ConfigError as error:
     stop(error)
@@ -98,14 +98,16 @@ SERVERS = []  # hooks are functions of their own, so they share through a list
 
 
 onstart:
+    light = {job.rule.name for job in workflow.dag.needrun_jobs()} <= {"all", "render", "tables", "figure", "report"}
     try:
         # Our own lock in place of Snakemake's: the kernel drops it when this process ends, even by kill -9.
         HELD.enter_context(files.lock(REGISTRY.root / ".snakemake.lock", ROOT))
-        preflight.check(REGISTRY)
+        if not light:
+            preflight.check(REGISTRY)
     except ValueError as error:
         print(f"reals: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
-    if workflow.local_exec:
+    if workflow.local_exec and not light:
         socket_path = os.path.join(HELD.enter_context(tempfile.TemporaryDirectory(prefix="reals-")), "socket")
         SERVERS.append(subprocess.Popen([sys.executable, "-m", "reals.prefork", socket_path]))
         preflight.wait_for(socket_path, SERVERS[0])

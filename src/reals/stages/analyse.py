@@ -52,7 +52,9 @@ def run(context: Context, artefact: Artefact) -> None:
         values["linear_probe"] = semantics.linear_probe_accuracy(train_z, train_y, pooled, test_y)
         values["latent_std"] = _latent_std(context, vae, images)
         figure = _figure1(context, vae, held_out)
-        values["silhouette"] = semantics.silhouette(figure.pop("pooled"), torch.from_numpy(figure["labels"]))
+        pooled, labels = figure.pop("pooled"), figure["labels"]
+        if 2 <= len(set(labels.tolist())) < len(labels):  # else it is not defined
+            values["silhouette"] = semantics.silhouette(pooled, torch.from_numpy(labels))
     files.write_atomically(folder / "latents.npz", lambda p: save_npz(p, **figure))
     files.write_json(
         folder / "metrics.json",

@@ -128,7 +128,7 @@ def run(context: Context, artefact: Artefact) -> None:
         found = extractors.extract(extractor, (b for s in shards for b in batches(s)), progress.update)
         values = generation_metrics(
             found, real, k=artefact.spec["pr_k"], pr_reference=len(real.features), split_size=artefact.spec["is_split"],
-            kid_subset_size=min(1000, n // 2, len(real.features) // 2), seed=scale.seeds.analysis,
+            kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=scale.seeds.analysis,
         )  # fmt: skip
     run_artefact = samples_artefact.needed("run")
     run_folder = registry.folder(run_artefact)
