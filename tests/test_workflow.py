@@ -29,7 +29,7 @@ def snakemake(folder: Path, *arguments: str, check: bool = True, **kwargs) -> su
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
     """Jobs per rule that a dry run would start."""
-    text = snakemake(folder, "-n", "-q", "rules", *arguments).stdout
+    text = snakemake(folder, *arguments, "-n", "-q", "rules").stdout
     return {rule: int(n) for rule, n in JOB.findall(text) if rule != "total"}
 
 
