@@ -55,7 +55,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     source = registry.folder(artefact.needed("autoencoder"))
     files.opened(source)
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)
-    labels = labels_of(spec, model.config.classes)
+    labels, sampling = labels_of(spec, model.config.classes), sampling_of(spec)
     own = shard_range(spec["n"], shard, registry.shards(artefact))
     batches = [list(own[i : i + scale.sampling.batch]) for i in range(0, len(own), scale.sampling.batch)]
     progress = Progress(f"{artefact.name} shard {shard}", len(own) * spec["steps"])
@@ -66,7 +66,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
             if not part.exists():  # parts are renamed into place, so one that exists is whole
                 y = torch.from_numpy(labels[indices]).to(context.device)
                 before = sum(len(b) for b in batches[:number]) * spec["steps"]
-                z = draw(model, sampling_of(spec), spec["seed"], y, indices, context.device,
+                z = draw(model, sampling, spec["seed"], y, indices, context.device,
                          partial(_report, progress, before, len(indices)))  # fmt: skip
                 z = z / facts["scaling_factor"]
                 decoded = decode(vae, z, indices, f"{artefact.name}, {path}").cpu().numpy()
