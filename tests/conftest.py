@@ -1,13 +1,17 @@
 """Strictness for every test: one thread, deterministic kernels, our sheets in a scratch folder."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.pop("REALS_PREFORK", None)  # tests run what they start themselves
+JOB = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -37,3 +41,27 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text, f"{old!r} is not in {path}"
     path.write_text(text.replace(old, new, 1))
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **kwargs)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs per rule that a dry run would start."""
+    text = snakemake(folder, *arguments, "-n", "-q", "rules").stdout
+    return {rule: int(n) for rule, n in JOB.findall(text) if rule != "total"}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which the smoke scale has run to its report."""
+    folder = tmp_path_factory.mktemp("smoke")
+    copy_project(folder)
+    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+    done = snakemake(folder)
+    (folder / "printed.txt").write_text(done.stdout + done.stderr)
+    return folder

@@ -13,7 +13,7 @@ LAYERS = [
     {"config", "rng", "prefork"},
     {"registry", "files", "progress", "journal"},
     {"images", "paths", "ddpm"},
-    {"objectives", "models", "extractors", "sources", "preflight"},
+    {"objectives", "models", "extractors", "sources", "preflight", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},
     {"generation", "evaluation"},
     {"report"},

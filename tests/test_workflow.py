@@ -11,37 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import copy_project, edit
+from conftest import copy_project, edit, planned, snakemake
 
 from reals import config as configs
 from reals.registry import Registry
 
 pytestmark = pytest.mark.workflow
-JOB = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
-
-
-def snakemake(folder: Path, *arguments: str, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **kwargs)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def planned(folder: Path, *arguments: str) -> dict[str, int]:
-    """Jobs per rule that a dry run would start."""
-    text = snakemake(folder, *arguments, "-n", "-q", "rules").stdout
-    return {rule: int(n) for rule, n in JOB.findall(text) if rule != "total"}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A folder in which the smoke scale has run to its report."""
-    folder = tmp_path_factory.mktemp("smoke")
-    copy_project(folder)
-    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
-    done = snakemake(folder)
-    (folder / "printed.txt").write_text(done.stdout + done.stderr)
-    return folder
 
 
 def copy(finished: Path, tmp_path: Path) -> Path:

@@ -253,3 +253,18 @@ class Registry:
         """How many shards an evaluation's samples are drawn in; a gallery is one, so that it stays together."""
         gallery = self.experiment.evaluations[samples.name].samples == "gallery"
         return 1 if gallery else self.experiment.scale.sampling.shards
+
+    def outputs(self, artefact: Artefact) -> list[Path]:
+        """The files Snakemake makes for an artefact; where they all exist, it is finished."""
+        folder = self.folder(artefact)
+        if artefact.kind == "run":
+            steps = [self.experiment.scale.milestones[m] for m in self.experiment.runs[artefact.name].milestones]
+            return [folder / f"step_{step}.safetensors" for step in steps]
+        if artefact.kind == "samples":
+            return [folder / f"shard_{k:03d}.npy" for k in range(self.shards(artefact))]
+        names = {
+            "evaluation": ["metrics.json"],
+            "analysis": ["metrics.json", "latents.npz"],
+            "downstream": ["metrics.json", "maps.npz"],
+        }
+        return [folder / name for name in names.get(artefact.kind, ["index.json"])]

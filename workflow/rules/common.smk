@@ -58,25 +58,37 @@ def made_from(artefact):
     """The files that show that everything an artefact is made from exists."""
     files = []
     for needed in artefact.needs:
-        folder = REGISTRY.folder(needed)
         if needed.kind == "run":
-            files.append(f"{folder}/step_{artefact.spec['step']}.safetensors")
-        elif needed.kind == "samples":
-            shards = REGISTRY.shards(needed) if artefact.kind == "evaluation" else 1  # the gallery is in shard 0
-            files += [f"{folder}/shard_{k:03d}.npy" for k in range(shards)]
-            if artefact.kind == "downstream":
-                autoencoder = REGISTRY.folder(needed.needed("autoencoder"))
-                files.append(f"{autoencoder}/index.json")
+            files.append(f"{REGISTRY.folder(needed)}/step_{artefact.spec['step']}.safetensors")
+        elif needed.kind == "samples" and artefact.kind == "downstream":
+            # The gallery is in shard 0.
+            files += REGISTRY.outputs(needed)[:1] + REGISTRY.outputs(needed.needed("autoencoder"))
         else:
-            files.append(f"{folder}/index.json")
+            files += REGISTRY.outputs(needed)
             if needed.kind == "features" and artefact.kind == "downstream":
-                files.append(f"{REGISTRY.folder(needed.needed('teacher'))}/index.json")
-    return ancient(files)
+                files += REGISTRY.outputs(needed.needed("teacher"))
+    return [str(file) for file in files]
+
+
+def unless_made(outputs, files):
+    """Inputs of a job that makes ``outputs``: none where they exist already.
+
+    ancient() alone does not do: where an input is missing too and made again for another job (as in a clone that pulled
+    a part), Snakemake would run this one again as well.
+    """
+    made = all(os.path.exists(output) for output in outputs) and not workflow.dag_settings.forceall
+    return [] if made else ancient(files)
 
 
 def inputs(kind, wildcard="id"):
     """Input function of a rule that makes artefacts of one kind."""
-    return lambda wildcards: made_from(REGISTRY.find(kind, getattr(wildcards, wildcard)))
+
+    def of(wildcards):
+        artefact = REGISTRY.find(kind, getattr(wildcards, wildcard))
+        outputs = REGISTRY.outputs(artefact)
+        return unless_made([outputs[int(wildcards.shard)]] if kind == "samples" else outputs, made_from(artefact))
+
+    return of
 
 
 def metrics_of(artefact):

@@ -27,6 +27,7 @@ rule tables:
     output:
         TABLES,
         f"{ROOT}/metrics.json",
+        f"{ROOT}/evaluations.csv",
     log:
         f"{ROOT}/logs/tables.log",
     params:

@@ -6,7 +6,7 @@ def segment_inputs(wildcards):
     files = [f"{REGISTRY.folder(needed)}/index.json" for needed in (*run.needs, REGISTRY.data)]
     if earlier:
         files.append(f"{REGISTRY.folder(run)}/step_{earlier[-1]}.safetensors")
-    return ancient(files)
+    return unless_made([f"{REGISTRY.folder(run)}/step_{wildcards.step}.safetensors"], files)
 
 
 rule transformer:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from reals import files, journal
 from reals.registry import Artefact, Registry
@@ -98,10 +99,26 @@ def _flat_metrics(results: dict) -> dict:
     return flat
 
 
+EVALUATION_COLUMNS = ("evaluation", "run", "model", "autoencoder", "steps", "cfg", "interval", "samples")
+
+
+def _evaluations(registry: Registry, results: dict) -> str:
+    """Every measured evaluation as a line of CSV: what was drawn, then its values. DVC plots it."""
+    experiment, rows = registry.experiment, []
+    for name, row in experiment.evaluations.items():
+        if (result := results["evaluation", name]) is not None:
+            run, spec = experiment.runs[row.run], registry.samples[name].spec
+            interval = "-".join(map(str, row.interval)) if row.interval else ""
+            what = (name, row.run, run.model, run.autoencoder, spec["step"], row.cfg, interval, spec["n"])
+            rows.append(dict(zip(EVALUATION_COLUMNS, what, strict=True)) | result["values"])
+    return pd.DataFrame(rows, columns=None if rows else list(EVALUATION_COLUMNS)).to_csv(index=False)
+
+
 def _render_tables(registry: Registry, results: dict) -> None:
     for sheet in registry.experiment.tables.values():
         tables.render(sheet, results, **_facts(registry), folder=registry.root / "tables")
     files.write_json(registry.root / "metrics.json", _flat_metrics(results))
+    files.write_text(registry.root / "evaluations.csv", _evaluations(registry, results))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
