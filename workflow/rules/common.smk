@@ -99,10 +99,24 @@ SHOWN = [metrics_of(REGISTRY.evaluations[name]) for name in EXPERIMENT.table_eva
 SHOWN += sorted({metrics_of(REGISTRY.analyses[name]) for name in EXPERIMENT.analysed_autoencoders})
 SHOWN += sorted({metrics_of(artefact) for artefact in REGISTRY.downstream.values()})
 
-DRAWN = [
-    f"{REGISTRY.folder(REGISTRY.analyses[name])}/latents.npz" for name in EXPERIMENT.figures.figure1["autoencoders"]
-]
-DRAWN += sorted({f"{REGISTRY.folder(artefact)}/maps.npz" for artefact in REGISTRY.downstream.values()})
+
+def drawn_from(figure):
+    """The files a figure is drawn from."""
+    figures = EXPERIMENT.figures
+    if figure == "figure1":
+        analyses = {REGISTRY.analyses[name].id: REGISTRY.analyses[name] for name in figures.figure1["autoencoders"]}
+        return [str(REGISTRY.outputs(artefact)[1]) for artefact in analyses.values()]
+    if figure in ("figure3", "figure4"):
+        return [str(REGISTRY.outputs(REGISTRY.downstream[getattr(figures, figure)["evaluation"]])[1])]
+    if figure == "figure5":
+        names = figures.figure5["evaluations"]
+        used = [REGISTRY.evaluations[name] for name in names]
+        used += [REGISTRY.analyses[EXPERIMENT.runs[EXPERIMENT.evaluations[n].run].autoencoder] for n in names]
+        return [metrics_of(artefact) for artefact in used]
+    return SHOWN if figure == "curves" else []
+
+
+DRAWN = sorted({file for figure in FIGURE_NAMES for file in drawn_from(figure)} - set(SHOWN))
 
 BEGAN = time.time()
 HELD = contextlib.ExitStack()

@@ -3,20 +3,7 @@ MODULES = Path(prefork.__file__).parent
 
 
 def figure_inputs(wildcards):
-    figures = EXPERIMENT.figures
-    if wildcards.figure == "figure1":
-        return [
-            f"{REGISTRY.folder(REGISTRY.analyses[name])}/latents.npz" for name in figures.figure1["autoencoders"]
-        ]
-    if wildcards.figure in ("figure3", "figure4"):
-        name = getattr(figures, wildcards.figure)["evaluation"]
-        return [f"{REGISTRY.folder(REGISTRY.downstream[name])}/maps.npz"]
-    if wildcards.figure == "figure5":
-        names = figures.figure5["evaluations"]
-        used = [REGISTRY.evaluations[name] for name in names]
-        used += [REGISTRY.analyses[EXPERIMENT.runs[EXPERIMENT.evaluations[n].run].autoencoder] for n in names]
-        return [metrics_of(artefact) for artefact in used]
-    return SHOWN if wildcards.figure == "curves" else []
+    return drawn_from(wildcards.figure)
 
 
 rule tables:
