@@ -14,9 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reals import rng, training
+from reals.config import EngineConfig
+from reals.states import States
+
+EACH_STEP = EngineConfig(log_every=1)
 
 
-class Line:
+def states(folder):
+    return States(folder / "state", set())
+
+
+class Line(training.Task):
     """Fits a line by Adam on noise keyed by step: small, but with optimizer state, EMA and randomness."""
 
     def __init__(self, fail_at: int | None = None):
@@ -52,7 +60,7 @@ def run(folder, *stops, **kwargs):
     """Trains to each of ``stops`` with a fresh task each time, as separate jobs would; the last task."""
     for steps in stops:
         task = Line(**kwargs)
-        training.train(task, folder, steps, label="line", log_every=1)
+        training.train(task, folder, steps, label="line", engine=EACH_STEP)
     return task
 
 
@@ -69,7 +77,7 @@ def test_three_and_three_steps_are_six(tmp_path):
 
 def test_a_damaged_state_is_said_and_passed_over(tmp_path, capsys):
     run(tmp_path / "a", 3, 6)
-    path = training.state_path(tmp_path / "a", 6)
+    path = states(tmp_path / "a").path(6)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -80,7 +88,7 @@ def test_a_damaged_state_is_said_and_passed_over(tmp_path, capsys):
 
 def test_a_state_cut_short_is_never_loaded(tmp_path):
     run(tmp_path / "a", 4)
-    path = training.state_path(tmp_path / "a", 4)
+    path = states(tmp_path / "a").path(4)
     path.write_bytes(path.read_bytes()[:100])
     assert same(run(tmp_path / "a", 4), run(tmp_path / "b", 4))
 
@@ -102,7 +110,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_terms(tmp_path):
 def test_states_kept_are_milestones_and_the_last_two(tmp_path):
     for steps in (2, 4, 6, 8):
         training.train(Line(), tmp_path, steps, label="line", keep=(2,))
-    assert training._states(tmp_path) == [2, 6, 8]
+    assert states(tmp_path).steps() == [2, 6, 8]
 
 
 PROGRAM = textwrap.dedent("""
@@ -111,13 +119,14 @@ PROGRAM = textwrap.dedent("""
     from pathlib import Path
     from test_training import Line
     from reals import training
+    from reals.config import EngineConfig
     class Slow(Line):
         def update(self, step):
             time.sleep(0.01)
             if step == 1: print("going", flush=True)
             return super().update(step)
     try:
-        training.train(Slow(), Path(sys.argv[1]), 60, label="line", log_every=1, save_seconds=0.02)
+        training.train(Slow(), Path(sys.argv[1]), 60, label="line", engine=EngineConfig(log_every=1, save_seconds=0.02))
     except training.Stopped:
         sys.exit(training.EXIT_STOPPED)
     """)
@@ -138,7 +147,7 @@ def test_a_warning_saves_and_exits_with_the_documented_code(tmp_path, number):
     _, error = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "the same command goes on" in error
-    saved = training._states(tmp_path)[-1]
+    saved = states(tmp_path).steps()[-1]
     assert 2 <= saved < 60
     assert same(run(tmp_path, 60), run(tmp_path / "b", 60))
 

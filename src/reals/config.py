@@ -34,6 +34,12 @@ def _numbers(value: Any) -> Any:
     return None if value == "-" else [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _fp32_is_none(value: Any) -> Any:
+    return None if value == "fp32" else value
+
+
+Precision = Annotated[Literal["tf32", "bf16", "fp16"] | None, BeforeValidator(_fp32_is_none)]  # None, as it was before
+
 # The scale file: how large.
 
 
@@ -145,6 +151,7 @@ class AutoencoderConfig(Strict):
     gan: GanConfig
     lpips: LpipsConfig
     held_out_images: int = Field(64, gt=0)  # logged batch: PSNR and latent statistics
+    precision: Precision = None
 
 
 class SizeConfig(Strict):
@@ -163,6 +170,20 @@ class TransformerTraining(Strict):
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
     ema: float = Field(ge=0, lt=1)
+    precision: Precision = None
+
+
+class EngineConfig(Strict):
+    """How training runs; nothing here is part of an identity."""
+
+    accumulate: int = Field(1, ge=1)  # shares a process computes one after the other, to save memory
+    compile: bool = False
+    checkpoint_blocks: bool = False  # activations recomputed in the backward pass, to save memory
+    deterministic: bool = True  # CUDA kernels that give the same bits each time
+    log_every: int = Field(10, ge=1)
+    save_seconds: float = Field(300.0, gt=0)
+    sample_every: int = Field(0, ge=0)  # steps between pictures drawn by the EMA; 0: none
+    tensorboard: bool = False
 
 
 class SamplingConfig(Strict):
@@ -257,6 +278,7 @@ class Scale(Strict):
     repa: RepaConfig
     transformer: TransformerTraining
     milestones: dict[str, Annotated[int, Field(gt=0)]]
+    engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig
     evaluation: EvaluationConfig
     analysis: AnalysisConfig

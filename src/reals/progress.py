@@ -1,10 +1,16 @@
-"""Progress of long work: one live line on a terminal, plain lines elsewhere."""
+"""Progress of long work: one live line on a terminal, plain lines elsewhere, and an estimate of the time left."""
 
+import statistics
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 
 LINE_SECONDS = 10.0  # between plain lines in a log file
 LIVE_SECONDS = 0.2
+RECENT = 200  # stretches behind the estimate
+STARTING = 2  # updates after a start that do not count: loading, compiling, filling caches
+OUTLIER = 5.0  # a stretch counts at most so many times the median: a machine that slept says nothing about the rest
 
 
 def _clock(seconds: float) -> str:
@@ -16,28 +22,55 @@ def _clock(seconds: float) -> str:
 class Progress:
     """Counts towards ``total`` from ``start`` (work done in an earlier process) and estimates the time left."""
 
-    def __init__(self, label: str, total: int, start: int = 0, stream=None):
-        self.label, self.total, self.start = label, total, start
-        self.stream = stream or sys.stderr
+    def __init__(
+        self, label: str, total: int, start: int = 0, stream=None, quiet: bool = False, now: Callable[[], float] = time.monotonic
+    ):  # fmt: skip
+        self.label, self.total, self.done = label, total, start
+        self.stream, self.quiet, self.now = stream or sys.stderr, quiet, now
         self.live = self.stream.isatty()
-        self.began = time.monotonic()
+        self.began = self.at = self.now()
         self.shown = self.began if start else float("-inf")
-        if start:
+        self.seen = 0
+        self.stretches: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self.pauses: dict[str, tuple[float, int]] = {}
+        if start and not quiet:
             print(f"{label}: resumed at {start} of {total}", file=self.stream, flush=True)
 
+    def seconds_left(self) -> float | None:
+        """Recent work per unit, times what is left, plus the pauses still to come; None before the first update."""
+        if not self.stretches:
+            return None
+        per_unit = [seconds / units for units, seconds in self.stretches]
+        limit = OUTLIER * statistics.median(per_unit)
+        units = sum(u for u, _ in self.stretches)
+        seconds = sum(min(s, limit * u) for u, s in self.stretches)
+        left = self.total - self.done
+        return seconds / units * left + sum(cost * (left // every) for cost, every in self.pauses.values())
+
+    def pause(self, kind: str, seconds: float, every: int) -> None:
+        """Counts ``seconds`` just spent apart from the work: a cost that returns about ``every`` so many units."""
+        self.at += seconds
+        old = self.pauses.get(kind, (seconds, every))[0]
+        self.pauses[kind] = ((old + seconds) / 2, max(every, 1))
+
     def update(self, done: int, **values: float) -> None:
-        now = time.monotonic()
+        now = self.now()
+        if done > self.done:
+            if self.seen <= STARTING:
+                self.stretches.clear()
+            self.seen += 1
+            self.stretches.append((done - self.done, max(now - self.at, 1e-9)))
+            self.done, self.at = done, now
         last = done >= self.total
-        if not last and now - self.shown < (LIVE_SECONDS if self.live else LINE_SECONDS):
+        if self.quiet or (not last and now - self.shown < (LIVE_SECONDS if self.live else LINE_SECONDS)):
             return
         self.shown = now
-        rate = (done - self.start) / max(now - self.began, 1e-9)
+        left = self.seconds_left()
         text = f"{self.label}: {done}/{self.total}"
         text += "".join(f"  {name} {value:.4g}" for name, value in values.items())
-        if rate > 0:
-            text += f"  {rate:.3g}/s  " + (
-                "done in " + _clock(now - self.began) if last else "ETA " + _clock((self.total - done) / rate)
-            )
+        if left is not None:
+            units, seconds = (sum(parts) for parts in zip(*self.stretches, strict=True))
+            text += f"  {units / seconds:.3g}/s  " + ("done in " + _clock(now - self.began) if last else "ETA " + _clock(left))
         if self.live:
             print(f"\r\033[K{text}", end="\n" if last else "", file=self.stream, flush=True)
         else:

@@ -204,6 +204,7 @@ class Registry:
             "gan": config.gan.model_dump(),
             "lpips": config.lpips.model_dump(exclude={"weights"}),
             "seed": scale.seeds.autoencoder,
+            "precision": config.precision,
         }
         if row.init == "base":
             base = scale.bases[name]

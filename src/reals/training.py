@@ -2,41 +2,80 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from reals import files, rng
+from reals.config import EngineConfig
 from reals.journal import work
+from reals.processes import GO_ON, SMALLEST_SCALE, Agreed, PeerLost, Processes, is_peer_loss
 from reals.progress import Progress
+from reals.states import States
 
 EXIT_STOPPED = 75  # asked to stop (SIGTERM, SIGUSR1), state saved: run the same command again
-KEPT_STATES = 2
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOCK_SECONDS = 60.0  # a predecessor that was told to stop may still be saving
+REPORTED_SECONDS = 60.0  # a shorter run does not say what its states cost
+OF_THE_MACHINE = frozenset({"samples_per_second", "step_seconds", "mfu", "memory_gb"})
+"""What a log record says of the machine and not of the training: different each time, so no part of any result."""
+
+Batch = TypeVar("Batch")
 
 
-class Stopped(Exception):
+class Stopped(Agreed):
     """Raised once the state is saved after a request to stop."""
 
 
-class Task(Protocol):
-    """What is trained. ``update(step)`` makes optimizer step number ``step`` (from 0) and depends on nothing else."""
+class NotFinite(Agreed, FloatingPointError):
+    """A loss or gradient that is not a number: step, terms and last good state are in the message."""
 
-    def update(self, step: int) -> dict[str, Tensor]:
-        """One step; its loss terms as detached scalars, ``loss`` among them."""
+
+class Task(Protocol):
+    """What is trained. ``update(step)`` makes optimizer step number ``step`` (from 0) and depends on nothing else.
+
+    In several processes each holds the same state, computes its shares of the step's batch (`Processes.shares`) and
+    makes the same step.
+    """
+
+    def update(self, step: int) -> dict[str, Tensor | float]:
+        """One step; its terms as detached scalars that the mean over the processes makes those of the whole batch.
+
+        ``loss`` is among them, and ``grad_norm`` (before clipping) and ``lr`` where there are such.
+        """
+
+    def extras(self) -> dict[str, Tensor]:
+        """Further terms for the log, too costly for every step."""
+        return {}
 
     def state(self) -> dict:
         """Everything `update` changes: tensors, numbers, lists and dicts of them."""
 
     def load(self, state: dict) -> None: ...
+
+
+class Ahead(Generic[Batch]):
+    """``make(step)``, a pure function, computed in a thread one step before it is asked for."""
+
+    def __init__(self, make: Callable[[int], Batch]):
+        self.make, self.pool = make, ThreadPoolExecutor(1)
+        self.next: tuple[int, Future[Batch]] | None = None
+
+    def __call__(self, step: int) -> Batch:
+        if self.next is None or self.next[0] != step:
+            self.next = step, self.pool.submit(self.make, step)
+        batch = self.next[1].result()
+        self.next = step + 1, self.pool.submit(self.make, step + 1)
+        return batch
 
 
 def data_order(seed: int, step: int, batch: int, n: int) -> list[int]:
@@ -54,9 +93,11 @@ _last_epoch: tuple = (None, None)
 
 def _epoch(seed: int, epoch: int, n: int):
     global _last_epoch
-    if _last_epoch[0] != (seed, epoch, n):
-        _last_epoch = ((seed, epoch, n), rng.permutation(seed, "data order", epoch, n=n))
-    return _last_epoch[1]
+    key, order = _last_epoch
+    if key != (seed, epoch, n):
+        order = rng.permutation(seed, "data order", epoch, n=n)
+        _last_epoch = ((seed, epoch, n), order)
+    return order
 
 
 @torch.no_grad()
@@ -65,45 +106,11 @@ def update_ema(ema: list[Tensor], parameters: Iterable[Tensor], decay: float) ->
     torch._foreach_lerp_(ema, list(parameters), 1 - decay)
 
 
-def state_path(folder: Path, step: int) -> Path:
-    return folder / "state" / f"step_{step:08d}.pt"
-
-
-def save_state(folder: Path, step: int, task: Task, keep: set[int]) -> None:
-    """Writes the state of ``step`` and its checksum, then removes older ones beyond the last two, except ``keep``."""
-    path = state_path(folder, step)
-    files.write_atomically(path, lambda partial: torch.save({"step": step, "task": task.state()}, partial))
-    files.write_text(path.with_suffix(".sha256"), files.sha256(path))
-    for old in _states(folder)[:-KEPT_STATES]:
-        if old not in keep:
-            state_path(folder, old).with_suffix(".sha256").unlink(missing_ok=True)
-            state_path(folder, old).unlink(missing_ok=True)
-
-
-def _states(folder: Path) -> list[int]:
-    return sorted(int(p.stem.removeprefix("step_")) for p in (folder / "state").glob("step_*.sha256"))
-
-
-def load_state(folder: Path, upto: int, task: Task) -> int:
-    """Loads the newest whole state not beyond ``upto``; its step, or 0 where there is none.
-
-    A state whose checksum differs is said loudly and passed over for the one before it.
-    """
-    for step in reversed([s for s in _states(folder) if s <= upto]):
-        path = state_path(folder, step)
-        expected = path.with_suffix(".sha256").read_text().strip()
-        if not path.exists() or files.sha256(path) != expected:
-            print(f"WARNING: {path} is damaged (checksum differs); going back to the state before it", flush=True)
-            continue
-        task.load(torch.load(path, map_location="cpu", weights_only=True)["task"])
-        return step
-    return 0
-
-
 class Log:
     """log.jsonl of a run: one line a record; records beyond the resumed step are dropped on opening."""
 
     def __init__(self, path: Path, step: int):
+        self.path = path
         if path.exists():
             lines = path.read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
@@ -113,12 +120,25 @@ class Log:
         self.file = path.open("a")
 
     def write(self, record: dict) -> None:
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"{self.path}: a record could not be written ({error.strerror}); {GO_ON}") from None
 
 
 def read_log(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tensorboard(folder: Path, step: int):
+    """A writer of event files from ``step`` on, or None, with a line that says so, where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("engine.tensorboard: the package tensorboard is not installed; log.jsonl holds the same numbers", file=sys.stderr)
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 @contextmanager
@@ -139,47 +159,176 @@ def train(
     steps: int,
     *,
     label: str,
-    log_every: int = 10,
-    save_seconds: float = 300.0,
+    processes: Processes | None = None,
+    engine: EngineConfig | None = None,
     keep: Iterable[int] = (),
+    batch: int | None = None,
+    utilisation: Callable[[float], float | None] = lambda step_seconds: None,
+    sample: Callable[[Path], None] | None = None,
 ) -> None:
     """Brings ``task`` to exactly ``steps``, from the newest state in ``folder`` or from the start.
 
     Killed at any instant, the same call goes on from the last state and ends with the same bits, since every step
-    is a function of its number. Saves every ``save_seconds`` and at the end; states of the steps in ``keep`` are
-    never removed. Raises FloatingPointError (step and terms named, last good state kept) on a non-finite loss and
-    Stopped after saving on SIGTERM or SIGUSR1.
+    is a function of its number. Saves every ``engine.save_seconds`` and at the end; states of the steps in ``keep`` are
+    never removed. ``batch`` samples a step and ``utilisation`` (step seconds -> MFU) are for the log. ``sample`` draws a
+    picture every ``engine.sample_every`` steps, in the main process.
+
+    Raises NotFinite (step and terms named, last good state kept), Stopped after saving on SIGTERM, SIGUSR1 or SIGINT to
+    any process, PeerLost where another process is gone, and OSError where a state or the log cannot be written.
     """
-    kept = {*keep, steps}
-    with stop_requests() as stops, files.lock(folder / ".lock", str(folder), LOCK_SECONDS):
-        done = load_state(folder, steps, task)
-        log = Log(folder / "log.jsonl", done)
-        progress = Progress(label, steps, done)
-        saved = time.monotonic()
+    processes, engine = processes or Processes(), engine or EngineConfig()
+    try:
+        with stop_requests() as stops, _lock(folder, processes):
+            _Run(task, folder, steps, label, processes, engine, {*keep, steps}, batch, utilisation, sample).go(stops)
+    except Exception as error:
+        if processes.count > 1 and is_peer_loss(error):
+            raise PeerLost(f"{label}: another process of this run is gone; {GO_ON} ({folder / 'state'})") from error
+        raise
+
+
+def _lock(folder: Path, processes: Processes):
+    """Against a second run; the main process holds it for all."""
+    return files.lock(folder / ".lock", str(folder), LOCK_SECONDS) if processes.main else nullcontext()
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(self, task, folder, steps, label, processes, engine, keep, batch, utilisation, sample):
+        self.task, self.folder, self.steps, self.label = task, folder, steps, label
+        self.processes, self.engine = processes, engine
+        self.batch, self.utilisation, self.sample = batch, utilisation, sample
+        self.states = States(folder / "state", keep)
+        self.unchecked: list[tuple[int, dict]] = []  # (step, terms) that nobody has waited for yet
+
+    def go(self, stops: list[int]) -> None:
+        processes, states, every = self.processes, self.states, self.engine.log_every
+        if processes.main:
+            states.tidy()
+        done = processes.from_main(states.newest(self.steps) if processes.main else 0)
+        if done:
+            loaded = states.read(done)
+            self.task.load(loaded["task"])
+            processes.load(loaded["processes"])
+        self.log = Log(self.folder / "log.jsonl", done) if processes.main else None
+        board = tensorboard(self.folder / "tensorboard", done) if processes.main and self.engine.tensorboard else None
+        self.progress = Progress(self.label, self.steps, done, quiet=not processes.main)
+        saved = self.marked = time.monotonic()
+        self.first, self.marked_step, self.began = done, done, saved
+        try:
+            with work():
+                for step in range(done, self.steps):
+                    self.unchecked.append((step, self.task.update(step)))
+                    number = step + 1
+                    due = processes.main and not states.busy and time.monotonic() - saved > self.engine.save_seconds
+                    stop, save = processes.vote(bool(stops), due)
+                    if number % every == 0 or number == self.steps:
+                        record = self.record(number)
+                        if processes.main:
+                            self.log.write(record)
+                            for name, value in record.items() if board else ():
+                                board.add_scalar(name, value, number)
+                    if (stop or save) and number < self.steps:
+                        self.check()
+                        self.save(number)
+                        saved = time.monotonic()
+                    if stop and number < self.steps:
+                        self.stop(number)
+                    if self.sample and self.engine.sample_every and number % self.engine.sample_every == 0:
+                        self.draw(number)
+                    # A stretch of the estimate ends where the device is known to be done: on a GPU, at the log's steps.
+                    if processes.device.type == "cpu" or number % every == 0 or number == self.steps or number - done <= 3:
+                        self.progress.update(number)
+                    states.check()
+            if done < self.steps:
+                self.save(self.steps)
+        finally:
+            states.wait()
+        elapsed = time.monotonic() - self.began
+        if processes.main and elapsed > REPORTED_SECONDS:
+            print(
+                f"{self.label}: {states.written} states of {states.bytes / 1e6:,.1f} MB written in the background; "
+                f"training waited {states.stalled:.2f} s for them ({states.stalled / elapsed:.1%})",
+                file=sys.stderr,
+            )
+
+    def check(self) -> None:
+        """Raises NotFinite where a step since the last check went wrong, in any process.
+
+        Only here and in `record` does the loop wait for the device. It comes before every save, so a state that was
+        saved is good.
+        """
+        terms = {
+            (step, name): terms[name]
+            for step, terms in self.unchecked
+            for name in ("loss", "grad_norm")
+            # An overflow in fp16 is part of finding the loss scale; the step was left out.
+            if name in terms and not (name == "grad_norm" and self.processes.scaler)
+        }
+        values = self.processes.means(terms) if terms else {}
+        bad = [step for (step, _), value in values.items() if not abs(value) < float("inf")]
+        if bad:
+            self.fail(bad[0], "the loss or its gradient is not finite")
+        if self.processes.scaler and self.processes.scaler.get_scale() < SMALLEST_SCALE:
+            self.fail(self.unchecked[-1][0], "the gradients overflow fp16 at every loss scale")
+        self.unchecked.clear()
+
+    def fail(self, step: int, what: str) -> None:
+        terms = self.processes.means(dict(self.unchecked)[step])
+        good = max([0, *self.states.steps()])
+        raise NotFinite(
+            f"{self.label}: {what} at step {step} ({', '.join(f'{k} {v:.4g}' for k, v in terms.items())}); the last good state is "
+            f"that of step {good} in {self.states.folder}; lower the learning rate or look at the data"
+        )
+
+    def record(self, number: int) -> dict:
+        """The log's record of the last step: terms as means over the processes, and how fast it went."""
+        last = dict(self.unchecked)[number - 1]
+        self.check()
+        terms = self.processes.means({**last, **self.task.extras()})
+        step_seconds = (time.monotonic() - self.marked) / (number - self.marked_step)
+        self.marked, self.marked_step = time.monotonic(), number
+        record = {"step": number, **terms, "step_seconds": round(step_seconds, 6), "memory_gb": round(self.memory() / 1e9, 3)}
+        if self.processes.scaler:
+            record["loss_scale"] = self.processes.scaler.get_scale()
+        if self.batch:
+            record["samples_per_second"] = round(self.batch / step_seconds, 3)
+        mfu = self.utilisation(step_seconds)
+        if mfu is not None:
+            record["mfu"] = round(mfu, 4)
+        return record
+
+    def memory(self) -> int:
+        """Bytes: the device's peak on a GPU, else the process's."""
+        if self.processes.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.processes.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def save(self, number: int) -> None:
+        if not self.processes.main:
+            return
         began = time.monotonic()
-        with work():
-            for step in range(done, steps):
-                terms = task.update(step)
-                if not torch.isfinite(terms["loss"]):
-                    values = ", ".join(f"{k} {float(v):.4g}" for k, v in terms.items())
-                    raise FloatingPointError(
-                        f"{label}: the loss is not finite at step {step} ({values}); the last good state is that of step "
-                        f"{max([0, *_states(folder)])} in {folder / 'state'}; lower the learning rate or look at the data"
-                    )
-                number = step + 1
-                if number % log_every == 0 or number == steps:
-                    values = {k: float(v) for k, v in terms.items()}
-                    rate = (number - done) / (time.monotonic() - began)
-                    log.write({"step": number, **values, "steps_per_second": round(rate, 3)})
-                    progress.update(number, loss=values["loss"])
-                if stops or time.monotonic() - saved > save_seconds:
-                    save_state(folder, number, task, kept)
-                    saved = time.monotonic()
-                    if stops:
-                        print(f"{label}: asked to stop; state of step {number} saved, the same command goes on", file=sys.stderr)
-                        raise Stopped
-        if done < steps:
-            save_state(folder, steps, task, kept)
+        self.states.save(number, {"step": number, "task": self.task.state(), "processes": self.processes.state()})
+        step_seconds = (began - self.began) / (number - self.first)
+        self.pause("save", time.monotonic() - began, round(self.engine.save_seconds / step_seconds))
+
+    def draw(self, number: int) -> None:
+        """A picture of where training stands; the other processes wait."""
+        began = time.monotonic()
+        if self.processes.main:
+            self.sample(self.folder / "samples" / f"step_{number}.png")
+        self.processes.wait()
+        self.pause("sample", time.monotonic() - began, self.engine.sample_every)
+
+    def pause(self, kind: str, seconds: float, every: int) -> None:
+        self.marked += seconds
+        self.progress.pause(kind, seconds, every)
+
+    def stop(self, number: int) -> None:
+        self.states.wait()
+        if self.processes.main:
+            print(f"{self.label}: asked to stop; state of step {number} saved, the same command goes on", file=sys.stderr)
+        raise Stopped
 
 
 def set_threads() -> None:

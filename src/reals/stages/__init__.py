@@ -1,5 +1,6 @@
 """One module per stage of the DAG: files in, files out; each is called with a context and an artefact."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ class Context:
 
     @cached_property
     def device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
     def folder(self, artefact: Artefact) -> Path:
         return self.registry.folder(artefact)

@@ -41,7 +41,7 @@ def lpips_network(net: str, backbone: str, weights: str | None) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-class AutoencoderTask:
+class AutoencoderTask(training.Task):
     """One step of Eq. 5: L = MSE + lambda_g GAN + lambda_p LPIPS + lambda_k KL + lambda_a L_align, then the discriminator's.
 
     All reductions: pixel losses and LPIPS are means; the KL is summed over latent dimensions and averaged over images,

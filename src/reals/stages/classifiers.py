@@ -19,7 +19,7 @@ WEIGHT_DECAY = 0.05  # our choice: DeiT's
 
 
 @dataclass
-class ClassifierTask:
+class ClassifierTask(training.Task):
     """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
 
     ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero.

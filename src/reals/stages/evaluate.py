@@ -16,7 +16,7 @@ from reals.registry import Artefact
 from reals.stages import Context, classifiers
 from reals.stages import sample as sampling
 from reals.stages.sample import save_npz
-from reals.training import read_log
+from reals.training import OF_THE_MACHINE, read_log
 
 BATCH = 256
 CURVE_POINTS = 100
@@ -101,12 +101,12 @@ def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, s
 
 
 def curve(log: Path, upto: int | None = None) -> dict[str, list[float]]:
-    """A training log thinned to at most 100 points: step and every loss-like column that all records have."""
+    """A training log thinned to at most 100 points: step and every column of the training that all records have."""
     records = [r for r in read_log(log) if upto is None or r["step"] <= upto]
     if not records:
         return {}
     thin = records[:: max(1, -(-len(records) // CURVE_POINTS))]
-    keys = [k for k in thin[0] if k != "steps_per_second" and all(k in r for r in thin)]
+    keys = [k for k in thin[0] if k not in OF_THE_MACHINE and all(k in r for r in thin)]
     return {k: [round(r[k], 6) for r in thin] for k in keys}
 
 

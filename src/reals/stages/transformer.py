@@ -2,14 +2,19 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from reals import checkpoints, ddpm, files, objectives, rng, training
 from reals.images import Images
 from reals.models.transformer import Transformer, TransformerConfig, initialise
+from reals.processes import Processes, add_weighted
 from reals.registry import Artefact
 from reals.stages import Context
 from reals.stages.features import CachedFeatures, OnlineFeatures, pooled
@@ -27,21 +32,41 @@ def network_config(spec: dict, classes: int, teacher_dim: int | None) -> Transfo
     )  # fmt: skip
 
 
-class TransformerTask:
+class Batch(NamedTuple):
+    """What one process needs of one step's batch, on the CPU; rows are samples."""
+
+    indices: list[int]
+    flips: np.ndarray
+    x: Tensor
+    noise: Tensor
+    t: Tensor
+    y: Tensor
+    tokens: Tensor | None  # REPA: the teacher's, from the cache
+    pixels: Tensor | None  # REPA: images, for a teacher that runs along
+
+
+class TransformerTask(training.Task):
     """One AdamW step of the family's loss on one batch, then the EMA. What is random is keyed by the step's number."""
 
-    def __init__(self, spec: dict, model: Transformer, latents: Latents, labels: Tensor, device: torch.device,
+    def __init__(self, spec: dict, model: Transformer, latents: Latents, labels: Tensor, processes: Processes,
                  teacher=None, images: Images | None = None):  # fmt: skip
-        self.spec, self.model, self.latents, self.labels, self.device = spec, model, latents, labels, device
+        self.spec, self.latents, self.labels, self.processes = spec, latents, labels, processes
         self.teacher, self.images = teacher, images
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.network = processes.prepare(model)
+        self.model, self.device = model, processes.device
+        self.weights = list(model.state_dict().values())
         self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(self.trained, lr=spec["lr"], betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(trained, lr=spec["lr"], betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
         self.schedule = ddpm.linear_schedule() if spec["family"] == "DiT" else None
+        self.batches = training.Ahead(self.batch)
+        self.rehearsed = processes.count < 3
 
-    def update(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> Batch:
+        """This process's rows of the step's batch. All is drawn for the global batch, so that the split does not matter."""
         spec, seed, n = self.spec, self.spec["seed"], self.spec["batch"]
+        rows = self.processes.rows(n)
 
         def draw(purpose: str) -> torch.Generator:
             return rng.generator(seed, purpose, step)
@@ -49,32 +74,76 @@ class TransformerTask:
         indices = training.data_order(seed, step, n, len(self.latents))
         flips = (torch.rand(n, generator=draw("flip")) < 0.5).numpy() & spec["flip"]
         shape = (n, spec["latent_channels"], spec["latent_size"], spec["latent_size"])
-        x = self.latents.batch(indices, flips, torch.randn(shape, generator=draw("posterior"))).to(self.device)
-        noise = torch.randn(shape, generator=draw("noise")).to(self.device)
-        dropped = objectives.drop_labels(
+        posterior = torch.randn(shape, generator=draw("posterior"))
+        noise = torch.randn(shape, generator=draw("noise"))
+        y = objectives.drop_labels(
             self.labels[indices], torch.rand(n, generator=draw("label dropout")), spec["label_dropout"], self.model.config.classes
         )
-        y = dropped.to(self.device)
         if self.schedule is not None:
-            t = torch.randint(0, len(self.schedule), (n,), generator=draw("time")).to(self.device)
-            losses = objectives.ddpm_loss(self.model, self.schedule, x, y, t, noise)
+            t = torch.randint(0, len(self.schedule), (n,), generator=draw("time"))
         else:
-            t = torch.rand(n, generator=draw("time")).to(self.device)
-            if self.teacher is None:
-                losses = objectives.flow_loss(self.model, x, y, t, noise)
-            else:
-                pixels = torch.from_numpy(self.images.batch(indices, flips)).to(self.device) if self.images else None
-                patches, _ = self.teacher(indices, flips, pixels)
-                tokens = pooled(patches, spec["latent_size"] // spec["patch"]).to(self.device)
-                losses = objectives.repa_loss(self.model, x, y, t, noise, tokens, spec["repa"]["coefficient"])
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        record = {"loss": losses.total.detach(), **losses.parts}
-        if "repa" in spec:
-            record["grad_norm"] = nn.utils.clip_grad_norm_(self.trained, spec["repa"]["grad_clip"]).detach()
-        self.optimizer.step()
-        training.update_ema(list(self.ema.values()), self.model.state_dict().values(), spec["ema"])
+            t = torch.rand(n, generator=draw("time"))
+        mine, flips = indices[rows], flips[rows]
+        tokens = pixels = None
+        if self.images is not None:
+            pixels = torch.from_numpy(self.images.batch(mine, flips))
+        elif self.teacher is not None:
+            tokens = pooled(self.teacher(mine, flips, None)[0], spec["latent_size"] // spec["patch"])
+        x = self.latents.batch(mine, flips, posterior[rows])
+        made = Batch(mine, flips, x, noise[rows], t[rows], y[rows], tokens, pixels)
+        if self.device.type == "cuda":
+            made = Batch(*(v.pin_memory() if isinstance(v, Tensor) else v for v in made))
+        return made
+
+    def update(self, step: int) -> dict[str, Tensor | float]:
+        batch = self.batches(step)
+        if not self.rehearsed:
+            # DistributedDataParallel regroups what it sums after its first backward pass. With three processes or more
+            # the grouping changes the last bits, and a resumed run would differ from one that was not interrupted.
+            self.gradient(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.rehearsed = True
+        record = self.gradient(batch)
+        clip = self.spec["repa"]["grad_clip"] if "repa" in self.spec else None
+        record["grad_norm"] = self.processes.step(self.optimizer, clip)
+        training.update_ema(list(self.ema.values()), self.weights, self.spec["ema"])
+        return {**record, "lr": self.spec["lr"]}
+
+    def gradient(self, batch: Batch) -> dict[str, Tensor]:
+        """Adds the gradient of the mean loss; the loss terms."""
+        record: dict[str, Tensor] = {}
+        first = self.processes.rows(self.spec["batch"]).start
+        for share in self.processes.shares(self.spec["batch"]):
+            rows = slice(share.rows.start - first, share.rows.stop - first)
+            with self.processes.exchange(self.network, share):
+                losses = self.losses(Batch(*(v if v is None else v[rows] for v in batch)))
+                self.processes.backward(losses.total, share)
+            add_weighted(record, {"loss": losses.total.detach(), **losses.parts}, share.weight)
         return record
+
+    def losses(self, batch: Batch) -> objectives.Losses:
+        x, noise, t, y = (v.to(self.device, non_blocking=True) for v in (batch.x, batch.noise, batch.t, batch.y))
+        if self.schedule is not None:
+            return objectives.ddpm_loss(self.call, self.schedule, x, y, t, noise)
+        if self.teacher is None:
+            return objectives.flow_loss(self.call, x, y, t, noise)
+        tokens = batch.tokens
+        if batch.pixels is not None:
+            patches, _ = self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
+            tokens = pooled(patches, self.spec["latent_size"] // self.spec["patch"])
+        tokens = tokens.to(self.device, non_blocking=True)
+        return objectives.repa_loss(self.call, x, y, t, noise, tokens, self.spec["repa"]["coefficient"])
+
+    def call(self, *arguments, **named):
+        with self.processes.autocast():
+            return self.network(*arguments, **named)
+
+    @torch.no_grad()
+    def extras(self) -> dict[str, Tensor]:
+        """``ema_drift``: ||EMA - weights|| / ||weights||."""
+        away = torch.stack([torch.linalg.vector_norm(e - w) for e, w in zip(self.ema.values(), self.weights, strict=True)])
+        whole = torch.stack([torch.linalg.vector_norm(w) for w in self.weights])
+        return {"ema_drift": torch.linalg.vector_norm(away) / torch.linalg.vector_norm(whole)}
 
     def state(self) -> dict:
         return {"model": self.model.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
@@ -84,6 +153,12 @@ class TransformerTask:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, value in state["ema"].items():
             self.ema[name].copy_(value)
+
+
+def checkpoint_blocks(model: Transformer) -> None:
+    """From now on each block keeps its input alone and computes its activations again in the backward pass."""
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def weights_path(folder: Path, step: int) -> Path:
@@ -114,10 +189,18 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
     config = network_config(spec, len(images.classes), teacher.dim if teacher else None)
     model = Transformer(config)
     initialise(model, rng.generator(spec["seed"], "transformer weights"))
-    model = model.to(context.device).train()
-    task = TransformerTask(spec, model, latents, torch.from_numpy(images.labels), context.device, teacher, online)
+    engine = context.scale.engine
+    if engine.checkpoint_blocks:
+        checkpoint_blocks(model)
     milestones = [context.scale.milestones[m] for m in registry.experiment.runs[artefact.name].milestones]
-    training.train(task, folder, step, label=f"{artefact.name} {step}", keep=milestones)
+    with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
+        task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
+        training.train(
+            task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
+            batch=spec["batch"],
+        )  # fmt: skip
+        if not processes.main:
+            return
     facts = {
         "step": step,
         "family": spec["family"],
