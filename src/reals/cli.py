@@ -105,8 +105,13 @@ def _run(options: argparse.Namespace) -> None:
     kind, _ = STAGES[options.stage]
     artefact = registry.find(kind, options.id)
     number = [getattr(options, NUMBERED[options.stage])] if options.stage in NUMBERED else []
-    with journal.job(book, options.stage, artefact.id):
+    # Of several processes (torchrun) the first keeps the books.
+    with journal.job(book if _first() else Path(os.devnull), options.stage, artefact.id):
         _stage(options.stage)(Context(registry), artefact, *number)
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _ours(error: Exception) -> bool:
@@ -116,7 +121,11 @@ def _ours(error: Exception) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 75 stopped on request with state saved, 2 a mistake to mend (one line says which), 1 a bug."""
+    """Exit code.
+
+    0 done, 75 stopped on request with state saved, 76 another process of the run died (both: run the same command again),
+    2 a mistake to mend (one line says which), 1 a bug.
+    """
     options = parser().parse_args(arguments)
     called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
     try:
@@ -126,13 +135,18 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
         if not _ours(error):
             traceback.print_exception(error)
-        print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
+        if _first() or not getattr(error, "agreed", False):
+            print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Exception as error:
+        from reals.processes import EXIT_PEER, PeerLost
         from reals.training import EXIT_STOPPED, Stopped
 
         if isinstance(error, Stopped):
             return EXIT_STOPPED
+        if isinstance(error, PeerLost):
+            print(f"{called}: {error}", file=sys.stderr)
+            return EXIT_PEER
         raise
     except KeyboardInterrupt:
         print(f"{called}: interrupted", file=sys.stderr)

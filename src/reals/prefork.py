@@ -33,7 +33,7 @@ _LENGTH = struct.Struct("!I")
 def submit(arguments: list[str]) -> int | None:
     """Runs ``reals ARGUMENTS`` in a child of the server; its exit code, or None where there is no server to reach."""
     path = os.environ.get(VARIABLE)
-    if not path:
+    if not path or "LOCAL_RANK" in os.environ:  # torchrun watches its own processes
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -22,7 +22,9 @@ SMALLEST_SCALE = 2.0**-10  # fp16: a loss scale below this means that every step
 
 
 class Agreed(Exception):
-    """Raised by all processes at the same step."""
+    """Raised by all processes at the same step; one of them says so."""
+
+    agreed = True
 
 
 class PeerLost(RuntimeError):

@@ -1,0 +1,319 @@
+"""Two processes train as one does: same samples, same noise, same weights, same log; and when one dies, all end and go on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reals import files, processes, rng, training
+from reals.config import EngineConfig
+from reals.models.transformer import Transformer, TransformerConfig, initialise
+from reals.processes import PeerLost, Processes, shares
+from reals.stages.latents import Latents
+from reals.stages.transformer import TransformerTask, checkpoint_blocks
+
+IMAGES, CLASSES, TEACHER = 24, 5, 6
+SPEC = {"batch": 7, "lr": 1e-3, "ema": 0.9, "seed": 3, "flip": True, "patch": 2, "latent_channels": 2, "latent_size": 4,
+        "label_dropout": 0.3}  # fmt: skip
+FAMILIES = {
+    "SiT": {"family": "SiT"},
+    "DiT": {"family": "DiT"},
+    "REPA": {"family": "SiT", "repa": {"coefficient": 0.5, "grad_clip": 0.3}},
+}
+
+
+def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
+    """Runs ``body`` in a child (imports are paid for) as torchrun would start it; its exit code is 1 for an exception."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if count > 1:
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
+            )  # fmt: skip
+        body(*arguments)
+        code = 0
+    except training.Stopped:
+        code = training.EXIT_STOPPED
+    except training.NotFinite as error:
+        print(error, file=sys.stderr)
+        code = 2
+    except PeerLost:
+        code = processes.EXIT_PEER
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def fork_all(count: int, body, *arguments) -> list[int]:
+    """The process ids of ``count`` processes that train together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [fork(body, *arguments, rank=rank, count=count, port=port) for rank in range(count)]
+
+
+def codes(pids: list[int], seconds: float = 60.0) -> list[int]:
+    """Their exit codes (minus the signal for a killed one); kills and fails what still runs after ``seconds``."""
+    until, ended = time.monotonic() + seconds, {}
+    while len(ended) < len(pids):
+        for pid in pids:
+            if pid not in ended:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    ended[pid] = os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            for pid in set(pids) - set(ended):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            pytest.fail(f"still running after {seconds} s: {len(pids) - len(ended)} of {len(pids)}")
+        time.sleep(0.01)
+    return [ended[pid] for pid in pids]
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory) -> Path:
+    """A small latent cache of both flips."""
+    folder = tmp_path_factory.mktemp("latents")
+    moments = torch.randn(2, IMAGES, 4, 4, 4, generator=rng.generator(0, "moments")).half().numpy()
+    np.save(folder / "moments.npy", moments)
+    files.seal(folder, ["moments.npy"], autoencoder="none", images=IMAGES, scaling_factor=0.9)
+    return folder
+
+
+class Teacher:
+    """Patch features by image and flip, as `CachedFeatures` gives them."""
+
+    dim = TEACHER
+
+    def __call__(self, indices, flips, images):
+        table = torch.randn(2, IMAGES, 4, TEACHER, generator=rng.generator(0, "teacher"))
+        return table[np.asarray(flips).astype(int), indices], None
+
+
+class Task(TransformerTask):
+    """The real task; may be slowed down, made to fail in one process, or to tell that it has begun."""
+
+    slow, poison, told = 0.0, None, None
+
+    def update(self, step):
+        if self.told is not None and step == 2:
+            (self.told / f"going_{self.processes.rank}").touch()
+        time.sleep(self.slow)
+        record = super().update(step)
+        return record
+
+    def losses(self, batch):
+        losses = super().losses(batch)
+        if self.poison is not None and self.processes.rank == self.poison:
+            return losses._replace(total=losses.total * float("nan"))
+        return losses
+
+
+def train(folder: Path, cache: Path, family: str, steps: int, *, wide: bool = False, accumulate: int = 1, precision: str = "fp32",
+          engine: EngineConfig | None = None, blocks: bool = False, **changes) -> None:  # fmt: skip
+    """Trains the real task in this process and, at the end, writes its weights, EMA and moments."""
+    if wide:
+        torch.set_default_dtype(torch.float64)
+    spec = SPEC | FAMILIES[family]
+    repa = "repa" in spec
+    model = Transformer(
+        TransformerConfig(
+            width=16, depth=2, heads=2, patch=2, latent_channels=2, latent_size=4, classes=CLASSES, learn_sigma=True,
+            label_dropout=0.3, projector_depth=1 if repa else None, projector_dim=TEACHER if repa else None, projector_hidden=8,
+        )
+    )  # fmt: skip
+    initialise(model, rng.generator(0, "weights"))
+    if blocks:
+        checkpoint_blocks(model)
+    labels = torch.arange(IMAGES) % CLASSES
+    with Processes(precision, accumulate) as several:
+        task = Task(spec, model, Latents(cache), labels, several, Teacher() if repa else None)
+        for name, value in changes.items():
+            setattr(task, name, value)
+        training.train(
+            task, folder, steps, label=family, processes=several, engine=engine or EngineConfig(log_every=1), batch=spec["batch"]
+        )
+        if several.main:
+            torch.save(task.state(), folder / "final.pt")
+
+
+def final(folder: Path) -> list[torch.Tensor]:
+    state = torch.load(folder / "final.pt", weights_only=True)
+    moments = [m for s in state["optimizer"]["state"].values() for m in s.values()]
+    return [*state["model"].values(), *state["ema"].values(), *moments]
+
+
+def same(a: Path, b: Path) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(final(a), final(b), strict=True))
+
+
+def one(folder, *arguments, **named):
+    assert codes([fork(lambda: train(folder, *arguments, **named))]) == [0]
+
+
+def many(count, folder, *arguments, **named):
+    assert codes(fork_all(count, lambda: train(folder, *arguments, **named))) == [0] * count
+
+
+def curve(folder: Path) -> list[dict]:
+    return [{k: v for k, v in r.items() if k not in training.OF_THE_MACHINE} for r in training.read_log(folder / "log.jsonl")]
+
+
+@given(st.integers(1, 50), st.integers(1, 6), st.integers(1, 5))
+def test_shares_cover_a_batch_once_and_weigh_its_mean(n, count, accumulate):
+    if n < count:
+        with pytest.raises(ValueError, match=f"batch {n} on {count} processes"):
+            shares(n, 0, count, accumulate)
+        return
+    every = [shares(n, rank, count, accumulate) for rank in range(count)]
+    assert [i for part in every for share in part for i in range(n)[share.rows]] == list(range(n))
+    assert all([share.last for share in part] == [False] * (len(part) - 1) + [True] for part in every)
+    sizes = [len(range(n)[share.rows]) for part in every for share in part]
+    assert min(sizes) >= 1
+    values = np.arange(n, dtype=float) ** 2
+    mean = np.mean([sum(share.weight * values[share.rows].mean() for share in part) for part in every])
+    assert mean == pytest.approx(values.mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_split_of_the_batch_trains_the_same_network(tmp_path, latents, family):
+    one(tmp_path / "1", latents, family, 12, wide=True)
+    one(tmp_path / "1x3", latents, family, 12, wide=True, accumulate=3, blocks=True)
+    many(2, tmp_path / "2", latents, family, 12, wide=True)
+    many(3, tmp_path / "3x2", latents, family, 12, wide=True, accumulate=2)
+    expected = final(tmp_path / "1")
+    assert not same(tmp_path / "1", tmp_path / "2")  # another order of summation: equality below says something
+    for split in ("1x3", "2", "3x2"):
+        for got, wanted in zip(final(tmp_path / split), expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+        for got, wanted in zip(curve(tmp_path / split), curve(tmp_path / "1"), strict=True):
+            assert got == pytest.approx(wanted, rel=1e-9)
+
+
+def test_two_processes_agree_with_one_in_single_precision(tmp_path, latents):
+    one(tmp_path / "1", latents, "SiT", 20)
+    many(2, tmp_path / "2", latents, "SiT", 20)
+    for got, wanted in zip(final(tmp_path / "2"), final(tmp_path / "1"), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_warning_to_any_process_stops_all_and_the_resumed_run_has_the_same_bits(tmp_path, latents, count):
+    many(count, tmp_path / "whole", latents, "REPA", 30)
+    pids = fork_all(count, lambda: train(tmp_path / "cut", latents, "REPA", 30, slow=0.02, told=tmp_path))
+    wait_for(tmp_path / "going_1")
+    os.kill(pids[-1], signal.SIGTERM)
+    assert codes(pids) == [training.EXIT_STOPPED] * count
+    assert 3 <= training.States(tmp_path / "cut" / "state", set()).steps()[-1] < 30
+    many(count, tmp_path / "cut", latents, "REPA", 30)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path.name} did not come"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(tmp_path, latents, victim):
+    saves = EngineConfig(log_every=1, save_seconds=0.1)
+    pids = fork_all(2, lambda: train(tmp_path, latents, "SiT", 30, slow=0.03, told=tmp_path, engine=saves))
+    wait_for(tmp_path / "going_0")
+    time.sleep(0.3)
+    os.kill(pids[victim], signal.SIGKILL)
+    ended = codes(pids, seconds=60)
+    assert ended[victim] == -signal.SIGKILL
+    assert ended[1 - victim] == processes.EXIT_PEER
+    many(2, tmp_path, latents, "SiT", 30)
+    many(2, tmp_path / "whole", latents, "SiT", 30)
+    assert same(tmp_path, tmp_path / "whole")
+
+
+def test_a_process_that_falls_silent_ends_the_others(tmp_path, latents, monkeypatch):
+    monkeypatch.setattr(processes, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "SILENT_SECONDS", 1.0)
+    pids = fork_all(3, lambda: train(tmp_path, latents, "SiT", 2000, slow=0.02, told=tmp_path))
+    wait_for(tmp_path / "going_1")
+    os.kill(pids[1], signal.SIGSTOP)
+    try:
+        assert codes([pids[0], pids[2]], seconds=20) == [processes.EXIT_PEER] * 2
+    finally:
+        os.kill(pids[1], signal.SIGKILL)
+        os.waitpid(pids[1], 0)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp_path, latents, capfd):
+    pids = fork_all(2, lambda: train(tmp_path, latents, "SiT", 30, poison=1, engine=EngineConfig(log_every=4)))
+    assert codes(pids) == [2, 2]
+    errors = capfd.readouterr().err
+    assert errors.count("not finite at step 0 (loss nan") == 2
+    assert training.States(tmp_path / "state", set()).steps() == []
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_near_single_and_resumes_to_the_bit(tmp_path, latents, precision):
+    one(tmp_path / "fp32", latents, "SiT", 12)
+    one(tmp_path / "whole", latents, "SiT", 12, precision=precision)
+    one(tmp_path / "cut", latents, "SiT", 5, precision=precision)
+    one(tmp_path / "cut", latents, "SiT", 12, precision=precision)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert not same(tmp_path / "whole", tmp_path / "fp32")
+    got, wanted = curve(tmp_path / "whole"), curve(tmp_path / "fp32")
+    assert got[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=0.02)
+    assert all(v.dtype == torch.float32 for v in final(tmp_path / "whole"))
+    if precision == "fp16":
+        assert got[-1]["loss_scale"] > 1
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(ValueError, match=r"precision: got 'fp8', expected one of fp32, tf32, bf16, fp16"):
+        Processes("fp8")
+
+
+def test_torchrun_runs_the_stage_in_two_processes(project):
+    here = {"PYTHONPATH": str(REPOSITORY / "src"), "REALS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **here}
+
+    def reals(*arguments: str, launch: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
+        call = [*launch, "-m", "reals", "stage", *arguments]
+        return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
+
+    from reals import config, registry
+    from reals.stages import Context, autoencoder, data, latents
+
+    context = Context(registry.Registry(config.load("smoke")))
+    run = context.registry.runs["sit-b2-sd-vae"]
+    data.run(context, context.registry.data)
+    autoencoder.run(context, context.registry.autoencoders["sd-vae"])
+    latents.run(context, run.needed("latents"))
+    done = reals("transformer", "--scale", "smoke", run.id, "10", launch=(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = context.folder(run)
+    assert (folder / "step_10.safetensors").exists()
+    assert len(training.read_log(folder / "log.jsonl")) == 1
+    assert done.stderr.count("10/10") == 1
+    journal = [json.loads(line) for line in (context.registry.root / "journal.jsonl").read_text().splitlines()]
+    assert len(journal) == 1
