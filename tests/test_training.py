@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import time
 
 import numpy as np
 import pytest
 import torch
+from forks import codes, fork, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,59 +112,34 @@ def test_states_kept_are_milestones_and_the_last_two(tmp_path):
     assert states(tmp_path).steps() == [2, 6, 8]
 
 
-PROGRAM = textwrap.dedent("""
-    import sys, time
-    sys.path.insert(0, sys.argv[2])
-    from pathlib import Path
-    from test_training import Line
-    from reals import training
-    from reals.config import EngineConfig
-    class Slow(Line):
-        def update(self, step):
-            time.sleep(0.01)
-            if step == 1: print("going", flush=True)
-            return super().update(step)
-    try:
-        training.train(Slow(), Path(sys.argv[1]), 60, label="line", engine=EngineConfig(log_every=1, save_seconds=0.02))
-    except training.Stopped:
-        sys.exit(training.EXIT_STOPPED)
-    """)
+class Slow(Line):
+    """Takes its time, and tells when it has begun."""
 
+    def __init__(self, told=None, seconds=0.005, ballast=0):
+        super().__init__()
+        self.told, self.seconds, self.ballast = told, seconds, torch.zeros(ballast)
 
-def start(folder):
-    here = os.path.dirname(__file__)
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder), here], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    def update(self, step):
+        time.sleep(self.seconds)
+        if step == 1 and self.told is not None:
+            self.told.touch()
+        return super().update(step)
+
+    def state(self):
+        return super().state() | {"ballast": self.ballast}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_warning_saves_and_exits_with_the_documented_code(tmp_path, number):
-    process = start(tmp_path)
-    assert process.stdout.readline() == "going\n"
-    process.send_signal(number)
-    _, error = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert "the same command goes on" in error
-    saved = states(tmp_path).steps()[-1]
-    assert 2 <= saved < 60
-    assert same(run(tmp_path, 60), run(tmp_path / "b", 60))
-
-
-def test_killed_at_any_instant_the_same_bits_come_out(tmp_path):
-    for kill in range(4):
-        process = start(tmp_path)
-        line = process.stdout.readline()
-        if line:
-            try:
-                process.wait(timeout=0.05 * (kill + 1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.communicate()
-    task = run(tmp_path, 60)
-    assert same(task, run(tmp_path / "b", 60))
-    steps = [r["step"] for r in training.read_log(tmp_path / "log.jsonl")]
-    assert steps == sorted(set(steps))
+def test_a_warning_saves_and_exits_with_the_documented_code(tmp_path, number, capfd):
+    child = fork(lambda: training.train(Slow(tmp_path / "told"), tmp_path / "a", 500, label="line", engine=EACH_STEP))
+    wait_for(tmp_path / "told")
+    began = time.monotonic()
+    os.kill(child, number)
+    assert codes([child]) == [75]
+    assert time.monotonic() - began < 5
+    assert "the same command goes on" in capfd.readouterr().err
+    assert 2 <= states(tmp_path / "a").steps()[-1] < 500
+    assert same(run(tmp_path / "a", 500), run(tmp_path / "b", 500))
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 5))

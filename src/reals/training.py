@@ -243,6 +243,8 @@ class _Run:
             if done < self.steps:
                 self.save(self.steps)
         finally:
+            if processes.main:
+                self.log.file.close()
             states.wait()
         elapsed = time.monotonic() - self.began
         if processes.main and elapsed > REPORTED_SECONDS:
