@@ -15,7 +15,7 @@ LAYERS = [
     {"images", "paths", "ddpm", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},
-    {"generation", "evaluation"},
+    {"generation", "evaluation", "launch"},
     {"report"},
     {"stages"},
     {"commands"},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, copy_project, edit
 from forks import codes, fork, fork_all, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from reals import files, processes, rng, training
+from reals import config, files, processes, registry, rng, training
 from reals.config import EngineConfig
+from reals.launch import worst
 from reals.models.transformer import Transformer, TransformerConfig, initialise
 from reals.processes import Processes, shares
+from reals.stages import Context, autoencoder, data, transformer
+from reals.stages import latents as latents_stage
 from reals.stages.latents import Latents
 from reals.stages.transformer import TransformerTask, checkpoint_blocks
 
@@ -229,27 +234,93 @@ def test_an_unknown_precision_is_named():
         Processes("fp8")
 
 
-def test_torchrun_runs_the_stage_in_two_processes(project):
-    here = {"PYTHONPATH": str(REPOSITORY / "src"), "REALS_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **here}
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """The smoke scale up to the latents: (context, a run), in a folder of its own."""
+    folder = tmp_path_factory.mktemp("project")
+    copy_project(folder)
+    edit(folder / "config/scales/smoke.yaml", "4M: 10}", "4M: 100000}\nengine: {sample_every: 5, log_every: 1}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield until_latents()
 
-    def reals(*arguments: str, launch: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
-        call = [*launch, "-m", "reals", "stage", *arguments]
-        return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
 
-    from reals import config, registry
-    from reals.stages import Context, autoencoder, data, latents
-
+def until_latents():
     context = Context(registry.Registry(config.load("smoke")))
     run = context.registry.runs["sit-b2-sd-vae"]
     data.run(context, context.registry.data)
     autoencoder.run(context, context.registry.autoencoders["sd-vae"])
-    latents.run(context, run.needed("latents"))
-    done = reals("transformer", "--scale", "smoke", run.id, "10", launch=(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"))  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    latents_stage.run(context, run.needed("latents"))
+    return context, run
+
+
+@pytest.fixture
+def fresh(stages):
+    """The same, with the run not begun."""
+    context, run = stages
+    shutil.rmtree(context.folder(run), ignore_errors=True)
+    return context, run
+
+
+def launch(*arguments: str, module: str = "reals.launch") -> subprocess.Popen:
+    """torchrun with two processes of `reals`."""
+    here = {"PYTHONPATH": str(REPOSITORY / "src"), "REALS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, "-m", module, "--nproc-per-node", "2", "--standalone", *arguments]
+    return subprocess.Popen(call, env={**os.environ, **here}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
+    context, run = fresh
     folder = context.folder(run)
+    job = launch("stage", "transformer", "--scale", "smoke", run.id, "100000")
+    try:
+        wait_for(folder / "log.jsonl")
+        job.send_signal(signal.SIGUSR1)
+        _, error = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == training.EXIT_STOPPED, error
+    assert error.count("the same command goes on") == 1
+    assert training.States(folder / "state", set()).steps()
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_torchrun_trains_a_run_of_the_dag_in_two_processes(fresh):
+    context, run = fresh
+    job = launch("-m", "reals", "stage", "transformer", "--scale", "smoke", run.id, "10", module="torch.distributed.run")
+    _, error = job.communicate(timeout=120)
+    assert job.returncode == 0, error
+    folder = context.folder(run)
+    first = training.read_log(folder / "log.jsonl")
     assert (folder / "step_10.safetensors").exists()
-    assert len(training.read_log(folder / "log.jsonl")) == 1
-    assert done.stderr.count("10/10") == 1
-    journal = [json.loads(line) for line in (context.registry.root / "journal.jsonl").read_text().splitlines()]
-    assert len(journal) == 1
+    assert error.count("10/10") == 1
+    book = [json.loads(line) for line in (context.registry.root / "journal.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in book] == ["transformer"]
+    shutil.rmtree(folder)
+    transformer.run(context, run, 10)
+    alone = training.read_log(folder / "log.jsonl")
+    assert [r["loss"] for r in first] == pytest.approx([r["loss"] for r in alone], rel=1e-5)
+
+
+def test_exit_codes_of_many_processes_become_one():
+    assert worst([75, 75]) == 75
+    assert worst([-9, 76]) == 76
+    assert worst([75, 2, 76]) == 2
+
+
+def test_pictures_do_not_disturb_the_run(fresh):
+    context, run = fresh
+    folder = context.folder(run)
+    transformer.run(context, run, 10)
+    weights = (folder / "step_10.safetensors").read_bytes()
+    pictures = [Image.open(folder / "samples" / f"step_{step}.png") for step in (5, 10)]
+    assert [p.size for p in pictures] == [(8 * 32, 2 * 32)] * 2
+    assert np.asarray(pictures[1]).std() > 0
+    shutil.rmtree(folder)
+    edit(Path("config/scales/smoke.yaml"), "sample_every: 5", "sample_every: 0")
+    plain = Context(registry.Registry(config.load("smoke")))
+    assert plain.registry.runs["sit-b2-sd-vae"].id == run.id
+    transformer.run(plain, run, 10)
+    assert (folder / "step_10.safetensors").read_bytes() == weights
+    assert not (folder / "samples").exists()

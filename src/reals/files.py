@@ -40,6 +40,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.close(folder)
 
 
+def sweep(path: Path) -> None:
+    """Removes what killed writers of ``path`` left beside it. Only for who alone may write it now."""
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text))
 

@@ -205,6 +205,7 @@ class _Run:
         processes, states, every = self.processes, self.states, self.engine.log_every
         if processes.main:
             states.tidy()
+            files.sweep(self.folder / "log.jsonl")
         done = processes.from_main(states.newest(self.steps) if processes.main else 0)
         if done:
             loaded = states.read(done)

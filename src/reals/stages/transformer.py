@@ -1,6 +1,7 @@
 """Stage `transformer`: DiT, SiT or REPA on cached latents, one milestone after the other."""
 
 import json
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from reals import checkpoints, ddpm, files, objectives, rng, training
+from reals.generation import Sampling, decode, draw
 from reals.images import Images
+from reals.models import autoencoder as autoencoders
 from reals.models.transformer import Transformer, TransformerConfig, initialise
 from reals.processes import Processes, add_weighted
 from reals.registry import Artefact
@@ -30,6 +34,9 @@ def network_config(spec: dict, classes: int, teacher_dim: int | None) -> Transfo
         projector_depth=repa and repa["depth"], projector_dim=repa and teacher_dim,
         **({"projector_hidden": repa["hidden"]} if repa else {}),
     )  # fmt: skip
+
+
+PICTURES, COLUMNS = 16, 8
 
 
 class Batch(NamedTuple):
@@ -155,6 +162,39 @@ class TransformerTask(training.Task):
             self.ema[name].copy_(value)
 
 
+class Pictures:
+    """Draws a small fixed grid of images by the EMA through the real sampler and decoder: a look at where training stands.
+
+    Sample k has class k mod classes and its own noise, the same each time. Nothing here is shared with the training but
+    the EMA's values, so a run with pictures has the bits of one without.
+    """
+
+    def __init__(self, task: TransformerTask, autoencoder: Path, scaling_factor: float, steps: int):
+        self.task, self.autoencoder, self.scaling_factor = task, autoencoder, scaling_factor
+        self.sampling = Sampling("ddpm" if task.spec["family"] == "DiT" else "sde", steps)
+        self.model: Transformer | None = None
+
+    def __call__(self, path: Path) -> None:
+        """Writes the PNG ``path``; where the samples are not finite it says so and training goes on."""
+        device, config = self.task.device, self.task.model.config
+        if self.model is None:
+            self.model = Transformer(config).eval().requires_grad_(False).to(device)
+            self.vae = autoencoders.load(self.autoencoder, device)
+        self.model.load_state_dict(self.task.ema)
+        indices = list(range(PICTURES))
+        y = torch.arange(PICTURES, device=device) % config.classes
+        with torch.no_grad():
+            z = draw(self.model, self.sampling, self.task.spec["seed"], y, indices, device) / self.scaling_factor
+        try:
+            images = decode(self.vae, z, indices, path.stem).cpu().numpy()
+        except FloatingPointError as error:
+            print(f"no picture: {error}", file=sys.stderr)
+            return
+        rows = [np.concatenate(images[k : k + COLUMNS], axis=2) for k in range(0, PICTURES, COLUMNS)]
+        page = np.concatenate(rows, axis=1).transpose(1, 2, 0)
+        files.write_atomically(path, lambda partial: Image.fromarray(page).save(partial, format="PNG"))
+
+
 def checkpoint_blocks(model: Transformer) -> None:
     """From now on each block keeps its input alone and computes its activations again in the backward pass."""
     for block in model.blocks:
@@ -195,9 +235,11 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
     milestones = [context.scale.milestones[m] for m in registry.experiment.runs[artefact.name].milestones]
     with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
+        autoencoder = registry.folder(latents_artefact.needed("autoencoder"))
+        pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
         training.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
-            batch=spec["batch"],
+            batch=spec["batch"], sample=pictures,
         )  # fmt: skip
         if not processes.main:
             return
@@ -212,6 +254,7 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
         "code": files.code_version(),
     }
     state = {k: v.detach().cpu().contiguous() for k, v in task.ema.items()}
+    files.sweep(weights_path(folder, step))
     files.write_atomically(
         weights_path(folder, step),
         lambda partial: save_file(state, partial, metadata={"reals": json.dumps(facts)}),
