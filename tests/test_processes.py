@@ -18,14 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reals import config, files, processes, registry, rng, training
+from reals import config, processes, registry, rng, training
 from reals.config import EngineConfig
 from reals.launch import worst
 from reals.models.transformer import Transformer, TransformerConfig, initialise
 from reals.processes import Processes, shares
 from reals.stages import Context, autoencoder, data, transformer
 from reals.stages import latents as latents_stage
-from reals.stages.latents import Latents
 from reals.stages.transformer import TransformerTask, checkpoint_blocks
 
 IMAGES, CLASSES, TEACHER = 24, 5, 6
@@ -38,14 +37,15 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory) -> Path:
-    """A small latent cache of both flips."""
-    folder = tmp_path_factory.mktemp("latents")
-    moments = torch.randn(2, IMAGES, 4, 4, 4, generator=rng.generator(0, "moments")).half().numpy()
-    np.save(folder / "moments.npy", moments)
-    files.seal(folder, ["moments.npy"], autoencoder="none", images=IMAGES, scaling_factor=0.9)
-    return folder
+class Latents:
+    """Sampled latents by image and flip, as the cache gives them."""
+
+    def __len__(self):
+        return IMAGES
+
+    def batch(self, indices, flips, noise):
+        table = torch.randn(2, IMAGES, 2, 4, 4, generator=rng.generator(0, "moments"))
+        return table[np.asarray(flips).astype(int), indices] + 0.1 * noise
 
 
 class Teacher:
@@ -77,7 +77,7 @@ class Task(TransformerTask):
         return losses
 
 
-def train(folder: Path, cache: Path, family: str, steps: int, *, wide: bool = False, accumulate: int = 1, precision: str = "fp32",
+def train(folder: Path, family: str, steps: int, *, wide: bool = False, accumulate: int = 1, precision: str = "fp32",
           engine: EngineConfig | None = None, blocks: bool = False, **changes) -> None:  # fmt: skip
     """Trains the real task in this process and, at the end, writes its weights, EMA and moments."""
     if wide:
@@ -95,7 +95,7 @@ def train(folder: Path, cache: Path, family: str, steps: int, *, wide: bool = Fa
         checkpoint_blocks(model)
     labels = torch.arange(IMAGES) % CLASSES
     with Processes(precision, accumulate) as several:
-        task = Task(spec, model, Latents(cache), labels, several, Teacher() if repa else None)
+        task = Task(spec, model, Latents(), labels, several, Teacher() if repa else None)
         for name, value in changes.items():
             setattr(task, name, value)
         training.train(
@@ -144,11 +144,11 @@ def test_shares_cover_a_batch_once_and_weigh_its_mean(n, count, accumulate):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_any_split_of_the_batch_trains_the_same_network(tmp_path, latents, family):
-    one(tmp_path / "1", latents, family, 12, wide=True)
-    one(tmp_path / "1x3", latents, family, 12, wide=True, accumulate=3, blocks=True)
-    many(2, tmp_path / "2", latents, family, 12, wide=True)
-    many(3, tmp_path / "3x2", latents, family, 12, wide=True, accumulate=2)
+def test_any_split_of_the_batch_trains_the_same_network(tmp_path, family):
+    one(tmp_path / "1", family, 12, wide=True)
+    one(tmp_path / "1x3", family, 12, wide=True, accumulate=3, blocks=True)
+    many(2, tmp_path / "2", family, 12, wide=True)
+    many(3, tmp_path / "3x2", family, 12, wide=True, accumulate=2)
     expected = final(tmp_path / "1")
     assert not same(tmp_path / "1", tmp_path / "2")  # another order of summation: equality below says something
     for split in ("1x3", "2", "3x2"):
@@ -158,45 +158,45 @@ def test_any_split_of_the_batch_trains_the_same_network(tmp_path, latents, famil
             assert got == pytest.approx(wanted, rel=1e-9)
 
 
-def test_two_processes_agree_with_one_in_single_precision(tmp_path, latents):
-    one(tmp_path / "1", latents, "SiT", 20)
-    many(2, tmp_path / "2", latents, "SiT", 20)
+def test_two_processes_agree_with_one_in_single_precision(tmp_path):
+    one(tmp_path / "1", "SiT", 20)
+    many(2, tmp_path / "2", "SiT", 20)
     for got, wanted in zip(final(tmp_path / "2"), final(tmp_path / "1"), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_warning_to_any_process_stops_all_and_the_resumed_run_has_the_same_bits(tmp_path, latents, count):
-    many(count, tmp_path / "whole", latents, "REPA", 30)
-    pids = fork_all(count, lambda: train(tmp_path / "cut", latents, "REPA", 30, slow=0.02, told=tmp_path))
+def test_a_warning_to_any_process_stops_all_and_the_resumed_run_has_the_same_bits(tmp_path, count):
+    many(count, tmp_path / "whole", "REPA", 30)
+    pids = fork_all(count, lambda: train(tmp_path / "cut", "REPA", 30, slow=0.02, told=tmp_path))
     wait_for(tmp_path / "going_1")
     os.kill(pids[-1], signal.SIGTERM)
     assert codes(pids) == [training.EXIT_STOPPED] * count
     assert 3 <= training.States(tmp_path / "cut" / "state", set()).steps()[-1] < 30
-    many(count, tmp_path / "cut", latents, "REPA", 30)
+    many(count, tmp_path / "cut", "REPA", 30)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(tmp_path, latents, victim):
+def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(tmp_path, victim):
     saves = EngineConfig(log_every=1, save_seconds=0.1)
-    pids = fork_all(2, lambda: train(tmp_path, latents, "SiT", 30, slow=0.03, told=tmp_path, engine=saves))
+    pids = fork_all(2, lambda: train(tmp_path, "SiT", 30, slow=0.03, told=tmp_path, engine=saves))
     wait_for(tmp_path / "going_0")
     time.sleep(0.3)
     os.kill(pids[victim], signal.SIGKILL)
     ended = codes(pids, seconds=60)
     assert ended[victim] == -signal.SIGKILL
     assert ended[1 - victim] == processes.EXIT_PEER
-    many(2, tmp_path, latents, "SiT", 30)
-    many(2, tmp_path / "whole", latents, "SiT", 30)
+    many(2, tmp_path, "SiT", 30)
+    many(2, tmp_path / "whole", "SiT", 30)
     assert same(tmp_path, tmp_path / "whole")
 
 
-def test_a_process_that_falls_silent_ends_the_others(tmp_path, latents, monkeypatch):
+def test_a_process_that_falls_silent_ends_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(processes, "SILENT_SECONDS", 1.0)
-    pids = fork_all(3, lambda: train(tmp_path, latents, "SiT", 2000, slow=0.02, told=tmp_path))
+    pids = fork_all(3, lambda: train(tmp_path, "SiT", 2000, slow=0.02, told=tmp_path))
     wait_for(tmp_path / "going_1")
     os.kill(pids[1], signal.SIGSTOP)
     try:
@@ -206,8 +206,8 @@ def test_a_process_that_falls_silent_ends_the_others(tmp_path, latents, monkeypa
         os.waitpid(pids[1], 0)
 
 
-def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp_path, latents, capfd):
-    pids = fork_all(2, lambda: train(tmp_path, latents, "SiT", 30, poison=1, engine=EngineConfig(log_every=4)))
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp_path, capfd):
+    pids = fork_all(2, lambda: train(tmp_path, "SiT", 30, poison=1, engine=EngineConfig(log_every=4)))
     assert codes(pids) == [2, 2]
     errors = capfd.readouterr().err
     assert errors.count("not finite at step 0 (loss nan") == 2
@@ -215,11 +215,11 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_near_single_and_resumes_to_the_bit(tmp_path, latents, precision):
-    one(tmp_path / "fp32", latents, "SiT", 12)
-    one(tmp_path / "whole", latents, "SiT", 12, precision=precision)
-    one(tmp_path / "cut", latents, "SiT", 5, precision=precision)
-    one(tmp_path / "cut", latents, "SiT", 12, precision=precision)
+def test_half_precision_trains_near_single_and_resumes_to_the_bit(tmp_path, precision):
+    one(tmp_path / "fp32", "SiT", 12)
+    one(tmp_path / "whole", "SiT", 12, precision=precision)
+    one(tmp_path / "cut", "SiT", 5, precision=precision)
+    one(tmp_path / "cut", "SiT", 12, precision=precision)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert not same(tmp_path / "whole", tmp_path / "fp32")
     got, wanted = curve(tmp_path / "whole"), curve(tmp_path / "fp32")

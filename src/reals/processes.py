@@ -16,7 +16,7 @@ from torch import Tensor, nn
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 EXIT_PEER = 76  # another process of the run died: run the same command again, it goes on from the last state
 BEAT_SECONDS = 5.0
-SILENT_SECONDS = 45.0  # without a sign of life a process counts as dead; twice this is how long NCCL alone would not notice
+SILENT_SECONDS = 45.0  # without a sign of life, and a process counts as dead: all must end within a minute
 STUCK = timedelta(minutes=10)  # longest wait for the others in one exchange: the first step may compile for minutes
 SMALLEST_SCALE = 2.0**-10  # fp16: a loss scale below this means that every step overflows
 
@@ -71,11 +71,11 @@ class Processes:
 
     ``precision`` is that of matrix products and convolutions: ``fp32``; ``tf32`` (float32 storage, 10-bit mantissa in products, on
     GPUs that have it); ``bf16`` and ``fp16`` by autocast, weights and optimizer in float32, fp16 with a loss scale.
-    ``deterministic`` picks CUDA kernels that give the same bits each time (some 5 to 10 % slower); CPU kernels do anyway.
+    ``deterministic`` picks CUDA kernels that give the same bits each time (they may be slower); CPU kernels do anyway.
     """
 
     def __init__(
-        self, precision: str = "fp32", accumulate: int = 1, compiled: bool = False, deterministic: bool = True
+        self, precision: str = "fp32", accumulate: int = 1, compiled: bool = False, deterministic: bool = False
     ):  # fmt: skip
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -86,6 +86,7 @@ class Processes:
         if cuda and deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
             torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         threads = torch.get_num_threads()
         handlers = [
             InitProcessGroupKwargs(timeout=STUCK),
