@@ -9,8 +9,9 @@ import sys
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
-from reals.processes import EXIT_PEER
+from reals.processes import EXIT_PEER, GO_ON
 from reals.training import EXIT_STOPPED
 
 
@@ -31,6 +32,9 @@ def main(arguments: list[str]) -> int:
         return worst([failure.exitcode for failure in error.failures.values()])
     except SignalException:
         return EXIT_STOPPED  # passed on to the processes, which had 30 seconds to save
+    except RendezvousConnectionError:
+        print(f"reals.launch: the node that the others meet at is gone; {GO_ON}", file=sys.stderr)
+        return EXIT_PEER
     return 0
 
 

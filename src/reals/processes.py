@@ -90,7 +90,7 @@ class Processes:
         threads = torch.get_num_threads()
         handlers = [
             InitProcessGroupKwargs(timeout=STUCK),
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
         ]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
