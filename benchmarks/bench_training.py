@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from bench_transformer import GMAC, ours, peak, row, seconds, theirs
 from torch import nn
 
 from reals import files, rng
-from reals.processes import Processes, shares
+from reals.processes import Processes
 from reals.stages.latents import Latents
 from reals.stages.transformer import TransformerTask
 
@@ -90,17 +89,6 @@ def stepper(task: TransformerTask) -> Callable[[], None]:
     return step
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """What `TransformerTask.batch` asks of its processes, for one of several that are not there."""
-
-    rank: int
-    count: int
-
-    def rows(self, n: int) -> slice:
-        return shares(n, self.rank, self.count, 1)[0].rows
-
-
 def outside(task: TransformerTask, rounds: int, clock: str) -> None:
     """What a step spends outside forward and backward: the whole step less gradients on a batch that is there."""
     batch = task.batch(0)
@@ -145,7 +133,8 @@ def loader(task: TransformerTask, batch: int, step_seconds: float) -> None:
 
     here, consumed = rate(batch), batch / step_seconds
     print(f"  here: {here:,.0f} images/s, the step consumes {consumed:,.1f}: {here / consumed:,.0f} times")
-    task.processes, task.spec = OneOf(GPUS - 1, GPUS), task.spec | {"batch": GPU_BATCH * GPUS}
+    task.spec = task.spec | {"batch": GPU_BATCH * GPUS}
+    task.rows = slice(GPU_BATCH * (GPUS - 1), GPU_BATCH * GPUS)
     bytes_each = np.dtype(np.float16).itemsize * 8 * 32 * 32
     needed = GPU_STEPS * GPU_BATCH
     there = rate(GPU_BATCH)

@@ -210,21 +210,25 @@ class _Run:
         if done:
             loaded = states.read(done)
             self.task.load(loaded["task"])
-            processes.load(loaded["processes"])
+            processes.load(loaded.get("processes", {}))
         self.log = Log(self.folder / "log.jsonl", done) if processes.main else None
         board = tensorboard(self.folder / "tensorboard", done) if processes.main and self.engine.tensorboard else None
         self.progress = Progress(self.label, self.steps, done, quiet=not processes.main)
         saved = self.marked = time.monotonic()
         self.first, self.marked_step, self.began = done, done, saved
+        shown: dict[str, float] = {}
         try:
             with work():
                 for step in range(done, self.steps):
                     self.unchecked.append((step, self.task.update(step)))
                     number = step + 1
                     due = processes.main and not states.busy and time.monotonic() - saved > self.engine.save_seconds
+                    if due:
+                        saved = time.monotonic()
                     stop, save = processes.vote(bool(stops), due)
                     if number % every == 0 or number == self.steps:
                         record = self.record(number)
+                        shown = {"loss": record["loss"]}
                         if processes.main:
                             self.log.write(record)
                             for name, value in record.items() if board else ():
@@ -232,20 +236,21 @@ class _Run:
                     if (stop or save) and number < self.steps:
                         self.check()
                         self.save(number)
-                        saved = time.monotonic()
                     if stop and number < self.steps:
                         self.stop(number)
                     if self.sample and self.engine.sample_every and number % self.engine.sample_every == 0:
                         self.draw(number)
                     # A stretch of the estimate ends where the device is known to be done: on a GPU, at the log's steps.
                     if processes.device.type == "cpu" or number % every == 0 or number == self.steps or number - done <= 3:
-                        self.progress.update(number)
+                        self.progress.update(number, **shown)
                     states.check()
             if done < self.steps:
                 self.save(self.steps)
         finally:
             if processes.main:
                 self.log.file.close()
+            if board:
+                board.close()
             states.wait()
         elapsed = time.monotonic() - self.began
         if processes.main and elapsed > REPORTED_SECONDS:

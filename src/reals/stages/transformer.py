@@ -59,6 +59,7 @@ class TransformerTask(training.Task):
                  teacher=None, images: Images | None = None):  # fmt: skip
         self.spec, self.latents, self.labels, self.processes = spec, latents, labels, processes
         self.teacher, self.images = teacher, images
+        self.rows = processes.rows(spec["batch"])
         self.network = processes.prepare(model)
         self.model, self.device = model, processes.device
         self.weights = list(model.state_dict().values())
@@ -73,7 +74,6 @@ class TransformerTask(training.Task):
     def batch(self, step: int) -> Batch:
         """This process's rows of the step's batch. All is drawn for the global batch, so that the split does not matter."""
         spec, seed, n = self.spec, self.spec["seed"], self.spec["batch"]
-        rows = self.processes.rows(n)
 
         def draw(purpose: str) -> torch.Generator:
             return rng.generator(seed, purpose, step)
@@ -90,6 +90,7 @@ class TransformerTask(training.Task):
             t = torch.randint(0, len(self.schedule), (n,), generator=draw("time"))
         else:
             t = torch.rand(n, generator=draw("time"))
+        rows = self.rows
         mine, flips = indices[rows], flips[rows]
         tokens = pixels = None
         if self.images is not None:
@@ -119,9 +120,8 @@ class TransformerTask(training.Task):
     def gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Adds the gradient of the mean loss; the loss terms."""
         record: dict[str, Tensor] = {}
-        first = self.processes.rows(self.spec["batch"]).start
         for share in self.processes.shares(self.spec["batch"]):
-            rows = slice(share.rows.start - first, share.rows.stop - first)
+            rows = slice(share.rows.start - self.rows.start, share.rows.stop - self.rows.start)
             with self.processes.exchange(self.network, share):
                 losses = self.losses(Batch(*(v if v is None else v[rows] for v in batch)))
                 self.processes.backward(losses.total, share)
