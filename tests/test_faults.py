@@ -25,13 +25,23 @@ def train_slowly(folder, steps, told=None):
     training.train(Slow(told, 0.001, BALLAST), folder, steps, label="line", engine=ALWAYS_SAVING)
 
 
+def advanced(folder, step):
+    """Waits for a state beyond ``step``."""
+    until = time.monotonic() + 60
+    while (states(folder).steps() or [0])[-1] <= step:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path, kills):
     chance = random.Random(kills)
     folder, while_writing, seen, steps = tmp_path / "a", 0, [], STEPS_PER_KILL * kills
-    for _ in range(kills):
+    for kill in range(kills):
         child = fork(lambda: train_slowly(folder, steps))
-        time.sleep(chance.uniform(0.02, 0.3))
+        if kill % 2:  # on a slow machine too, half of the kills come after some work
+            advanced(folder, seen[-1])
+        time.sleep(chance.uniform(0.0, 0.2))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         while_writing += bool(list((folder / "state").glob(".*.partial")))
@@ -39,8 +49,8 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path, kill
     assert codes([fork(lambda: train_slowly(folder, steps))]) == [0]
     assert same(run(folder, steps), run(tmp_path / "b", steps))
     print(f"{kills} kills, {while_writing} of them while a state was written; last states at {seen}")
-    assert while_writing >= kills // 5
-    assert len(set(seen)) > kills // 2
+    assert while_writing >= kills // 10
+    assert len(set(seen)) >= kills // 2
     assert seen.count(steps) < kills // 4  # most kills met a run under way
     assert not list(folder.rglob("*.partial"))
     logged = [r["step"] for r in training.read_log(folder / "log.jsonl")]
