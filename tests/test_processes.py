@@ -172,7 +172,7 @@ def test_a_warning_to_any_process_stops_all_and_the_resumed_run_has_the_same_bit
     wait_for(tmp_path / "going_1")
     os.kill(pids[-1], signal.SIGTERM)
     assert codes(pids) == [training.EXIT_STOPPED] * count
-    assert 3 <= training.States(tmp_path / "cut" / "state", set()).steps()[-1] < 30
+    assert 3 <= training.States(tmp_path / "cut" / "state").steps()[-1] < 30
     many(count, tmp_path / "cut", "REPA", 30)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp
     assert codes(pids) == [2, 2]
     errors = capfd.readouterr().err
     assert errors.count("not finite at step 0 (loss nan") == 2
-    assert training.States(tmp_path / "state", set()).steps() == []
+    assert training.States(tmp_path / "state").steps() == []
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -281,7 +281,7 @@ def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
         job.kill()
     assert job.returncode == training.EXIT_STOPPED, error
     assert error.count("the same command goes on") == 1
-    assert training.States(folder / "state", set()).steps()
+    assert training.States(folder / "state").steps()
     assert "Traceback" not in error
 
 

@@ -20,7 +20,7 @@ EACH_STEP = EngineConfig(log_every=1)
 
 
 def states(folder):
-    return States(folder / "state", set())
+    return States(folder / "state")
 
 
 class Line(training.Task):

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ class States:
     The last two are kept, and those of the steps in ``keep``. One process uses it to write, any to read.
     """
 
-    def __init__(self, folder: Path, keep: set[int]):
+    def __init__(self, folder: Path, keep: Collection[int] = ()):
         self.folder, self.keep = folder, keep
         self.stalled = 0.0  # seconds that training waited for `save`
         self.written, self.bytes = 0, 0

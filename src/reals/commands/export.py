@@ -40,9 +40,9 @@ def _raw_weights(path: Path, checkpoint):
     """The weights that our run's EMA averages, where the training state of the same step is still there."""
     import torch
 
-    from reals.training import state_path
+    from reals.states import States
 
-    state = state_path(path.parent, checkpoint.facts["step"]) if "step" in checkpoint.facts else None
+    state = States(path.parent / "state").path(checkpoint.facts["step"]) if "step" in checkpoint.facts else None
     if state is None or not state.is_file():
         return None
     return torch.load(state, map_location="cpu", weights_only=True)["task"]["model"]
