@@ -12,7 +12,7 @@ SRC = REPOSITORY / "src/reals"
 LAYERS = [
     {"config", "rng", "prefork"},
     {"registry", "files", "progress", "journal"},
-    {"images", "paths", "ddpm", "processes", "states"},
+    {"images", "paths", "ddpm", "shards", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},
     {"generation", "evaluation", "launch"},

@@ -271,7 +271,7 @@ class Scale(Strict):
     latent: LatentConfig
     lambda_k_factor: float = Field(gt=0)
     teachers: dict[Literal["large", "base"], Teacher]
-    features: Literal["cached", "online"]
+    features: Literal["cached", "cls", "online"]
     bases: dict[str, Base]
     autoencoder: AutoencoderConfig
     models: dict[Literal["S", "B", "L", "XL"], SizeConfig]

@@ -22,12 +22,13 @@ class MissingArtefact(ValueError):
     """A file another stage should have made is missing or damaged; the message names it and says how to remake it."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls ``write`` on a file beside ``path``, flushes it to disk and renames it: readers see old or new, never half."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a file to write beside ``path``; at the end flushes it to disk and renames it: readers see old or new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
-        write(partial)
+        yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -38,6 +39,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`replacing` by a function of the file to write."""
+    with replacing(path) as partial:
+        write(partial)
 
 
 def sweep(path: Path) -> None:
@@ -99,7 +106,18 @@ def begin(folder: Path, artefact: str, spec: dict) -> None:
 def seal(folder: Path, names: list[str], **facts: Any) -> None:
     """Writes the manifest, last of all: size and sha256 of each file, the code version, and the given facts."""
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    write_manifest(folder, files, **facts)
+
+
+def write_manifest(folder: Path, files: dict[str, dict], **facts: Any) -> None:
+    """`seal` for files whose size (``bytes``) and ``sha256`` are known already."""
     write_json(folder / MANIFEST, {"files": files, "code": code_version(), **facts})
+
+
+def fingerprint(manifest: dict) -> str:
+    """A hash over the hashes of a manifest's files: what they hold, wherever they are."""
+    text = "".join(f"{name}:{facts['sha256']}" for name, facts in sorted(manifest["files"].items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def opened(folder: Path) -> dict:

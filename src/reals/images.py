@@ -3,7 +3,9 @@
 import hashlib
 import io
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,9 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
 TRAIN_NAMES = ("train", "training", "seg_train")
 HELD_OUT_NAMES = ("held_out", "val", "valid", "validation", "test", "testing", "seg_test")
 SMALLEST_SPLIT = 4  # precision and recall look at third neighbours
-THREADS = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = max(1, CORES // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's processes share a node's cores
+AHEAD = 2  # batches decoded before they are asked for
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -322,7 +326,18 @@ class Images:
             images = np.where(np.asarray(flips)[:, None, None, None], images[..., ::-1], images)
         return images
 
+    def ahead(self, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(indices, images) of each batch, the next one decoded while the caller works on this one."""
+        with ThreadPoolExecutor(1) as reader:
+            waiting: deque[tuple[np.ndarray, Future]] = deque()
+            for indices in batches:
+                waiting.append((indices, reader.submit(self.batch, indices)))
+                if len(waiting) > AHEAD:
+                    indices, images = waiting.popleft()
+                    yield indices, images.result()
+            for indices, images in waiting:
+                yield indices, images.result()
+
     def fingerprint(self) -> str:
         """A hash over the manifest's file hashes: what provenance calls the data hash."""
-        text = "".join(f"{n}:{f['sha256']}" for n, f in sorted(self.manifest["files"].items()))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return files.fingerprint(self.manifest)

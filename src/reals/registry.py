@@ -16,9 +16,9 @@ REV = {
     "data": 1,
     "teacher": 1,
     "extractor": 1,
-    "features": 1,
+    "features": 2,
     "autoencoder": 1,
-    "latents": 1,
+    "latents": 2,
     "run": 1,
     "samples": 1,
     "reference": 1,
@@ -108,10 +108,13 @@ class Registry:
             else make("extractor", x.name, **identity(x, "weights"))
         )
         self.features = {
-            key: make("features", f"{t.name}_{d.name}", [self.data, t], precision="float16", flip=d.flip)
+            key: make(
+                "features", f"{t.name}_{d.name}", [self.data, t], precision="float16", flip=d.flip,
+                targets="cls" if scale.features == "cls" else None,
+            )
             for key, t in self.teachers.items()
-            if scale.features == "cached"
-        }
+            if scale.features != "online"
+        }  # fmt: skip
         self.autoencoders: dict[str, Artefact] = {}
         for name in experiment.autoencoders:
             self._autoencoder(name, make, identity)
@@ -136,8 +139,7 @@ class Registry:
             }
             needs = [latents]
             if row.repa:
-                teacher = self.teachers[scale.repa.teacher]
-                needs += [self.features.get(scale.repa.teacher, teacher)]
+                needs += [self._teaching(scale.repa.teacher, patches=True)]
                 spec["repa"] = {
                     "depth": size.repa_depth,
                     "hidden": scale.repa.hidden,
@@ -180,11 +182,16 @@ class Registry:
             row = experiment.autoencoders[experiment.runs[experiment.evaluations[name].run].autoencoder]
             if row.teacher is None or not row.patch:
                 raise ConfigError(f"figures.yaml: {name} has no patch alignment; Figures 3 and 4 need an aligned autoencoder")
-            source = self.features.get(row.teacher, self.teachers[row.teacher])
+            source = self._teaching(row.teacher, patches=True)
             self.downstream[name] = make(
                 "downstream", name, [self.samples[name], self.data, source], **scale.downstream.model_dump(),
                 held_out_images=scale.analysis.images, seed=seeds.analysis,
             )  # fmt: skip
+
+    def _teaching(self, teacher: str, patches: bool) -> Artefact:
+        """Where a teacher's features come from: its cache, or (``features: online``, or patches where cls alone is cached) itself."""
+        cached = {"cached": True, "cls": not patches, "online": False}[self.experiment.scale.features]
+        return (self.features if cached else self.teachers)[teacher]
 
     def _autoencoder(self, name: str, make, identity) -> Artefact:
         if name in self.autoencoders:
@@ -218,10 +225,9 @@ class Registry:
         else:
             start = self._autoencoder(row.init, make, identity)
             aligned = row.patch or row.cls
-            teacher = self.teachers[row.teacher] if aligned else None
             made = make(
                 "autoencoder", name,
-                [self.data, self.features.get(row.teacher, teacher) if aligned else None],
+                [self.data, self._teaching(row.teacher, row.patch) if aligned else None],
                 **architecture, **training, init=start.id, steps=config.steps, batch=config.batch, lr=config.lr,
                 lambda_k=row.lambda_k * scale.lambda_k_factor,
                 align={"patch": row.patch, "cls": row.cls, "layers": row.layers, "hidden": config.align_hidden,

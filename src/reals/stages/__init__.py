@@ -28,6 +28,7 @@ class Context:
 
     @cached_property
     def device(self) -> torch.device:
+        """This process's GPU (torchrun numbers the processes of a node), or the CPU."""
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
     def folder(self, artefact: Artefact) -> Path:

@@ -6,72 +6,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals import files
-from reals.journal import work
+from reals import files, shards
 from reals.models import teacher as teachers
-from reals.progress import Progress
 from reals.registry import Artefact
+from reals.shards import Cache, Layout, Put
 from reals.stages import Context
 
 BATCH = 64
 
 
+def layout(images: int, flips: int, grid: int, width: int, cls_only: bool = False) -> Layout:
+    """One row: the patches [grid*grid, width] in row order (unless ``cls_only``) and the cls token [width]."""
+    patch = {} if cls_only else {"patch": (grid**2, width)}
+    return Layout(images, flips, patch | {"cls": (width,)})
+
+
 def run(context: Context, artefact: Artefact) -> None:
-    """Writes patch.npy [F, N, T, D] and cls.npy [F, N, D], float16; F is 2 (plain, mirrored) where the data flip, else 1."""
+    """Fills the cache of features, with as many processes as run this; mirrored images too where the data flip."""
     folder = context.begin(artefact)
     images = context.images("train")
     teacher_folder = context.folder(artefact.needed("teacher"))
-    files.opened(teacher_folder)
+    made_from = {
+        "id": artefact.id,
+        "teacher": artefact.spec["teacher"],
+        "teacher_sha256": files.fingerprint(files.opened(teacher_folder)),
+        "data": artefact.spec["data"],
+        "data_sha256": images.fingerprint(),
+        "grid": context.scale.latent_size,
+    }
     teacher = teachers.load(teacher_folder, context.device)
-    flips = [False, True] if context.scale.data.flip else [False]
-    tokens = context.scale.latent_size**2
-    progress = Progress(artefact.name, len(flips) * len(images))
+    flips = 2 if context.scale.data.flip else 1
+    planned = layout(len(images), flips, context.scale.latent_size, teacher.dim, artefact.spec["targets"] == "cls")
 
-    def write_patch(patch_file: Path) -> None:
-        patch = np.lib.format.open_memmap(patch_file, "w+", np.float16, (len(flips), len(images), tokens, teacher.dim))
-        for f, flip in enumerate(flips):
-            for start in range(0, len(images), BATCH):
-                indices = np.arange(start, min(start + BATCH, len(images)))
-                x = torch.from_numpy(images.batch(indices, np.full(len(indices), flip))).to(context.device)
-                p, c = teacher.features(x.float() / 255)
-                patch[f, indices], cls[f, indices] = p.cpu().numpy(), c.cpu().numpy()
-                progress.update(f * len(images) + start + len(indices))
-        patch.flush()
+    def compute(span: range, put: Put) -> dict:
+        batches = (np.arange(start, min(start + BATCH, span.stop)) for start in range(span.start, span.stop, BATCH))
+        for _, pixels in images.ahead(batches):
+            x = torch.from_numpy(pixels).to(context.device)
+            views = [teacher.features(view.float() / 255) for view in (x, x.flip(-1))[:flips]]
+            rows = {name: torch.stack(parts, dim=1) for name, parts in zip(("patch", "cls"), zip(*views, strict=True), strict=True)}
+            put(**{name: rows[name].half().cpu().numpy() for name in planned.fields})
+        return {}
 
-    cls = np.zeros((len(flips), len(images), teacher.dim), np.float16)
-    with work():
-        files.write_atomically(folder / "patch.npy", write_patch)
-
-    def write_cls(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.save(file, cls)
-
-    files.write_atomically(folder / "cls.npy", write_cls)
-    files.seal(
-        folder,
-        ["patch.npy", "cls.npy"],
-        teacher=artefact.spec["teacher"],
-        data=artefact.spec["data"],
-        grid=context.scale.latent_size,
-    )
+    shards.make(folder, planned, made_from, compute, lambda facts: {}, f"features {artefact.name}")
 
 
-class CachedFeatures:
+class CachedFeatures(Cache):
     """Teacher features by image index, from the cache."""
-
-    def __init__(self, folder: Path):
-        self.manifest = files.opened(folder)
-        self.patch = np.load(folder / "patch.npy", mmap_mode="r")
-        self.cls = np.load(folder / "cls.npy")
 
     @property
     def dim(self) -> int:
-        return self.cls.shape[-1]
+        return self.layout.fields["cls"][-1]
 
     def __call__(self, indices, flips: np.ndarray, images: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(patches [B, T, D], cls [B, D]), float32; ``images`` is not looked at."""
-        f = np.asarray(flips).astype(int)
-        return torch.from_numpy(self.patch[f, indices]).float(), torch.from_numpy(self.cls[f, indices]).float()
+        """(patches [B, T, D], cls [B, D]), float32; T is 0 where the cls token alone was cached. ``images`` is not looked at."""
+        cls = torch.from_numpy(self.rows("cls", indices, flips)).float()
+        if "patch" not in self.layout.fields:
+            return cls.new_empty(len(cls), 0, self.dim), cls
+        return torch.from_numpy(self.rows("patch", indices, flips)).float(), cls
 
 
 class OnlineFeatures:
