@@ -12,6 +12,8 @@ from reals.registry import Registry
 
 DEFAULT_RESOURCES = Resources()
 STARTUP_SECONDS = 120.0
+HUB_SECONDS = 10.0
+WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280, "giant": 1536}  # by a timm model's name
 
 
 def check(registry: Registry) -> None:
@@ -29,6 +31,10 @@ def check(registry: Registry) -> None:
     ):
         if name is not None and not Path(name).is_file():
             raise ConfigError(f"{what}: {name}: no such file")
+    for key, teacher in scale.teachers.items():
+        made = (registry.folder(registry.teachers[key]) / "index.json").exists()
+        if teacher.kind == "timm" and teacher.weights is None and not made:
+            _refuse_out_of_reach(f"teachers.{key}", f"timm/{teacher.model}", ("model.safetensors", "pytorch_model.bin"))
     needed = bytes_needed(registry)
     registry.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(registry.root).free
@@ -37,6 +43,24 @@ def check(registry: Registry) -> None:
             f"disk: {registry.root} has {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB are still needed; "
             f"free some, or link results/ to a larger disk"
         )
+
+
+def _refuse_out_of_reach(what: str, repository: str, names: tuple[str, ...]) -> None:
+    """ConfigError where none of a hub repository's files is in the local cache and the hub cannot be reached."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names):
+        return
+    try:
+        huggingface_hub.model_info(repository, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return  # the hub is there; a name it does not have is the stage's to say
+    except Exception as error:  # whatever the HTTP library at hand raises, and OfflineModeIsEnabled
+        raise ConfigError(
+            f"{what}: {repository} is not in the hub's cache and the hub cannot be reached ({type(error).__name__}); "
+            f"run `hf download {repository}` where there is a network, or give weights: a local file"
+        ) from None
 
 
 def bytes_needed(registry: Registry, images: int | None = None) -> int:
@@ -55,7 +79,8 @@ def bytes_needed(registry: Registry, images: int | None = None) -> int:
         total += n * pixels
     for key, artefact in registry.features.items():
         if missing(artefact):
-            total += flips * n * scale.latent_size**2 * getattr(scale.teachers[key], "width", 1024) * 2
+            tokens = 1 if scale.features == "cls" else scale.latent_size**2 + 1
+            total += flips * n * tokens * teacher_width(scale.teachers[key]) * 2
     total += sum(2 * n * 2 * latent * 2 for a in {a.id: a for a in registry.latents.values()}.values() if missing(a))
     for name, artefact in registry.runs.items():
         row = registry.experiment.runs[name]
@@ -67,6 +92,13 @@ def bytes_needed(registry: Registry, images: int | None = None) -> int:
         if not list(registry.folder(artefact).glob("shard_*.npy")):
             total += artefact.spec["n"] * pixels
     return total
+
+
+def teacher_width(teacher) -> int:
+    """Width of a teacher's features, for a timm model by the size in its name (torch is not imported to plan)."""
+    if teacher.kind == "trained":
+        return teacher.width
+    return next((width for size, width in WIDTHS.items() if f"_{size}_" in teacher.model), 1024)
 
 
 def wait_for(path: str, process: subprocess.Popen) -> None:

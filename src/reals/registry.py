@@ -98,7 +98,7 @@ class Registry:
         self.teachers = {
             key: make("teacher", t.name, [self.data], grid=scale.latent_size, flip=d.flip, **identity(t))
             if t.kind == "trained"
-            else make("teacher", t.name, grid=scale.latent_size, **identity(t, "weights"))
+            else make("teacher", t.name, grid=scale.latent_size, positions="native", **identity(t, "weights"))
             for key, t in scale.teachers.items()
         }
         x = scale.evaluation.extractor

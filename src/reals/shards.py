@@ -36,6 +36,12 @@ HASHING_THREADS = 8
 Put = Callable[..., None]  # put(field=array, ...), arrays [b, flips, *row], in the order of the images
 
 
+def amount(count: float) -> str:
+    """A number of bytes to three digits or so, in decimal units: 20971520 -> '21.0 MB'."""
+    power = min(int(math.log10(max(count, 1))) // 3, 5)
+    return f"{count / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """How many images, rows per image (1: plain; 2: plain and mirrored), and the shape of one row of each field."""
@@ -67,7 +73,7 @@ class Layout:
     def cost(self) -> str:
         """The size of the cache as a product a reader can check."""
         rows = " + ".join(f"{name} {' x '.join(map(str, row))}" for name, row in self.fields.items())
-        return f"{self.images:,} images x {self.flips} flips x ({rows}) x {DTYPE.itemsize} bytes = {self.bytes / 1e9:,.1f} GB"
+        return f"{self.images:,} images x {self.flips} flips x ({rows}) x {DTYPE.itemsize} bytes = {amount(self.bytes)}"
 
     def stated(self) -> dict:
         return {**asdict(self), "fields": {name: list(row) for name, row in self.fields.items()}}
@@ -154,10 +160,10 @@ def _refuse_others(path: Path, record: dict, wanted: dict) -> None:
 def _refuse_small_disk(folder: Path, layout: Layout, records: dict, label: str) -> None:
     left = layout.image_bytes * (layout.images - sum(len(layout.span(k)) for k in records))
     free = shutil.disk_usage(folder).free
-    print(f"{label}: {layout.cost()}; {left / 1e9:,.1f} GB to write, {free / 1e9:,.1f} GB free", flush=True)
+    print(f"{label}: {layout.cost()}; {amount(left)} to write, {amount(free)} free", flush=True)
     if left > free:
         raise ValueError(
-            f"{folder}: {left / 1e9:,.1f} GB are still to be written, the disk has {free / 1e9:,.1f} GB free; "
+            f"{folder}: {amount(left)} are still to be written, the disk has {amount(free)} free; "
             f"free some, link the folder to a larger disk, or (features) set features: online in the scale file"
         )
 

@@ -1,6 +1,9 @@
 """The frozen vision transformer whose features the latents are aligned with."""
 
+import difflib
 import json
+import pickle
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +32,7 @@ class TeacherConfig:
 
 
 class Teacher:
-    """Patch and cls features of images, from the last layer after its norm, prefix tokens dropped."""
+    """Patch and cls features of images, from the last layer after its norm, prefix tokens (cls, registers) dropped."""
 
     def __init__(self, config: TeacherConfig, network: nn.Module):
         self.config, self.network = config, network.eval().requires_grad_(False)
@@ -42,19 +45,45 @@ class Teacher:
     def features(self, images: Tensor, grid: int | None = None) -> tuple[Tensor, Tensor]:
         """images [B, 3, H, W] in [0, 1] -> (patches [B, grid*grid, D] in row order, cls [B, D]), float32.
 
-        Images are resized (bicubic) to ``grid`` x patch pixels, so that tokens and latents match one to one
-        (448 px for DINOv2 and 32x32 latents).
+        Images are resized (bicubic, not antialiased: as REPA's reference feeds its encoders) to ``grid`` x patch
+        pixels, so that tokens and latents match one to one (448 px for DINOv2 and 32x32 latents); the network resamples
+        its own positions to that grid at each call. A network without a cls token (SigLIP's, I-JEPA's) gives the mean of its
+        patches, its own way to pool.
         """
         side = (grid or self.config.grid) * self.config.patch
         if images.shape[-1] != side:
-            images = F.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
+            images = F.interpolate(images, size=(side, side), mode="bicubic")
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
         tokens = self.network.forward_features((images - mean) / std)
-        return tokens[:, self.network.num_prefix_tokens :].float(), tokens[:, 0].float()
+        if isinstance(self.network.norm, nn.Identity):  # where the published model norms after pooling
+            tokens = self.network.fc_norm(tokens)
+        patches = tokens[:, self.network.num_prefix_tokens :].float()
+        return patches, tokens[:, 0].float() if self.network.cls_token is not None else patches.mean(dim=1)
 
 
-def build(config: TeacherConfig, weights: str | None = None, pretrained: bool = False) -> nn.Module:
-    """The network itself; ``pretrained`` loads timm's published weights (from ``weights``, a local file, if given)."""
+def published(model: str, patch: int, grid: int) -> TeacherConfig:
+    """How to feed a timm model: with the pixel mean and std it was trained with. ValueError for a name timm does not have."""
+    import timm
+
+    architecture, _, tag = model.partition(".")
+    known = [*timm.list_models(), *timm.list_pretrained()]
+    if not timm.is_model(architecture) or (tag and model not in known):
+        close = difflib.get_close_matches(model, known, n=1)
+        raise ValueError(
+            f"teachers: timm {timm.__version__} has no model '{model}'" + (f"; did you mean '{close[0]}'?" if close else "")
+        )
+    own = timm.get_pretrained_cfg(model)
+    mean, std = (tuple(own.mean), tuple(own.std)) if own else (IMAGENET_MEAN, IMAGENET_STD)
+    return TeacherConfig(model, patch, grid, mean, std)
+
+
+def build(config: TeacherConfig, pretrained: bool = False) -> nn.Module:
+    """The network itself; ``pretrained`` loads timm's published weights from the hub or its cache.
+
+    A timm model keeps its native positions (37x37 for DINOv2), so that each grid is resampled from those and not twice.
+    Raises ValueError (one line) where the model has no patch grid or another patch size than ``config.patch``, or the
+    weights are neither cached nor to be had.
+    """
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
@@ -63,11 +92,51 @@ def build(config: TeacherConfig, weights: str | None = None, pretrained: bool = 
             img_size=config.grid * config.patch, patch_size=config.patch, embed_dim=config.width,
             depth=config.depth, num_heads=config.heads, num_classes=config.classes,
         )  # fmt: skip
-    overlay = {"file": weights} if weights else None
-    return timm.create_model(
-        config.timm, pretrained=pretrained, pretrained_cfg_overlay=overlay, num_classes=0,
-        img_size=config.grid * config.patch, dynamic_img_size=True,
-    )  # fmt: skip
+    try:
+        network = timm.create_model(config.timm, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # its constructor knows no dynamic_img_size
+        network = None
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"teachers: the weights of {config.timm} are not in the hub's cache and could not be fetched ({type(error).__name__}); "
+            f"fetch them where there is a network (hf download timm/{config.timm}), or give weights: a local file"
+        ) from None
+    if network is None or not hasattr(network, "num_prefix_tokens") or not hasattr(network, "patch_embed"):
+        raise ValueError(
+            f"teachers: {config.timm} is no plain vision transformer with a patch grid; give one (e.g. a DINOv2, MAE or CLIP ViT)"
+        )
+    if tuple(network.patch_embed.patch_size) != (config.patch, config.patch):
+        own = "x".join(map(str, network.patch_embed.patch_size))
+        raise ValueError(f"teachers: {config.timm} has {own} patches; set patch to that, not {config.patch}")
+    return network
+
+
+def load_weights(network: nn.Module, weights: Path) -> None:
+    """Loads a local file into a timm network: timm's own layout or the one a model was first published in.
+
+    .safetensors, or a .pth of tensors alone: a pickle that holds code is refused. The file may be facebook's DINOv2 or
+    MAE: timm's converter for the architecture is applied. ValueError (one line) where it cannot be read or lacks weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = (
+            load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise ValueError(f"teachers: {weights} is no .safetensors file or .pth of tensors alone, or damaged ({reason})") from None
+    converter = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        state = converter(state, network) if converter else state
+        result = network.load_state_dict({k: v for k, v in state.items() if not k.startswith("head.")}, strict=False)
+    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"teachers: {weights} does not fit the model ({str(error).splitlines()[-1].strip()})") from None
+    missing = [k for k in result.missing_keys if not k.startswith("head.")]
+    if missing or result.unexpected_keys:
+        what = f"lacks {missing[0]}" if missing else f"has {result.unexpected_keys[0]}, which the model lacks"
+        raise ValueError(f"teachers: {weights} {what}; it is not this model's file")
 
 
 def save(teacher: nn.Module, config: TeacherConfig, folder: Path) -> list[str]:

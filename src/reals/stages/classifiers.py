@@ -112,15 +112,16 @@ def teacher(context: Context, artefact: Artefact) -> None:
     folder = context.begin(artefact)
     grid = context.scale.latent_size
     if config.kind == "timm":
-        if config.weights is not None and not Path(config.weights).is_file():
-            raise ValueError(f"teachers: weights {config.weights}: no such file; give timm's file for {config.model}")
-        if config.sha256 is not None and config.weights is not None and files.sha256(Path(config.weights)) != config.sha256:
-            raise ValueError(f"teachers: {config.weights}: its sha256 is not {config.sha256}; fetch the file again")
-        import timm
-
-        published = timm.get_pretrained_cfg(config.model)
-        built = teachers.TeacherConfig(config.model, config.patch, grid, tuple(published.mean), tuple(published.std))
-        network = teachers.build(built, config.weights, pretrained=True)
+        weights = Path(config.weights) if config.weights is not None else None
+        if weights is not None:
+            if not weights.is_file():
+                raise ValueError(f"teachers: weights {weights}: no such file; give the weights of {config.model}")
+            if config.sha256 not in (None, digest := files.sha256(weights)):
+                raise ValueError(f"teachers: {weights}: its sha256 is {digest}, not {config.sha256}; fetch the file again")
+        built = teachers.published(config.model, config.patch, grid)
+        network = teachers.build(built, pretrained=weights is None)
+        if weights is not None:
+            teachers.load_weights(network, weights)
         files.seal(folder, teachers.save(network, built, folder), name=config.name)
         return
     images = context.images("train")

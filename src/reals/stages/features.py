@@ -43,7 +43,9 @@ def run(context: Context, artefact: Artefact) -> None:
         for _, pixels in images.ahead(batches):
             x = torch.from_numpy(pixels).to(context.device)
             views = [teacher.features(view.float() / 255) for view in (x, x.flip(-1))[:flips]]
-            rows = {name: torch.stack(parts, dim=1) for name, parts in zip(("patch", "cls"), zip(*views, strict=True), strict=True)}
+            rows = {
+                name: torch.stack(parts, dim=1) for name, parts in zip(("patch", "cls"), zip(*views, strict=True), strict=True)
+            }
             put(**{name: rows[name].half().cpu().numpy() for name in planned.fields})
         return {}
 
