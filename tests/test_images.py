@@ -1,5 +1,7 @@
 """Any folder of images becomes a data set, or one line says why not."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,171 @@ def test_the_digits(tmp_path):
     assert not x[:, :, :, -2:].any()
     both = np.concatenate([x, held.batch(np.arange(1000))]).reshape(5000, -1)
     assert len(np.unique(both, axis=0)) > 4990  # nothing stands in both splits
+
+
+def test_the_center_crop_is_adms_to_the_pixel():
+    """ADM's crop stated a second time, on arrays: box-halve, bicubic to the shorter side, slice the middle."""
+
+    def adm(pixels: np.ndarray, size: int) -> np.ndarray:
+        while min(pixels.shape[:2]) >= 2 * size:
+            half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+            pixels = np.asarray(Image.fromarray(pixels).resize(half, resample=Image.BOX))
+        ratio = size / min(pixels.shape[:2])
+        target = tuple(round(side * ratio) for side in pixels.shape[1::-1])
+        pixels = np.asarray(Image.fromarray(pixels).resize(target, resample=Image.BICUBIC))
+        y, x = ((side - size) // 2 for side in pixels.shape[:2])
+        return pixels[y : y + size, x : x + size]
+
+    rng = np.random.default_rng(0)
+    for height, width in [(16, 16), (17, 33), (64, 31), (100, 75), (131, 257), (5, 9), (1, 40), (32, 32), (33, 500)]:
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        assert np.array_equal(np.asarray(images.center_crop(Image.fromarray(pixels), 16)), adm(pixels, 16)), (height, width)
+
+
+def grey(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """What is read of a 16x16 grey image saved with these pixels."""
+    Image.fromarray(pixels).save(path)
+    return images.decode(path, 16, True)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_scale_to_eight_over_the_whole_range(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    read = grey(tmp_path / f"a.{suffix}", ramp)
+    assert np.array_equal(read[0].ravel(), np.round(ramp.ravel() / 257))
+    assert np.array_equal(read[0], read[2])
+
+
+def test_colours_come_through_cmyk_palettes_and_animations(tmp_path):
+    red = Image.new("RGB", (20, 20), (255, 0, 0))
+    red.convert("CMYK").save(tmp_path / "a.tif")
+    red.quantize(4).save(tmp_path / "b.gif")
+    red.convert("LA").save(tmp_path / "c.png")
+    for suffix in ("webp", "png", "gif"):
+        red.save(tmp_path / f"d.{suffix}", save_all=True, append_images=[Image.new("RGB", (20, 20), "blue")], lossless=True)
+        assert images.decode(tmp_path / f"d.{suffix}", 16, True)[:, 8, 8].tolist() == [255, 0, 0]
+    assert images.decode(tmp_path / "a.tif", 16, True)[:, 8, 8].tolist() == [255, 0, 0]
+    assert images.decode(tmp_path / "b.gif", 16, True)[:, 8, 8].tolist() == [255, 0, 0]
+    assert images.decode(tmp_path / "c.png", 16, True)[:, 8, 8].tolist() == [76, 76, 76]  # 0.299 x 255
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(tmp_path, orientation):
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8, :8] = 255  # white in the upper left quarter
+    stored = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+              6: np.rot90(upright, 1), 7: np.rot90(upright.transpose(1, 0, 2), 2), 8: np.rot90(upright, -1)}  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored[orientation])).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    read = images.decode(tmp_path / "a.jpg", 16, True)[0].astype(int)
+    assert [read[4, 4] > 200, read[4, 12] < 50, read[12, 4] < 50, read[12, 12] < 50] == [True] * 4
+
+
+def _bomb() -> bytes:
+    """A PNG of 30,000 x 30,000 pixels in a few bytes: only its header is looked at."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda whole: b"", "zero bytes"),
+        (lambda whole: b"<!DOCTYPE html><html></html>", "of no known format"),
+        (lambda whole: whole[: len(whole) // 2], r"\(.+\)"),
+        (lambda whole: whole[:60] + bytes(200) + whole[260:], ""),
+        (lambda whole: _bomb(), "decompression bomb"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "gif"])
+def test_a_spoilt_file_is_one_line_that_names_it_and_says_why(tmp_path, suffix, spoil, says):
+    path = photo(tmp_path / f"a.{suffix}")
+    path.write_bytes(spoil(path.read_bytes()))
+    try:
+        images.decode(path, 16, True)
+    except images.Unreadable as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        assert re.search(says, str(error))
+    else:
+        assert says == "" and suffix != "png"  # damage that a format without checksums cannot know of
+
+
+def test_noise_in_a_files_bytes_never_raises_anything_else(tmp_path):
+    rng = np.random.default_rng(0)
+    for suffix in ("png", "jpg", "webp", "tif", "gif", "bmp", "ppm"):
+        whole = photo(tmp_path / f"a.{suffix}").read_bytes()
+        for trial in range(40):
+            noisy = bytearray(whole)
+            for at in rng.integers(0, min(len(whole), 400), 3):
+                noisy[at] = rng.integers(256)
+            (tmp_path / "b").write_bytes(noisy[: rng.integers(1, len(whole))] if trial % 4 == 0 else noisy)
+            try:
+                assert images.decode(tmp_path / "b", 16, True).shape == (3, 16, 16)
+            except images.Unreadable as error:
+                assert "\n" not in str(error)
+
+
+def test_floats_have_no_known_range(tmp_path):
+    with pytest.raises(images.Unreadable, match="floating-point pixels"):
+        grey(tmp_path / "a.tif", np.ones((16, 16), np.float32))
+
+
+def test_a_folder_as_people_have_them(tmp_path):
+    """Odd names, depths, links and litter: what is an image is found once, and nothing else."""
+    root = folder(tmp_path / "in", per_class=3)
+    wanted = {f"{name}/{i}.png" for name in ("ant", "bee") for i in range(3)}
+    wanted |= {
+        "ant/UPPER.JPG",
+        "ant/a b\u00e9 \u732b.jpeg",
+        "ant/deep/er/x.png",
+        "bee/png-in-truth.jpg",
+        "ant/link.png",
+        "ant/linked/y.png",
+    }
+    photo(root / "ant/UPPER.JPG")
+    photo(root / "ant/a b\u00e9 \u732b.jpeg")
+    photo(root / "ant/deep/er/x.png")
+    photo(tmp_path / "z.png").rename(root / "bee/png-in-truth.jpg")
+    (root / "ant/link.png").symlink_to(photo(tmp_path / "elsewhere/1.png"))
+    photo(tmp_path / "outside/y.png")
+    (root / "ant/linked").symlink_to(tmp_path / "outside")
+    (root / "ant/deep/again").symlink_to(root / "ant")  # a circle
+    for litter in (".DS_Store", "ant/.DS_Store", "ant/Thumbs.db", "ant/._0.png", "ant/notes.txt"):
+        (root / litter).write_bytes(b"x")
+    photo(root / "__MACOSX/ant/._0.png")
+    photo(root / "__MACOSX/ant/0.png")
+    photo(root / "ant/__MACOSX/0.png")
+    photo(root / "ant/.ipynb_checkpoints/0.png")
+    listing = images.list_folder(config(root), 0)
+    assert listing.classes == ["ant", "bee"]
+    assert sorted(p for s in images.SPLITS for p in listing.paths[s]) == sorted(wanted)
+    images.prepare(config(root), 0, tmp_path / "out")
+    assert sum(files.opened(tmp_path / "out")["images"].values()) == len(wanted)
+
+
+def test_a_dangling_link_and_a_name_in_no_encoding(tmp_path):
+    root = folder(tmp_path / "in")
+    (root / "bee/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ConfigError, match=r"bee/gone\.png cannot be read as an image \(.*No such file"):
+        images.prepare(config(root), 0, tmp_path / "a")
+    (root / "bee/gone.png").unlink()
+    (root / "bee/0.png").rename(os.fsdecode(os.fsencode(root / "bee") + b"/\xff.png"))
+    images.prepare(config(root, storage="files"), 0, tmp_path / "b")
+    assert images.Images(tmp_path / "b", "train").batch(np.arange(6)).shape == (6, 3, 16, 16)
+
+
+def test_batches_ahead_are_the_batches(tmp_path):
+    images.prepare(config(folder(tmp_path / "in"), storage="files"), 0, tmp_path / "out")
+    train = images.Images(tmp_path / "out", "train")
+    some = [np.array([0, 3]), np.array([5]), np.array([1, 2, 4]), np.array([0])]
+    for wanted, (indices, pixels) in zip(some, train.ahead(some), strict=True):
+        assert np.array_equal(indices, wanted)
+        assert np.array_equal(pixels, train.batch(wanted))
+    assert list(train.ahead([])) == []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reals import files, rng
 from reals.config import ConfigError, DataConfig
@@ -18,12 +18,17 @@ from reals.progress import Progress
 
 SPLITS = ("train", "held_out")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+LITTER = {"__MACOSX", "@eaDir", "lost+found"}
 TRAIN_NAMES = ("train", "training", "seg_train")
 HELD_OUT_NAMES = ("held_out", "val", "valid", "validation", "test", "testing", "seg_test")
 SMALLEST_SPLIT = 4  # precision and recall look at third neighbours
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = max(1, CORES // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's processes share a node's cores
 AHEAD = 2  # batches decoded before they are asked for
+
+
+class Unreadable(ValueError):
+    """An image file that cannot be decoded whole; the message is one line: which, and why."""
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -40,16 +45,25 @@ def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
     """RGB, 8 bits a channel: the first frame of an animation, 16-bit greys scaled (not clipped), EXIF rotation applied."""
     if exif_rotate:
         image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
 
 
 def decode(path: Path, size: int, exif_rotate: bool) -> np.ndarray:
-    """One image file as uint8 [3, size, size]. Raises OSError or SyntaxError where it cannot be read whole."""
-    with Image.open(io.BytesIO(path.read_bytes())) as image:
-        image.load()
-        return np.asarray(center_crop(to_rgb(image, exif_rotate), size)).transpose(2, 0, 1)
+    """One image file as uint8 [3, size, size]. Raises Unreadable (one line) where it cannot be read whole."""
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            image.load()
+            return np.asarray(center_crop(to_rgb(image, exif_rotate), size)).transpose(2, 0, 1)
+    except Exception as error:  # on a damaged file decoders raise anything: struct.error, zlib.error, KeyError, ...
+        if isinstance(error, UnidentifiedImageError):
+            reason = "of no known format" if path.stat().st_size else "zero bytes"
+        else:
+            reason = " ".join(str(error).split()) or type(error).__name__
+        raise Unreadable(f"{path} cannot be read as an image ({reason})") from None
 
 
 @dataclass(frozen=True)
@@ -77,12 +91,31 @@ def listing_hash(listing: Listing, sizes: bool) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for path in listing.paths[split]:
-            digest.update(f"{split}:{path}:{(listing.root / path).stat().st_size if sizes else ''}\n".encode())
+            whole = listing.root / path
+            size = whole.stat().st_size if sizes and whole.exists() else ""  # a dangling link is named when it is read
+            digest.update(os.fsencode(f"{split}:{path}:{size}\n"))
     return digest.hexdigest()
 
 
 def _class_folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _litter(entry.name))
+
+
+def _litter(name: str) -> bool:
+    """What file managers and archives leave behind, hidden files among it."""
+    return name.startswith(".") or name in LITTER
+
+
+def _image_files(folder: Path) -> list[str]:
+    """Image files below a class's folder, however deep, in order of name; links are followed, each real folder once."""
+    found, seen = [], set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(base)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not _litter(name))
+        if real not in seen:
+            found += [os.path.join(base, n) for n in names if Path(n).suffix.lower() in EXTENSIONS and not _litter(n)]
+        seen.add(real)
+    return sorted(found)
 
 
 def list_folder(config: DataConfig, seed: int) -> Listing:
@@ -113,12 +146,7 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
             raise ConfigError(f"data.path: {top} has class '{sorted(extra)[0]}', which {tops['train']} lacks")
         for label, name in enumerate(classes):
             folder = top / name
-            found = sorted(
-                str(Path(base, file).relative_to(root))
-                for base, _, names in (os.walk(folder) if folder.is_dir() else ())
-                for file in names
-                if Path(file).suffix.lower() in EXTENSIONS and not file.startswith(".")
-            )
+            found = [os.path.relpath(path, root) for path in _image_files(folder)]
             if split == "train" and not found:
                 raise ConfigError(f"data.path: {folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
             found = found[: config.images_per_class]
@@ -232,20 +260,18 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
         facts = {"listing": listing_hash(listing, config.storage == "array"), "root": str(listing.root.resolve())}
         classes, labels, images = listing.classes, dict(listing.labels), {}
         for split in SPLITS:
-            images[split], bad = _decode_all(listing, split, config, folder)
+            images[split], bad = _decode_all(listing, split, config)
             if bad:
-                names = [listing.paths[split][i] for i in bad]
                 if config.unreadable == "refuse":
+                    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
                     raise ConfigError(
-                        f"data.path: {listing.root / names[0]} cannot be read as an image"
-                        + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
-                        + "; remove it, or set data.unreadable: skip in the scale file"
+                        f"data.path: {bad[min(bad)]}{more}; remove it, or set data.unreadable: skip in the scale file"
                     )
-                keep = np.setdiff1d(np.arange(len(labels[split])), bad)
+                keep = np.setdiff1d(np.arange(len(labels[split])), list(bad))
                 labels[split] = labels[split][keep]
                 listing.paths[split][:] = [listing.paths[split][i] for i in keep]
                 images[split] = images[split][keep] if images[split] is not None else None
-                skipped += names
+                skipped += [str(reason) for _, reason in sorted(bad.items())]
         if config.storage == "files":
             for split in SPLITS:
                 files.write_json(folder / f"{split}_files.json", listing.paths[split])
@@ -257,7 +283,7 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
             save_array(folder / f"{split}_images.npy", images[split])
         save_array(folder / f"{split}_labels.npy", labels[split])
     for skip in skipped:
-        print(f"skipped (unreadable): {skip}", flush=True)
+        print(f"skipped: {skip}", flush=True)
     files.seal(
         folder, [f"{s}_{part}" for s in SPLITS for part in (kind, "labels.npy")],
         classes=classes, resolution=config.resolution, storage=config.storage, skipped=len(skipped),
@@ -265,24 +291,24 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     )  # fmt: skip
 
 
-def _decode_all(listing: Listing, split: str, config: DataConfig, folder: Path) -> tuple[np.ndarray | None, list[int]]:
-    """Decodes every file once: (images or, for ``files`` storage, None; indices that cannot be read)."""
+def _decode_all(listing: Listing, split: str, config: DataConfig) -> tuple[np.ndarray | None, dict[int, Unreadable]]:
+    """Decodes every file once: (images or, for ``files`` storage, None; why, by the index of each that cannot be read)."""
     paths = listing.paths[split]
     keep = config.storage == "array"
     images = np.zeros((len(paths), 3, config.resolution, config.resolution), np.uint8) if keep else None
-    bad: list[int] = []
+    bad: dict[int, Unreadable] = {}
     progress = Progress(f"images {split}", len(paths))
 
-    def one(i: int) -> tuple[int, np.ndarray | None]:
+    def one(i: int) -> tuple[int, np.ndarray | Unreadable]:
         try:
             return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return i, None
+        except Unreadable as error:
+            return i, error
 
     with ThreadPoolExecutor(THREADS) as pool:
         for i, image in pool.map(one, range(len(paths))):
-            if image is None:
-                bad.append(i)
+            if isinstance(image, Unreadable):
+                bad[i] = image
             elif keep:
                 images[i] = image
             progress.update(i + 1)
