@@ -213,6 +213,15 @@ def test_every_exif_orientation_is_turned_upright(tmp_path, orientation):
     assert [read[4, 4] > 200, read[4, 12] < 50, read[12, 4] < 50, read[12, 12] < 50] == [True] * 4
 
 
+def complaint(path: Path) -> str | None:
+    """What `decode` says of a file it cannot read; None where it can."""
+    try:
+        images.decode(path, 16, True)
+    except images.Unreadable as error:
+        return str(error)
+    return None
+
+
 def _bomb() -> bytes:
     """A PNG of 30,000 x 30,000 pixels in a few bytes: only its header is looked at."""
     import struct
@@ -239,13 +248,12 @@ def _bomb() -> bytes:
 def test_a_spoilt_file_is_one_line_that_names_it_and_says_why(tmp_path, suffix, spoil, says):
     path = photo(tmp_path / f"a.{suffix}")
     path.write_bytes(spoil(path.read_bytes()))
-    try:
-        images.decode(path, 16, True)
-    except images.Unreadable as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-        assert re.search(says, str(error))
-    else:
+    said = complaint(path)
+    if said is None:
         assert says == "" and suffix != "png"  # damage that a format without checksums cannot know of
+    else:
+        assert str(path) in said and "\n" not in said
+        assert re.search(says, said)
 
 
 def test_noise_in_a_files_bytes_never_raises_anything_else(tmp_path):
@@ -257,10 +265,7 @@ def test_noise_in_a_files_bytes_never_raises_anything_else(tmp_path):
             for at in rng.integers(0, min(len(whole), 400), 3):
                 noisy[at] = rng.integers(256)
             (tmp_path / "b").write_bytes(noisy[: rng.integers(1, len(whole))] if trial % 4 == 0 else noisy)
-            try:
-                assert images.decode(tmp_path / "b", 16, True).shape == (3, 16, 16)
-            except images.Unreadable as error:
-                assert "\n" not in str(error)
+            assert "\n" not in (complaint(tmp_path / "b") or "")
 
 
 def test_floats_have_no_known_range(tmp_path):

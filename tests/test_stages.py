@@ -58,6 +58,49 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
     assert not torch.allclose(mirrored, cache.batch(indices, np.zeros(80, bool), torch.zeros(80, 4, 8, 8)).flip(-1), atol=1e-3)
 
 
+def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_from_is_refused(context, monkeypatch):
+    from reals import shards
+
+    r = context.registry
+    autoencoder.run(context, r.autoencoders["sd-vae"])
+    folder = context.folder(r.latents["sd-vae"])
+    scales = {}
+    for size in (shards.SHARD_IMAGES, 16):
+        monkeypatch.setattr(latents, "BATCH", 16)
+        monkeypatch.setattr(
+            latents, "layout", lambda *a, size=size: shards.Layout(a[0], 2, {"moments": (2 * a[1], a[2], a[2])}, size)
+        )
+        latents.run(context, r.latents["sd-vae"])
+        cache = latents.Latents(folder)
+        keys = ("scaling_factor", "std", "channel_mean", "channel_std")
+        scales[len(cache.layout)] = np.concatenate([np.atleast_1d(cache.manifest[key]) for key in keys])
+        folder.rename(folder.with_name(f"moved-{size}"))
+    assert list(scales) == [1, 5]
+    np.testing.assert_allclose(scales[1], scales[5], rtol=1e-12)
+    cache.refuse_other_data(context.images("train"))
+    with pytest.raises(ValueError, match="was made from 80 images of other files than the 20 there are now"):
+        cache.refuse_other_data(context.images("held_out"))
+
+
+def test_cls_tokens_alone_can_be_cached(context, project):
+    edit(project / "config/scales/smoke.yaml", "features: cached", "features: cls")
+    r = registry.Registry(config.load("smoke"))
+    context = Context(r)
+    # What needs patches computes them; what is aligned to the cls token alone reads it.
+    assert next(a.kind for a in r.autoencoders["reals"].needs if a.kind != "data") == "teacher"
+    classifiers.teacher(context, r.teachers["large"])
+    features.run(context, r.features["large"])
+    folder = context.folder(r.features["large"])
+    assert sorted(p.name for p in folder.glob("*.npy")) == ["cls_00000.npy"]
+    cached = features.CachedFeatures(folder)
+    online = features.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
+    indices, flips = np.array([3, 11]), np.array([True, False])
+    pixels = torch.from_numpy(context.images("train").batch(indices, flips))
+    patches, cls = cached(indices, flips, None)
+    assert patches.shape == (2, 0, cached.dim)
+    torch.testing.assert_close(cls, online(indices, flips, pixels)[1], rtol=2**-10, atol=2**-10)
+
+
 def test_a_checkpoint_says_what_it_is_and_a_torn_one_is_refused(context):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
