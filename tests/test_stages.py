@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import edit
+from conftest import REPOSITORY, edit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reals import config, registry
+from reals import config, preflight, registry, shards
 from reals.models import autoencoder as models
 from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, features, latents, transformer
 
@@ -59,7 +59,6 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
 
 
 def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_from_is_refused(context, monkeypatch):
-    from reals import shards
 
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
@@ -178,3 +177,21 @@ def test_a_data_folder_that_was_cut_is_noticed(context):
     (folder / "train_labels.npy").write_bytes(b"")
     with pytest.raises(ValueError, match=r"train_labels\.npy: 0 bytes, .* expected"):
         context.images("train")
+
+
+def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
+    lines = [line.split("|")[1:-1] for line in (REPOSITORY / "docs/caches.md").read_text().splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line] for line in lines[2:] if len(line) == 6]
+    assert len(rows) == 7
+    train = {"demo": 4000, "cifar10": 50000}
+    for name, cache, images, flips, row, size in rows:
+        scale = config.load(name).scale
+        n = scale.data.expected_images or train[name]
+        teacher = preflight.teacher_width(scale.teachers["large"])
+        planned = (
+            latents.layout(n, scale.latent.channels, scale.latent_size)
+            if cache == "latents"
+            else features.layout(n, 2 if scale.data.flip else 1, scale.latent_size, teacher, cache.endswith("cls"))
+        )
+        stated = " + ".join(" x ".join(map(str, shape)) for shape in planned.fields.values())
+        assert [images, flips, row, size] == [f"{n:,}", str(planned.flips), stated, shards.amount(planned.bytes)], (name, cache)
