@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def slow(folder: Path) -> None:
     shards.POLL_SECONDS = 0.05
-    fill(folder, work=lambda span, put: compute(span, put, 0.08))
+    fill(folder, work=lambda span, put: compute(span, put, 0.03))
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +100,17 @@ def test_many_writers_killed_at_random_moments_leave_the_same_files(whole, tmp_p
     for w in writers:
         w.start()
     while not (folder / "index.json").exists():
-        assert time.monotonic() - began < 60
-        time.sleep(draw.uniform(0.0, 0.03))
+        assert time.monotonic() - began < 300
+        time.sleep(draw.uniform(0.0, 0.02))
         victim = int(draw.integers(3))
-        if kills < 25:
+        if kills < 12:
             os.kill(writers[victim].pid, signal.SIGKILL)
             writers[victim].join()
             kills += 1
             writers[victim] = fork.Process(target=slow, args=(folder,))
             writers[victim].start()
     for w in writers:
-        w.join(20)
+        w.join(120)
         assert w.exitcode == 0  # those that found nothing left to do end as well
     for left in folder.glob(".*"):  # of writers killed after their shard was made by another, or of the last claim
         assert left.name.endswith((".partial", ".claims"))
@@ -220,5 +220,5 @@ def test_a_full_disk_ends_in_an_error_and_no_half_file(tmp_path):
 
     process = multiprocessing.get_context("fork").Process(target=limited)
     process.start()
-    process.join(20)
+    process.join(120)
     assert process.exitcode == 0

@@ -76,9 +76,10 @@ def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_
         folder.rename(folder.with_name(f"moved-{size}"))
     assert list(scales) == [1, 5]
     np.testing.assert_allclose(scales[1], scales[5], rtol=1e-12)
-    cache.refuse_other_data(context.images("train"))
+    folder.with_name("moved-16").rename(folder)
+    latents.Latents(folder, context.images("train"))
     with pytest.raises(ValueError, match="was made from 80 images of other files than the 20 there are now"):
-        cache.refuse_other_data(context.images("held_out"))
+        latents.Latents(folder, context.images("held_out"))
 
 
 def test_cls_tokens_alone_can_be_cached(context, project):

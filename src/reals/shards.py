@@ -258,13 +258,20 @@ def _drop_damaged(folder: Path, records: dict[int, dict], suspects: set[int]) ->
 
 
 class Cache:
-    """The rows of a sealed cache by image index; MissingArtefact where a file is gone, ValueError where it is another's."""
+    """The rows of a sealed cache by image index.
 
-    def __init__(self, folder: Path):
-        self.manifest = files.opened(folder)
-        m = self.manifest
+    Raises (one line) MissingArtefact where a file is gone or cut, ValueError where the folder holds another cache, or one
+    that was not made from ``images``, a prepared data set.
+    """
+
+    def __init__(self, folder: Path, images=None):
+        self.manifest = m = files.opened(folder)
         if m.get("id") != folder.name:
             raise ValueError(f"{folder} holds the cache of {m.get('id')}; move it away and run again")
+        if images is not None and (m["data_sha256"], m["images"]) != (images.fingerprint(), len(images)):
+            raise ValueError(
+                f"{folder} was made from {m['images']} images of other files than the {len(images)} there are now; move it away and run again"
+            )
         self.layout = Layout(m["images"], m["flips"], {name: tuple(row) for name, row in m["fields"].items()}, m["shard_images"])
         self._maps: dict[str, list[memoryview]] = {field: [] for field in self.layout.fields}
         for k in range(len(self.layout)):
@@ -275,14 +282,6 @@ class Cache:
 
     def __len__(self) -> int:
         return self.layout.images
-
-    def refuse_other_data(self, images) -> None:
-        """ValueError (one line) where the cache was not made from these prepared images."""
-        if self.manifest["data_sha256"] != images.fingerprint() or len(self) != len(images):
-            raise ValueError(
-                f"the cache {self.manifest['id']} was made from {len(self)} images of other files than the {len(images)} there are now; "
-                f"move its folder away and run again"
-            )
 
     def rows(self, field: str, indices, flips) -> np.ndarray:
         """Rows of the images ``indices``, mirrored where ``flips`` is true: float16 [B, *row]. Copies no other bytes."""

@@ -127,7 +127,11 @@ def run(context: Context, artefact: Artefact) -> None:
             cached = "features" in spec
             needed = artefact.needed("features" if cached else "teacher")
             teacher_folder = registry.folder(needed.needed("teacher") if cached else needed)
-            source = CachedFeatures(registry.folder(needed)) if cached else OnlineFeatures(teacher_folder, context.device)
+            source = (
+                CachedFeatures(registry.folder(needed), context.images("train"))
+                if cached
+                else OnlineFeatures(teacher_folder, context.device)
+            )
             heads = train_heads(context, artefact, source, source.dim, context.images("train"))
             held_out = context.images("held_out")
             chosen = rng.permutation(spec["seed"], "held-out", n=len(held_out))[: scale.analysis.images]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reals import files, shards
+from reals.images import Images
 from reals.models import autoencoder as models
 from reals.registry import Artefact
 from reals.shards import Cache, Layout, Put
@@ -76,8 +77,8 @@ def run(context: Context, artefact: Artefact) -> None:
 class Latents(Cache):
     """Scaled sampled latents by image index, from the cache."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, images: Images | None = None):
+        super().__init__(folder, images)
         self.scaling_factor: float = self.manifest["scaling_factor"]
 
     def batch(self, indices, flips: np.ndarray, noise: Tensor) -> Tensor:

@@ -211,18 +211,13 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
 
     spec, registry = artefact.spec, context.registry
     folder = context.begin(artefact)
-    latents_artefact = artefact.needed("latents")
-    latents = Latents(registry.folder(latents_artefact))
     images = context.images("train")
-    if len(images) != len(latents):
-        raise ValueError(
-            f"{registry.folder(latents_artefact)} holds {len(latents)} images, the data set {len(images)}; remake it"
-        )
+    latents = Latents(registry.folder(artefact.needed("latents")), images)
     teacher = online = None
     if "repa" in spec:
         grid = spec["latent_size"] // spec["patch"]
         if "features" in spec:
-            teacher = CachedFeatures(registry.folder(artefact.needed("features")))
+            teacher = CachedFeatures(registry.folder(artefact.needed("features")), images)
         else:
             teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device, grid)
             online = images
