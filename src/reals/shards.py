@@ -190,8 +190,8 @@ def _claim(claims, byte: int) -> Iterator[bool]:
 def _write(folder: Path, layout: Layout, k: int, source: dict, compute, progress: Progress, records: dict) -> dict:
     """Makes shard k: its fields first, each renamed into place when whole, its record last."""
     span, names = layout.span(k), layout.names(k)
-    for left_behind in folder.glob(f".*_{k:05d}.*.partial"):  # by a killed writer: who holds the claim is the only one
-        left_behind.unlink(missing_ok=True)
+    for name in names.values():
+        files.sweep(folder / name)
     before = sum(len(layout.span(j)) for j in records)
     written = 0
     with ExitStack() as stack:

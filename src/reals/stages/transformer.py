@@ -230,7 +230,7 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
     milestones = [context.scale.milestones[m] for m in registry.experiment.runs[artefact.name].milestones]
     with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
-        autoencoder = registry.folder(latents_artefact.needed("autoencoder"))
+        autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
         pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
         training.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
