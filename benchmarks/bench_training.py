@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from bench_transformer import GMAC, ours, peak, row, seconds, theirs
 from torch import nn
 
-from reals import files, rng
+from reals import rng, shards
 from reals.processes import Processes
-from reals.stages.latents import Latents
+from reals.stages.latents import Latents, layout
 from reals.stages.transformer import TransformerTask
 
 IMAGES, CLASSES = 4096, 1000
@@ -36,15 +36,23 @@ ROUNDS_OF_THE_LOADER = 20
 
 
 def write_cache(folder: Path) -> None:
-    """Random moments of both flips in the format of stage `latents`."""
-    moments = torch.randn(2, IMAGES, 8, 32, 32, generator=rng.generator(0, "moments"))
-    np.save(folder / "moments.npy", (moments * 0.5).half().numpy())
-    files.seal(folder, ["moments.npy"], autoencoder="none", images=IMAGES, scaling_factor=SCALE)
+    """Random moments of both flips in the format of stage `latents`, in one shard."""
+    moments = (torch.randn(IMAGES, 2, 8, 32, 32, generator=rng.generator(0, "moments")) * 0.5).half().numpy()
+
+    def compute(span: range, put: shards.Put) -> dict:
+        put(moments=moments[span.start : span.stop])
+        return {}
+
+    planned = layout(IMAGES, 4, 32)
+    assert len(planned) == 1
+    shards.make(
+        folder, planned, {"id": folder.name, "autoencoder": "none"}, compute, lambda facts: {"scaling_factor": SCALE}, "latents"
+    )
 
 
 def plain(model: nn.Module, folder: Path, batch: int) -> Callable[[], None]:
     """The loop as one writes it first: global random numbers, batch made in the step, a loop over parameters for the EMA."""
-    moments = np.load(folder / "moments.npy", mmap_mode="r")
+    moments = np.load(folder / "moments_00000.npy", mmap_mode="r")
     labels = torch.arange(IMAGES) % CLASSES
     ema = deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0, fused=True)
@@ -52,7 +60,7 @@ def plain(model: nn.Module, folder: Path, batch: int) -> Callable[[], None]:
     def step() -> None:
         indices = torch.randint(0, IMAGES, (batch,))
         flips = torch.randint(0, 2, (batch,))
-        mean, logvar = torch.from_numpy(moments[flips.numpy(), indices.numpy()]).float().chunk(2, dim=1)
+        mean, logvar = torch.from_numpy(moments[indices.numpy(), flips.numpy()]).float().chunk(2, dim=1)
         x = (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)) * SCALE
         y = torch.where(torch.rand(batch) < DROPOUT, CLASSES, labels[indices])
         noise, t = torch.randn_like(x), torch.rand(batch)
