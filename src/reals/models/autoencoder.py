@@ -67,11 +67,8 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> nn.Module:
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    path = Path(source)
-    if path.is_file():
-        settings, weights, state = _read_ldm(path)
-    else:
-        settings, weights, state = _read_folder(path if path.is_dir() else _from_hub(str(source)))
+    config, weights = find(source)
+    settings, state = _read_diffusers(config, weights) if config else _read_ldm(weights)
     try:
         with torch.device("meta"):
             vae = AutoencoderKL.from_config(settings)
@@ -81,6 +78,23 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> nn.Module:
     # A copy, so that the file may change or go while the network is in use.
     vae.load_state_dict({k: v.to(device, torch.float32, copy=True) for k, v in state.items()}, assign=True)
     return vae.eval().requires_grad_(False)
+
+
+def find(source: Path | str) -> tuple[Path | None, Path]:
+    """(config.json, weights) of a folder or hub name; (None, the file) of a file. ValueError where they are not there."""
+    folder = Path(source)
+    if folder.is_file():
+        return None, folder
+    if not folder.is_dir():
+        folder = _from_hub(str(source))
+    config = folder / "config.json"
+    if not config.is_file():
+        hint = f"; is it {folder / 'vae'}?" if (folder / "vae" / "config.json").is_file() else ""
+        raise ValueError(f"{folder}: no config.json there; expected the folder of a diffusers AutoencoderKL{hint}")
+    for name in (WEIGHTS, f"{STEM}.bin"):
+        if (folder / name).is_file():
+            return config, folder / name
+    raise ValueError(f"{folder}: has neither {WEIGHTS} nor {STEM}.bin")
 
 
 def _from_hub(name: str) -> Path:
@@ -96,25 +110,19 @@ def _from_hub(name: str) -> Path:
         raise ValueError(f"{name}: no such file or folder, and not on the hub or in its cache ({reason[:150]})") from None
 
 
-def _read_folder(folder: Path) -> tuple[dict, Path, dict[str, Tensor]]:
-    if not (folder / "config.json").is_file():
-        hint = f"; is it {folder / 'vae'}?" if (folder / "vae" / "config.json").is_file() else ""
-        raise ValueError(f"{folder}: no config.json there; expected the folder of a diffusers AutoencoderKL{hint}")
+def _read_diffusers(config: Path, weights: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
-        settings = json.loads((folder / "config.json").read_text())
+        settings = json.loads(config.read_text())
         made = settings.get("_class_name", "AutoencoderKL")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise ValueError(f"{folder / 'config.json'}: damaged (not a JSON object); fetch or make it again") from None
+        raise ValueError(f"{config}: damaged (not a JSON object); fetch or make it again") from None
     if made != "AutoencoderKL":
-        raise ValueError(f"{folder / 'config.json'}: is of a {made}, expected an AutoencoderKL")
-    found = [folder / f"{STEM}{suffix}" for suffix in (".safetensors", ".bin") if (folder / f"{STEM}{suffix}").is_file()]
-    if not found:
-        raise ValueError(f"{folder}: has neither {STEM}.safetensors nor {STEM}.bin")
-    state = tensors.named(found[0], tensors.read(found[0])[0])
-    return settings, found[0], {_renamed(name, OLD_ATTENTION): value for name, value in state.items()}
+        raise ValueError(f"{config}: is of a {made}, expected an AutoencoderKL")
+    state = tensors.named(weights, tensors.read(weights)[0])
+    return settings, {_renamed(name, OLD_ATTENTION): value for name, value in state.items()}
 
 
-def _read_ldm(path: Path) -> tuple[dict, Path, dict[str, Tensor]]:
+def _read_ldm(path: Path) -> tuple[dict, dict[str, Tensor]]:
     content, _ = tensors.read(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -144,7 +152,7 @@ def _read_ldm(path: Path) -> tuple[dict, Path, dict[str, Tensor]]:
 
     # LDM's attention is 1x1 convolutions, diffusers' linear layers.
     flat = {named(k): v.flatten(1) if ".mid.attn_1." in k and v.ndim == 4 else v for k, v in state.items()}
-    return settings, path, flat
+    return settings, flat
 
 
 def _renamed(name: str, renames: dict[str, str]) -> str:
@@ -218,12 +226,12 @@ def save_align(networks: AlignNetworks, folder: Path) -> list[str]:
 
 def load_align(folder: Path, device: torch.device | str = "cpu") -> AlignNetworks | None:
     """The align networks beside an autoencoder, frozen; None where it was not aligned."""
-    from safetensors.torch import load_file
-
     if not (folder / ALIGN_CONFIG).exists():
         return None
     networks = AlignNetworks(**read_json(folder / ALIGN_CONFIG))
-    networks.load_state_dict(load_file(folder / ALIGN_WEIGHTS))
+    state = tensors.named(folder / ALIGN_WEIGHTS, tensors.read(folder / ALIGN_WEIGHTS)[0])
+    tensors.check(folder / ALIGN_WEIGHTS, state, networks.state_dict())
+    networks.load_state_dict(state)
     return networks.to(device).eval().requires_grad_(False)
 
 
