@@ -191,7 +191,8 @@ class AutoencoderTask(training.Task):
                 logits = self.discriminator(reconstruction)
             terms["gan"], weights["gan"] = gan.generator_loss(logits.float()), lambda_g
             if spec["gan_weight"] == "adaptive":
-                weights["gan"] = lambda_g * adaptive_weight(loss, terms["gan"], self.vae.decoder.conv_out.weight, processes)
+                layer = self.vae.decoder.conv_out.weight
+                weights["gan"] = lambda_g * adaptive_weight(share.weight * loss, share.weight * terms["gan"], layer, processes)
             loss = loss + weights["gan"] * terms["gan"]
         parts: dict[str, Tensor] = {}
         if self.align is not None:
