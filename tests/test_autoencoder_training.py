@@ -388,3 +388,14 @@ def test_a_unit_scale_start_is_the_same_autoencoder_at_another_scale(context):
     torch.testing.assert_close(b.mean, a.mean * base.config.scaling_factor, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(tuned.decode(b.mean).sample, base.decode(a.mean).sample, rtol=1e-4, atol=1e-4)
     assert tuned.config.scaling_factor == pytest.approx(1, abs=1e-3)
+
+
+def test_a_teacher_whose_grid_is_not_the_latents_is_refused_before_training():
+    def teacher(tokens):
+        return lambda indices, flips, images: (torch.ones(len(indices), tokens, 6), torch.ones(len(indices), 6))
+
+    check = autoencoder._check_grid
+    check(teacher(64), Pictures(), 8, True, torch.device("cpu"))
+    check(teacher(0), Pictures(), 8, False, torch.device("cpu"))  # cls features alone are enough where cls alone is aligned
+    with pytest.raises(ValueError, match="49 patch features an image, the latents have 8x8 = 64 positions"):
+        check(teacher(49), Pictures(), 8, True, torch.device("cpu"))

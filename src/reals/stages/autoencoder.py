@@ -336,6 +336,7 @@ def run(context: Context, artefact: Artefact) -> None:
         else:
             teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device)
         a = spec["align"]
+        _check_grid(teacher, context.images("train"), context.scale.latent_size, a["patch"], context.device)
         align = AlignNetworks(spec["latent_channels"], teacher.dim, a["layers"], a["hidden"], a["patch"], a["cls"])
         alignment.initialise(align, rng.generator(spec["seed"], "align weights"))
     lpips = lpips_network(spec["lpips"]["net"], spec["lpips"]["backbone"], config.lpips.weights)
@@ -350,6 +351,17 @@ def run(context: Context, artefact: Artefact) -> None:
             return
     task.finish()
     _seal(folder, vae, align, measured(vae, context.images("train"), spec), steps=spec["steps"])
+
+
+def _check_grid(teacher, images: Images, side: int, patch: bool, device: torch.device) -> None:
+    """ValueError before any training where the teacher's tokens are not one to one with the latents'."""
+    one, plain = np.zeros(1, int), np.zeros(1, bool)
+    tokens = teacher(one, plain, torch.from_numpy(images.batch(one)).to(device))[0].shape[1]
+    if patch and tokens != side**2:
+        raise ValueError(
+            f"alignment: the teacher gives {tokens} patch features an image, the latents have {side}x{side} = {side**2} positions; "
+            f"run the teacher at {side} times its patch size (or align cls alone)"
+        )
 
 
 @torch.no_grad()
