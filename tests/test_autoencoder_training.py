@@ -1,12 +1,14 @@
 """The autoencoder's step: the gradient of Eq. 5 as written, weights that balance, any number of processes, exact resume."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import edit
+from conftest import REPOSITORY, edit
 from PIL import Image
 from test_autoencoder import ALIGN, LPIPS, Pictures, task
 from test_processes import codes, fork_all
@@ -399,3 +401,13 @@ def test_a_teacher_whose_grid_is_not_the_latents_is_refused_before_training():
     check(teacher(0), Pictures(), 8, False, torch.device("cpu"))  # cls features alone are enough where cls alone is aligned
     with pytest.raises(ValueError, match="49 patch features an image, the latents have 8x8 = 64 positions"):
         check(teacher(49), Pictures(), 8, True, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_one_step_at_full_size():
+    """SD-VAE's and DINOv2-large-reg's exact sizes: counts, shapes, gradients, what stays frozen, memory. About 7 GB."""
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks/bench_autoencoder.py", "--proof"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "an image kept for the backward pass" in done.stdout
