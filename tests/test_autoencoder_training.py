@@ -13,7 +13,7 @@ from PIL import Image
 from test_autoencoder import ALIGN, LPIPS, Pictures, task
 from test_processes import codes, fork_all
 
-from reals import alignment, config, training
+from reals import alignment, config, preflight, training
 from reals.alignment import AlignWeights
 from reals.models import autoencoder as models
 from reals.models import discriminator as gan
@@ -401,6 +401,17 @@ def test_a_teacher_whose_grid_is_not_the_latents_is_refused_before_training():
     check(teacher(0), Pictures(), 8, False, torch.device("cpu"))  # cls features alone are enough where cls alone is aligned
     with pytest.raises(ValueError, match="49 patch features an image, the latents have 8x8 = 64 positions"):
         check(teacher(49), Pictures(), 8, True, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("path", "says"), [("nowhere/at/all", "no such file or folder"), ("config", "has no config.json")])
+def test_a_base_that_is_not_there_is_refused_before_the_first_job(project, path, says):
+    edit(
+        project / "config/scales/smoke.yaml",
+        "sd-vae: {kind: trained, steps: 3, batch: 8, lr: 1.0e-3, lambda_k: 1.0e-6}",
+        f"sd-vae: {{kind: diffusers, path: {path}}}",
+    )
+    with pytest.raises(config.ConfigError, match=f"bases.sd-vae.path: {path}.*{says}"):
+        preflight.check(Registry(config.load("smoke")))
 
 
 @pytest.mark.slow

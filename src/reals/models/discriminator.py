@@ -22,7 +22,7 @@ class BatchNorm(nn.BatchNorm2d):
 
         kept, x = x.dtype, x.float()
         per_channel = (0, 2, 3)
-        count = torch.tensor(float(x.numel() // x.shape[1]), device=x.device)
+        count = x.new_full((), x.numel() // x.shape[1])
         dist.all_reduce(count)
         mean = (all_reduce(x.sum(per_channel)) / count)[:, None, None]
         var = (all_reduce((x - mean).square().sum(per_channel)) / count)[:, None, None]

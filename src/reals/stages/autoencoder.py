@@ -209,7 +209,7 @@ class AutoencoderTask(training.Task):
                 loss = loss + weights["align"] * aligned.total
         processes.backward(loss, share)
         terms["kl"], weights["kl"] = models.kl_per_image(mean, logvar).mean(), spec["lambda_k"]
-        kl_gradient = latents.grad.new_tensor(share.weight * spec["lambda_k"])
+        kl_gradient = torch.full_like(terms["kl"], share.weight * spec["lambda_k"])
         torch.autograd.backward([z, terms["kl"]], [latents.grad, kl_gradient])
 
         raw = {name: term.detach() for name, term in terms.items()}
