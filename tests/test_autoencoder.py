@@ -98,6 +98,15 @@ def test_lpips_backbone_from_a_file(tmp_path):
     assert torch.equal(loaded.net.slice2.state_dict()["3.weight"], state["features.3.weight"])
 
 
+def test_lpips_weights_that_are_not_torchvisions_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"no features\..*torchvision's file of alex"):
+        lpips_network("alex", "pretrained", str(tmp_path / "other.pt"))
+    (tmp_path / "torn.pt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="truncated"):
+        lpips_network("alex", "pretrained", str(tmp_path / "torn.pt"))
+
+
 class Pictures:
     labels = np.zeros(8, np.int64)
 
