@@ -144,10 +144,11 @@ def _consistency(context: Context, vae, images: Tensor) -> dict[str, float]:
     def encode(x: Tensor) -> Tensor:
         return models.moments(vae, (2 * x - 1).to(context.device))[0].cpu()
 
-    return {
-        f"sc_{name}": semantics.semantic_consistency(encode, images.float() / 255, name, views, context.scale.seeds.analysis)
-        for name in ("crop", "flip", "blur", "grayscale", "all")
-    }
+    values = {}
+    for name in semantics.AUGMENTATIONS:
+        made = semantics.semantic_consistency(encode, images.float() / 255, name, views, context.scale.seeds.analysis)
+        values |= {f"sc_{name}": made.sc, f"sc_centred_{name}": made.centred}
+    return values
 
 
 def _latent_std(context: Context, vae, images: Tensor) -> float:
