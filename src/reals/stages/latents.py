@@ -1,4 +1,4 @@
-"""Stage `latents`: the posterior moments of the training images, both flips, and the measured latent scale."""
+"""Stage `latents`: the posterior moments of the training images, both flips."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def run(context: Context, artefact: Artefact) -> None:
     """Writes moments.npy, float16 [2, N, 2C, h, w]: (plain, mirrored) x images x (mean, logvar).
 
     Both flips, because the encoder is not flip-equivariant; logvar and not std, because a tiny std underflows.
-    The manifest holds ``scaling_factor`` = 1/std of the sampled latents of all training images (one scalar), their
-    per-channel mean and std, and the labels' place. z_scaled = z * scaling_factor.
+    The manifest holds ``scaling_factor``, the autoencoder's own (one scalar; z_scaled = z * scaling_factor), and the std
+    and per-channel mean and std of the sampled latents of all training images.
     """
     folder = context.begin(artefact)
     images = context.images("train")
@@ -60,7 +60,7 @@ def run(context: Context, artefact: Artefact) -> None:
     std = float(np.sqrt(channel_square.mean() - channel_mean.mean() ** 2))
     files.seal(
         folder, ["moments.npy"], autoencoder=artefact.spec["autoencoder"], data=artefact.spec["data"], images=len(images),
-        scaling_factor=1 / std, std=std, channel_mean=channel_mean.tolist(),
+        scaling_factor=vae.config.scaling_factor, std=std, channel_mean=channel_mean.tolist(),
         channel_std=np.sqrt(channel_square - channel_mean**2).tolist(),
     )  # fmt: skip
 
