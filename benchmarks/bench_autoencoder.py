@@ -152,9 +152,15 @@ def proof() -> None:
               + ", ".join(f"{max(0, int((gpu * 0.9 - (states + others) / 1e9) / (kept / 1e9)))} images on {gpu} GB" for gpu in (24, 40, 80)))  # fmt: skip
 
 
+def own(parts) -> tuple:
+    """An arm's own networks to train; the frozen ones are common to all."""
+    vae, align, teacher, lpips = parts
+    return copy.deepcopy(vae), copy.deepcopy(align), teacher, lpips
+
+
 def plain(resolution: int, batch: int, parts) -> tuple:
     """The same step and encoding as anyone would write them on diffusers: float32, one graph, torch's defaults."""
-    vae, align, teacher, lpips = (copy.deepcopy(p) for p in parts)
+    vae, align, teacher, lpips = own(parts)
     vae.train().requires_grad_(True)
     made = task(resolution, batch, "fp32", (vae, align, teacher, lpips))  # its discriminator and images
     discriminator = made.discriminator.to(memory_format=torch.contiguous_format)
@@ -194,7 +200,7 @@ def plain(resolution: int, batch: int, parts) -> tuple:
 
 
 def ours(resolution: int, batch: int, precision: str, parts) -> tuple:
-    made = task(resolution, batch, precision, tuple(copy.deepcopy(p) for p in parts))
+    made = task(resolution, batch, precision, own(parts))
     x = models.to_input(torch.from_numpy(made.images.batch(range(batch)))).contiguous(memory_format=torch.channels_last)
     steps = iter(range(10**6))
 
