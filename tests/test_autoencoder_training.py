@@ -147,6 +147,11 @@ def test_accumulation_changes_nothing_where_no_batch_norm_is():
     assert a["grad_norm"] == pytest.approx(float(b["grad_norm"]), rel=1e-4)
 
 
+def test_more_shares_than_images_are_refused():
+    with pytest.raises(ValueError, match="engine.accumulate 8: a batch of 7 on 1 processes"):
+        task(Processes(accumulate=8), batch=7)
+
+
 @pytest.mark.parametrize("name", ["default", "balanced"])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
     engine = config.EngineConfig(log_every=1)

@@ -92,6 +92,12 @@ class AutoencoderTask(training.Task):
 
     def __init__(self, spec: dict, vae: nn.Module, align: AlignNetworks | None, teacher, lpips: nn.Module, images: Images,
                  held_out: Images, processes: Processes, held_out_images: int = 64, held_out_every: int = 50):  # fmt: skip
+        if processes.accumulate > max(1, spec["batch"] // processes.count):
+            # Batch norm is over the shares of all processes, so that all must have the same number.
+            raise ValueError(
+                f"engine.accumulate {processes.accumulate}: a batch of {spec['batch']} on {processes.count} processes has no "
+                f"{processes.accumulate} shares for each; lower it"
+            )
         self.spec, self.processes, self.device = spec, processes, processes.device
         self.teacher, self.images = teacher, images
         self.cached = isinstance(teacher, CachedFeatures)
