@@ -148,7 +148,7 @@ def test_accumulation_changes_nothing_where_no_batch_norm_is():
 
 
 def test_more_shares_than_images_are_refused():
-    with pytest.raises(ValueError, match="engine.accumulate 8: a batch of 7 on 1 processes"):
+    with pytest.raises(ValueError, match=r"engine\.accumulate 8: a batch of 7 on 1 processes"):
         task(Processes(accumulate=8), batch=7)
 
 
