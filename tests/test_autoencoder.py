@@ -8,6 +8,7 @@ from reals import alignment, rng
 from reals.models import autoencoder as models
 from reals.models import discriminator as gan
 from reals.models import teacher as teachers
+from reals.processes import Processes
 from reals.stages.autoencoder import AutoencoderTask, lpips_network
 from reals.stages.features import pooled
 
@@ -79,7 +80,7 @@ def test_discriminator_is_pix2pix():
 
 
 def test_lpips_is_a_distance():
-    network = lpips_network("alex", "random", None)
+    network = LPIPS
     x, y = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
     assert network(x, x).abs().max() < 1e-6
     torch.testing.assert_close(network(x, y), network(y, x))
@@ -97,6 +98,15 @@ def test_lpips_backbone_from_a_file(tmp_path):
     assert torch.equal(loaded.net.slice2.state_dict()["3.weight"], state["features.3.weight"])
 
 
+def test_lpips_weights_that_are_not_torchvisions_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"no features\..*torchvision's file of alex"):
+        lpips_network("alex", "pretrained", str(tmp_path / "other.pt"))
+    (tmp_path / "torn.pt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="truncated"):
+        lpips_network("alex", "pretrained", str(tmp_path / "torn.pt"))
+
+
 class Pictures:
     labels = np.zeros(8, np.int64)
 
@@ -110,11 +120,16 @@ class Pictures:
         return self.pixels[np.asarray(indices)]
 
 
-def task(**changes):
+LPIPS = lpips_network("alex", "random", None)
+ALIGN = {"lambda_a": 1.0, "lambda_1": 0.9, "lambda_2": 0.1, "smooth_l1_beta": 1.0, "balance": "constant"}
+
+
+def task(processes=None, **changes):
     spec = {
         "seed": 0, "batch": 4, "lr": 1e-3, "steps": 10, "betas": [0.9, 0.95], "weight_decay": 0.0, "grad_clip": 1.0, "flip": True,
-        "lambda_g": 0.1, "lambda_p": 1.0, "lambda_k": 1e-4, "gan": {"start": 0, "ramp": 0, "channels": 4, "layers": 1},
-        "align": {"lambda_a": 1.0, "lambda_1": 0.9, "lambda_2": 0.1, "smooth_l1_beta": 1.0},
+        "pixel": "mse", "lambda_g": 0.1, "gan_weight": "constant", "lambda_p": 1.0, "lambda_k": 1e-4, "ema": None,
+        "gan": {"start": 0, "ramp": 0, "channels": 4, "layers": 1}, "align": ALIGN,
+        "latent_channels": 4, "block_out_channels": [8, 8, 8],
     } | changes  # fmt: skip
     vae = tiny().train()
     align = alignment.AlignNetworks(4, 6, 2, 8, True, True) if spec["align"] else None
@@ -125,9 +140,7 @@ def task(**changes):
         return torch.ones(len(indices), 64, 6), torch.ones(len(indices), 6)
 
     pictures = Pictures()
-    return AutoencoderTask(
-        spec, vae, align, teacher, lpips_network("alex", "random", None), pictures, pictures, 4, torch.device("cpu")
-    )
+    return AutoencoderTask(spec, vae, align, teacher, LPIPS, pictures, pictures, processes or Processes(), 4)
 
 
 def weights(module):

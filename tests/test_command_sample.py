@@ -291,7 +291,7 @@ BAD = {
     "n": (["--n", "0"], "expected at least 1"),
     "n of random": (["--random", "3", "--n", "2"], "take their own number"),
     "batch": (["--batch", "0"], "--batch: got 0"),
-    "no autoencoder": (["--vae", "nowhere"], "--vae nowhere: no config.json"),
+    "no autoencoder": (["--vae", "nowhere"], "--vae nowhere: no such file or folder"),
     "folder without config": (["--vae", "."], "no config.json"),
     "channels": (["--vae", "vae3"], "3 latent channels, but .* makes 4"),
     "scale": (["--scaling-factor", "0"], "expected a positive number"),

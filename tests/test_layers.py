@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
     {"config", "rng", "prefork"},
-    {"registry", "files", "progress", "journal"},
+    {"registry", "files", "tensors", "progress", "journal"},
     {"images", "paths", "ddpm", "shards", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},

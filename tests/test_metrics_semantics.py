@@ -23,8 +23,8 @@ def pooled(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("augmentation", semantics.AUGMENTATIONS)
 def test_consistency_is_one_for_a_constant_latent_and_below_for_pixels(augmentation):
     x = images()
-    assert semantic_consistency(lambda v: torch.ones(len(v), 4, 2, 2), x, augmentation, SMALL, 0) == pytest.approx(1)
-    assert -1 <= semantic_consistency(pooled, x, augmentation, SMALL, 0) < 0.99
+    assert semantic_consistency(lambda v: torch.ones(len(v), 4, 2, 2), x, augmentation, SMALL, 0).sc == pytest.approx(1)
+    assert -1 <= semantic_consistency(pooled, x, augmentation, SMALL, 0).sc < 0.99
 
 
 def test_consistency_is_the_mean_cosine_of_algorithm_1():
@@ -33,14 +33,28 @@ def test_consistency_is_the_mean_cosine_of_algorithm_1():
     for i, image in enumerate(x):
         z = [pooled(random_view(image, "all", SMALL, 3, i, v)[None]).flatten().double() for v in (1, 2)]
         cosines.append(float(z[0] @ z[1] / (z[0].norm() * z[1].norm())))
-    assert semantic_consistency(pooled, x, "all", SMALL, 3) == pytest.approx(sum(cosines) / 6, rel=1e-6)
+    assert semantic_consistency(pooled, x, "all", SMALL, 3).sc == pytest.approx(sum(cosines) / 6, rel=1e-6)
+
+
+def test_centred_consistency_is_blind_to_what_all_images_share():
+    x, offset = images(), torch.linspace(3, 7, 3)[:, None, None]
+    plain, shifted = (semantic_consistency(f, x, "crop", SMALL, 0) for f in (pooled, lambda v: pooled(v) + offset))
+    assert shifted.sc > plain.sc + 0.1
+    assert shifted.centred == pytest.approx(plain.centred, rel=1e-4)
+    z = [
+        torch.stack([pooled(random_view(image, "crop", SMALL, 0, i, v)[None])[0].flatten() for i, image in enumerate(x)]).double()
+        for v in (1, 2)
+    ]
+    mean = torch.cat(z).mean(dim=0)
+    expected = torch.nn.functional.cosine_similarity(z[0] - mean, z[1] - mean).mean()
+    assert plain.centred == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_consistency_does_not_depend_on_batching_and_does_on_the_seed():
     x = images()
-    values = [semantic_consistency(pooled, x, "all", SMALL, 0, batch_size=b) for b in (1, 4, 64)]
+    values = [semantic_consistency(pooled, x, "all", SMALL, 0, batch_size=b).sc for b in (1, 4, 64)]
     assert values[1:] == pytest.approx(values[:1] * 2, rel=1e-6)
-    assert semantic_consistency(pooled, x, "all", SMALL, 1) != pytest.approx(values[0], rel=1e-6)
+    assert semantic_consistency(pooled, x, "all", SMALL, 1).sc != pytest.approx(values[0], rel=1e-6)
 
 
 def test_views_without_any_freedom_are_the_image():

@@ -3,9 +3,7 @@
 import argparse
 import json
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reals import files
+from reals import files, tensors
 from reals.models.transformer import FULL_SIZES, TIME_FREQUENCIES, Transformer, TransformerConfig, time_frequencies
 
 FAMILIES = ("SiT", "DiT", "REPA")
@@ -22,7 +20,6 @@ LAYOUTS = ("training", "raw")
 HEADS = {width: heads for width, _, heads in FULL_SIZES.values()}
 REPA_DEPTHS = {(width, depth): 4 if size == "B" else 8 for size, (width, depth, _) in FULL_SIZES.items()}
 LABEL_DROPOUT = 0.1  # of all reference training scripts; a file only shows whether it was above 0
-SHOWN = 3  # names in a message
 
 State = dict[str, Tensor]
 
@@ -90,7 +87,7 @@ def load(
         config = replace(config, projector_depth=None, projector_dim=None)
     with torch.device("meta"):
         model = Transformer(config)
-    _check_tensors(path, state, model.state_dict())
+    tensors.check(path, state, model.state_dict())
     # A copy, so that the file may change or go while the network is in use.
     state = {name: value.to(device, torch.float32, copy=True) for name, value in state.items()}
     if source == "REPA":
@@ -168,13 +165,8 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
     """(tensors by name, the metadata of our own files, the arguments of a reference's training script)."""
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}, expected ema or model")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    facts, arguments = {}, {}
-    if path.suffix == ".safetensors":
-        content, facts = _read_safetensors(path)
-    else:
-        content = _read_pickle(path)
+    content, metadata = tensors.read(path)
+    facts, arguments = json.loads(metadata.get("reals", "{}")), {}
     held = [key for key in WEIGHTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
     if held:
         if weights is not None and weights not in held:
@@ -183,45 +175,7 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
         content = content[weights or held[0]]
     elif weights is not None:
         raise ValueError(f"{path}: holds one set of weights, got a choice of {weights}; leave it out")
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path}: expected tensors by name, found {type(content).__name__}")
-    for name, value in content.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{path}: {name!r} is a {type(value).__name__}, expected a tensor; is this a network's checkpoint?")
-    return dict(content), facts, arguments
-
-
-def _read_safetensors(path: Path) -> tuple[State, dict]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or truncated ({error}); fetch or make it again") from None
-    return state, json.loads(metadata["reals"]) if "reals" in metadata else {}
-
-
-def _read_pickle(path: Path):
-    zipped = zipfile.is_zipfile(path)
-    with path.open("rb") as file:
-        if not zipped and file.read(2) == b"PK":
-            raise ValueError(f"{path}: truncated ({path.stat().st_size} bytes and no end); fetch or make it again")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(
-            r"[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", str(error)
-        )
-        what = f"the object {found[1]}" if found else "something that is no tensor"
-        raise ValueError(
-            f"{path}: holds {what}, which could run code; not loaded. Save the tensors alone (a state dict) and use that"
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"{path}: damaged or truncated ({first[0]}); fetch or make it again") from None
+    return tensors.named(path, content), facts, arguments
 
 
 def _infer(
@@ -233,7 +187,7 @@ def _infer(
         ("pos_embed", 3), ("x_embedder.proj.weight", 4), ("y_embedder.embedding_table.weight", 2), ("final_layer.linear.weight", 2),
     ):  # fmt: skip
         if name not in state:
-            raise ValueError(f"{path}: no {name}, so no DiT, SiT or REPA; it holds {_some(state)}")
+            raise ValueError(f"{path}: no {name}, so no DiT, SiT or REPA; it holds {tensors.some(state)}")
         shapes[name] = tuple(state[name].shape)
         if len(shapes[name]) != axes:
             raise ValueError(f"{path}: {name} has shape {shapes[name]}, expected {axes} axes")
@@ -304,26 +258,3 @@ def _check_expected(
         )
     if latent_shape is not None and tuple(latent_shape) != own:
         raise ValueError(f"{path}: made for latents {own}, {tuple(latent_shape)} expected")
-
-
-def _check_tensors(path: Path, state: State, expected: State) -> None:
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    if missing or unknown:
-        parts = [f"{word} {_some(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise ValueError(f"{path}: not the tensors of this network: {'; '.join(parts)}")
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            raise ValueError(f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
-        if not value.is_floating_point():
-            raise ValueError(f"{path}: {name} is {value.dtype}, expected floating point")
-        # The sum is finite unless a value is not (or it overflows, which the exact test then clears): ten times quicker.
-        if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
-            raise ValueError(
-                f"{path}: {name} has {count} values that are NaN or infinite; the run had diverged, use an earlier file"
-            )
-
-
-def _some(names) -> str:
-    names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

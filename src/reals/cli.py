@@ -17,8 +17,8 @@ STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it 
     "teacher": ("teacher", "train or bring in a teacher"),
     "extractor": ("extractor", "train the judge, or verify Inception's weights"),
     "features": ("features", "cache a teacher's features"),
-    "autoencoder": ("autoencoder", "train or fine-tune an autoencoder"),
-    "latents": ("latents", "cache an autoencoder's posterior moments and measure the latent scale"),
+    "autoencoder": ("autoencoder", "train, fine-tune or bring in an autoencoder"),
+    "latents": ("latents", "cache an autoencoder's posterior moments"),
     "transformer": ("run", "train a transformer to a milestone"),
     "sample": ("samples", "draw one shard of an evaluation's samples"),
     "reference": ("reference", "statistics of the real images"),
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
     common.add_argument("--data", help="an ImageFolder in place of the scale's images")
+    common.add_argument("--seed", type=int, help="in place of the scale's seeds, but for the data's split")
     common.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
     top = argparse.ArgumentParser(prog="reals", description="ReaLS, reproduced. Snakemake calls these; so can you.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -83,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
     if hasattr(options, "run"):
         options.run(options)
         return
-    registry = Registry(load(options.scale, data=options.data, folder=options.config))
+    registry = Registry(load(options.scale, data=options.data, seed=options.seed, folder=options.config))
     if options.command == "ids":
         for artefact in registry.all():
             print(f"{artefact.kind:12} {artefact.id:44} {registry.folder(artefact)}")

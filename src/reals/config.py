@@ -64,6 +64,7 @@ class DataConfig(Strict):
 class LatentConfig(Strict):
     channels: int = Field(gt=0)
     factor: int = Field(gt=0)
+    scale_images: int = Field(10_000, gt=0)  # training images (at most) on which the latent scale is measured
 
 
 class TrainedTeacher(Strict):
@@ -105,8 +106,10 @@ class TrainedBase(Strict):
 
 class PretrainedBase(Strict):
     kind: Literal["diffusers"]
-    path: str  # a local folder, or a hub name
+    path: str  # a diffusers folder, an original LDM file, or a hub name
     sha256: str | None = None
+    # own: what its config says, as DiT, SiT and REPA train on SD-VAE's latents; measured: 1/std, as for what we train
+    scaling_factor: Literal["own", "measured"] = "own"
 
 
 class AliasBase(Strict):
@@ -118,10 +121,10 @@ Base = Annotated[TrainedBase | PretrainedBase | AliasBase, Field(discriminator="
 
 
 class GanConfig(Strict):
-    """PatchGAN discriminator and when it starts to count."""
+    """PatchGAN discriminator, and when it starts to count where that differs from the preset."""
 
-    start: int = Field(ge=0)
-    ramp: int = Field(ge=0)
+    start: int | None = Field(None, ge=0)
+    ramp: int | None = Field(None, ge=0)
     channels: int = Field(gt=0)
     layers: int = Field(ge=1)
 
@@ -148,10 +151,15 @@ class AutoencoderConfig(Strict):
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
     align_hidden: int = Field(gt=0)
+    preset: str = "default"  # of paper.yaml: what the paper leaves open in the loss
     gan: GanConfig
     lpips: LpipsConfig
+    ema: float | None = Field(None, gt=0, lt=1)  # of the weights that are kept; None: no average, as the paper says of none
+    unit_scale: bool = False  # fine-tuning starts from the base rescaled, exactly, to latents of unit variance
     held_out_images: int = Field(64, gt=0)  # logged batch: PSNR and latent statistics
-    precision: Precision = None
+    held_out_every: int = Field(50, gt=0)  # steps
+    # fp16 is left out: the activations of SD-VAE's decoder overflow it.
+    precision: Annotated[Literal["tf32", "bf16"] | None, BeforeValidator(_fp32_is_none)] = None
 
 
 class SizeConfig(Strict):
@@ -339,14 +347,21 @@ class Alignment(Strict):
     lambda_1: float
     lambda_2: float
     smooth_l1_beta: float = Field(gt=0)
+    balance: Literal["constant", "gradient"]
 
 
 class AutoencoderLoss(Strict):
-    lambda_g: float = Field(ge=0)
+    """What the paper leaves open in Eqs. 3 and 5 and their optimizers."""
+
+    pixel: Literal["mse", "l1"]
     lambda_p: float = Field(ge=0)
+    lambda_g: float = Field(ge=0)
+    gan_weight: Literal["constant", "adaptive"]
+    gan_start: int = Field(ge=0)
+    gan_ramp: int = Field(ge=0)
     betas: tuple[float, float]
     weight_decay: float = Field(ge=0)
-    grad_clip: float = Field(gt=0)
+    grad_clip: float | None = Field(gt=0)
 
 
 class TransformerLoss(Strict):
@@ -367,6 +382,7 @@ class Augmentations(Strict):
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
     flip_probability: float
+    blur_probability: float
     blur_sigma: tuple[float, float]
     blur_kernel_fraction: float
     grayscale_probability: float
@@ -374,7 +390,7 @@ class Augmentations(Strict):
 
 class Paper(Strict):
     alignment: Alignment
-    autoencoder: AutoencoderLoss
+    autoencoder: dict[str, AutoencoderLoss]
     transformer: TransformerLoss
     sampler: Sampler
     augmentations: Augmentations
@@ -674,8 +690,10 @@ def scale_path(folder: Path, scale: str) -> Path:
     return path
 
 
-def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) -> Experiment:
+def load(scale: str, *, data: str | None = None, seed: int | None = None, folder: Path = Path("config")) -> Experiment:
     """Sheets, scale and constants, cross-checked.
+
+    ``seed`` replaces all seeds of the scale but that of the data's split, so that repeats differ in training and sampling alone.
 
     ``data`` replaces the scale's images by an ImageFolder: the folder's name becomes the data set's name and part of
     the scale's, so that its results never mix with those of other data. Raises ConfigError (one line) on any mistake.
@@ -705,6 +723,10 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
         raise ConfigError(
             f"{path}: name '{values['name']}' is that of a shipped scale, whose results it would mix with; rename it"
         )
+    if seed is not None:
+        given = values.get("seeds") if isinstance(values.get("seeds"), dict) else {}
+        values["seeds"] = given | dict.fromkeys(Seeds.model_fields.keys() - {"data"}, seed)
+        command += ["--seed", str(seed)]
     checked: Scale = _validate(Scale, values, str(path))
     autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)
     runs, at_run = _rows(folder / "runs.tsv", RunRow)
@@ -712,6 +734,8 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
     tables, at_table = _tables(folder)
     figures = _validate(FigureSheet, read_yaml(folder / "figures.yaml"), str(folder / "figures.yaml"))
 
+    if checked.autoencoder.preset not in paper.autoencoder:
+        raise ConfigError(f"{path}: autoencoder: {_known(checked.autoencoder.preset, paper.autoencoder, 'preset')}")
     for name, row in autoencoders.items():
         if row.init == "base":
             if name not in checked.bases:

@@ -35,6 +35,15 @@ def check(registry: Registry) -> None:
         made = (registry.folder(registry.teachers[key]) / "index.json").exists()
         if teacher.kind == "timm" and teacher.weights is None and not made:
             _refuse_out_of_reach(f"teachers.{key}", f"timm/{teacher.model}", ("model.safetensors", "pytorch_model.bin"))
+    for name, base in scale.bases.items():
+        if base.kind == "diffusers":
+            path = Path(base.path)
+            if path.is_dir() and not (path / "config.json").is_file():
+                raise ConfigError(
+                    f"bases.{name}.path: {path} has no config.json; expected the folder of a diffusers AutoencoderKL"
+                )
+            if not path.exists() and base.path.count("/") != 1:
+                raise ConfigError(f"bases.{name}.path: {path}: no such file or folder (a hub name is owner/name)")
     needed = bytes_needed(registry)
     registry.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(registry.root).free

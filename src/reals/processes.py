@@ -164,6 +164,16 @@ class Processes:
         optimizer.zero_grad(set_to_none=True)
         return norm.detach()
 
+    def average(self, gradients: list[Tensor]) -> None:
+        """Makes each tensor its mean over the processes, in place: for networks that are not called through `prepare`."""
+        if self.count == 1:
+            return
+        whole = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(whole)
+        whole /= self.count
+        for gradient, mean in zip(gradients, whole.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
     def means(self, terms: dict[Hashable, Tensor | float]) -> dict[Hashable, float]:
         """Means over the processes, as numbers. Training waits for the device here and nowhere else."""
         values = torch.stack([torch.as_tensor(value, device=self.device).detach().double() for value in terms.values()])

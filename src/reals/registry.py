@@ -17,13 +17,13 @@ REV = {
     "teacher": 1,
     "extractor": 1,
     "features": 2,
-    "autoencoder": 1,
+    "autoencoder": 2,
     "latents": 2,
     "run": 1,
     "samples": 1,
     "reference": 1,
     "evaluation": 1,
-    "analysis": 1,
+    "analysis": 2,
     "downstream": 1,
 }
 
@@ -205,11 +205,16 @@ class Registry:
             "layers_per_block": config.layers_per_block,
             "norm_num_groups": config.norm_num_groups,
         }
+        loss = paper.autoencoder[config.preset].model_dump(mode="json")
+        start, ramp = loss.pop("gan_start"), loss.pop("gan_ramp")
+        gan = {"start": start, "ramp": ramp} | config.gan.model_dump(exclude_none=True)
         training = {
-            **paper.autoencoder.model_dump(mode="json"),
+            **loss,
             "flip": scale.data.flip,
-            "gan": config.gan.model_dump(),
+            "gan": gan,
             "lpips": config.lpips.model_dump(exclude={"weights"}),
+            "ema": config.ema,
+            "scale_images": scale.latent.scale_images,
             "seed": scale.seeds.autoencoder,
             "precision": config.precision,
         }
@@ -221,14 +226,20 @@ class Registry:
                 made = make("autoencoder", name, [self.data], **architecture, **training, init=None, align=None,
                             steps=base.steps, batch=base.batch, lr=base.lr, lambda_k=base.lambda_k)  # fmt: skip
             else:
-                made = make("autoencoder", name, **architecture, pretrained=Path(base.path).name, sha256=base.sha256)
+                measured = base.scaling_factor == "measured"
+                made = make(
+                    "autoencoder", name, [self.data if measured else None], **architecture,
+                    pretrained=Path(base.path).name, sha256=base.sha256,
+                    **({"scale_images": scale.latent.scale_images, "flip": scale.data.flip, "seed": scale.seeds.autoencoder} if measured else {}),
+                )  # fmt: skip
         else:
             start = self._autoencoder(row.init, make, identity)
             aligned = row.patch or row.cls
             made = make(
                 "autoencoder", name,
                 [self.data, self._teaching(row.teacher, row.patch) if aligned else None],
-                **architecture, **training, init=start.id, steps=config.steps, batch=config.batch, lr=config.lr,
+                **architecture, **training, init=start.id, unit_scale=config.unit_scale or None, steps=config.steps,
+                batch=config.batch, lr=config.lr,
                 lambda_k=row.lambda_k * scale.lambda_k_factor,
                 align={"patch": row.patch, "cls": row.cls, "layers": row.layers, "hidden": config.align_hidden,
                        "lambda_a": row.lambda_a, **paper.alignment.model_dump()} if aligned else None,

@@ -11,7 +11,7 @@ from reals import files, journal, preflight, prefork
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
-KNOWN_CONFIG = {"scale", "data"}
+KNOWN_CONFIG = {"scale", "data", "seed"}
 
 
 def stop(message):
@@ -24,7 +24,11 @@ try:
     for key in config:
         if key not in KNOWN_CONFIG:
             raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KNOWN_CONFIG))}")
-    EXPERIMENT = load(str(config["scale"]), data=str(config["data"]) if config.get("data") is not None else None)
+    if not isinstance(config.get("seed", 0), int):
+        raise ConfigError(f"--config seed={config['seed']}: expected a whole number")
+    EXPERIMENT = load(
+        str(config["scale"]), data=str(config["data"]) if config.get("data") is not None else None, seed=config.get("seed")
+    )
     REGISTRY = Registry(EXPERIMENT)
 except ConfigError as error:
     stop(error)

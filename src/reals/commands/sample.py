@@ -11,7 +11,6 @@ from pathlib import Path
 
 REFERENCE_CLASSES = (207, 360, 387, 974, 88, 979, 417, 279)  # of DiT's and SiT's sample.py
 REFERENCE_CFG = 4.0
-SD_SCALING_FACTOR = 0.18215
 GRID_MOST = 100
 FLOW, SDE = ("sde", "heun-sde", "ode", "euler", "dopri5"), ("sde", "heun-sde")
 FITS = {  # option -> the samplers it means something to
@@ -29,7 +28,7 @@ def add(commands) -> None:
     p.add_argument(
         "checkpoint", type=Path, help=".pt of DiT, SiT or REPA (raw, or of train.py), .safetensors, our step_<n>.safetensors"
     )
-    p.add_argument("--vae", help="AutoencoderKL folder (diffusers); our own runs find theirs")
+    p.add_argument("--vae", help="AutoencoderKL folder (diffusers) or original LDM file; our own runs find theirs")
     p.add_argument("--family", choices=["sit", "dit", "repa"], help="what the checkpoint is; our own files say it")
     p.add_argument("--weights", choices=["ema", "model"], help="of a training checkpoint (ema)")
     p.add_argument("--heads", type=int, help="attention heads, for widths the papers do not use")
@@ -283,13 +282,10 @@ def _autoencoder(options: argparse.Namespace, checkpoint, device):
         raise ValueError("--vae: give the AutoencoderKL folder the checkpoint was trained on")
     if facts and Path(folder).name != facts["autoencoder"]:
         print(f"  NOTE: trained on the latents of {facts['autoencoder']}, decoded by {folder}")
-    settings = Path(folder) / "config.json"
-    if not settings.is_file():
-        raise ValueError(f"--vae {folder}: no config.json there; expected the folder of a diffusers AutoencoderKL")
     try:
         vae = models.load(folder, device)
-    except Exception as error:  # diffusers raises many kinds, all of them about this folder
-        raise ValueError(f"--vae {folder}: not a whole AutoencoderKL ({str(error).strip().splitlines()[0]})") from None
+    except ValueError as error:
+        raise ValueError(f"--vae {error}") from None
     config = checkpoint.model.config
     if vae.config.latent_channels != config.latent_channels:
         raise ValueError(
@@ -301,11 +297,11 @@ def _autoencoder(options: argparse.Namespace, checkpoint, device):
         scaling = options.scaling_factor
     elif facts:
         scaling = facts["scaling_factor"]
-    elif "scaling_factor" in _json(settings):
-        scaling = vae.config.scaling_factor
     else:
-        scaling = SD_SCALING_FACTOR
-        print(f"  scaling factor {scaling}, Stable Diffusion's: {settings} states none")
+        scaling = vae.config.scaling_factor
+        settings = Path(folder) / "config.json"
+        if not settings.is_file() or "scaling_factor" not in _json(settings):
+            print(f"  scaling factor {scaling}, Stable Diffusion's: {folder} states none")
     if not 0 < scaling < math.inf:
         raise ValueError(f"scaling factor: got {scaling}, expected a positive number")
     return vae.to(memory_format=torch.channels_last), scaling

@@ -1,8 +1,33 @@
 """The PatchGAN discriminator and its hinge losses (Isola et al. 2017; taming-transformers' settings)."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm by the statistics of the whole batch, whatever the number of processes that share it.
+
+    (nn.SyncBatchNorm does the same, on GPUs only.) It is never used but in training, so it keeps no running statistics.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not dist.is_initialized():
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # differentiable
+
+        kept, x = x.dtype, x.float()
+        per_channel = (0, 2, 3)
+        count = x.new_full((), x.numel() // x.shape[1])
+        dist.all_reduce(count)
+        mean = (all_reduce(x.sum(per_channel)) / count)[:, None, None]
+        var = (all_reduce((x - mean).square().sum(per_channel)) / count)[:, None, None]
+        normed = (x - mean) * torch.rsqrt(var + self.eps)
+        return (normed * self.weight[:, None, None] + self.bias[:, None, None]).to(kept)
 
 
 def patch_gan(channels: int = 64, layers: int = 3) -> nn.Sequential:
@@ -15,7 +40,7 @@ def patch_gan(channels: int = 64, layers: int = 3) -> nn.Sequential:
     modules: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
     for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
         stride = 2 if i < layers else 1
-        modules += [nn.Conv2d(before, after, 4, stride, 1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
+        modules += [nn.Conv2d(before, after, 4, stride, 1, bias=False), BatchNorm(after), nn.LeakyReLU(0.2)]
     return nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
 

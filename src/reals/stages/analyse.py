@@ -118,9 +118,10 @@ def _reconstruction(context: Context, vae, images: Tensor) -> dict[str, float]:
             bytes_ = to_uint8(vae.decode(z).sample)
             decoded[suffix].append(bytes_.cpu())
             truth, made = (x + 1) / 2, bytes_.float() / 255
-            parts = {"psnr": psnr(truth, made), "lpips": lpips(made * 2 - 1, x).flatten()}
-            if suffix == "":
-                parts |= {"ssim": ssim(truth, made), "ssim_paper": ssim_paper(truth, made)}
+            parts = {
+                "psnr": psnr(truth, made), "ssim": ssim(truth, made), "ssim_paper": ssim_paper(truth, made),
+                "lpips": lpips(made * 2 - 1, x).flatten(),
+            }  # fmt: skip
             for name, score in parts.items():
                 scores.setdefault(name + suffix, []).append(score.cpu())
     values = {name: float(torch.cat(parts).mean()) for name, parts in scores.items()}
@@ -135,27 +136,27 @@ def _consistency(context: Context, vae, images: Tensor) -> dict[str, float]:
     a = context.paper.augmentations
     kernel = max(3, round(a.blur_kernel_fraction * images.shape[-1]) // 2 * 2 + 1)
     views = semantics.ViewSettings(
-        crop_scale=a.crop_scale, crop_ratio=a.crop_ratio, flip_probability=a.flip_probability, blur_sigma=a.blur_sigma,
+        crop_scale=a.crop_scale, crop_ratio=a.crop_ratio, flip_probability=a.flip_probability,
+        blur_probability=a.blur_probability, blur_sigma=a.blur_sigma,
         blur_kernel=kernel, grayscale_probability=a.grayscale_probability,
     )  # fmt: skip
 
     def encode(x: Tensor) -> Tensor:
         return models.moments(vae, (2 * x - 1).to(context.device))[0].cpu()
 
-    return {
-        f"sc_{name}": semantics.semantic_consistency(encode, images.float() / 255, name, views, context.scale.seeds.analysis)
-        for name in ("crop", "flip", "blur", "grayscale", "all")
-    }
+    values = {}
+    for name in semantics.AUGMENTATIONS:
+        made = semantics.semantic_consistency(encode, images.float() / 255, name, views, context.scale.seeds.analysis)
+        values |= {f"sc_{name}": made.sc, f"sc_centred_{name}": made.centred}
+    return values
 
 
 def _latent_std(context: Context, vae, images: Tensor) -> float:
     """Std over all elements of the sampled latents: the size of a point in Figure 5."""
-    total = square = count = 0.0
+    statistics = models.LatentStatistics()
     for start in range(0, len(images), BATCH):
-        mean, logvar = models.moments(vae, models.to_input(images[start : start + BATCH].to(context.device)))
-        m, v = mean.double(), logvar.double().exp()
-        total, square, count = total + float(m.sum()), square + float((m.square() + v).sum()), count + m.numel()
-    return (square / count - (total / count) ** 2) ** 0.5
+        statistics.add(*models.moments(vae, models.to_input(images[start : start + BATCH].to(context.device))))
+    return statistics.std
 
 
 def _figure1(context: Context, vae, images: Images) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Stage `latents`: the posterior moments of the training images, both flips, and the measured latent scale."""
+"""Stage `latents`: the posterior moments of the training images, both flips."""
 
 from pathlib import Path
 
@@ -22,11 +22,11 @@ def layout(images: int, channels: int, size: int) -> Layout:
 
 
 def run(context: Context, artefact: Artefact) -> None:
-    """Fills the cache of moments, with as many processes as run this, and measures the latent scale.
+    """Fills the cache of moments, with as many processes as run this, and measures them.
 
-    logvar and not std, because a tiny std underflows in float16. The index holds ``scaling_factor`` = 1/std of the
-    sampled latents of all training images (one scalar), and their per-channel mean and std, from sums in float64 that
-    each shard brings. z_scaled = z * scaling_factor. The encoder runs in float32, as the references' does.
+    logvar and not std, because a tiny std underflows in float16. The index holds ``scaling_factor``, the autoencoder's own
+    (one scalar; z_scaled = z * scaling_factor), and the std and per-channel mean and std of the sampled latents of all
+    training images, from sums in float64 that each shard brings. The encoder runs in float32, as the references' does.
     """
     folder = context.begin(artefact)
     images = context.images("train")
@@ -59,19 +59,19 @@ def run(context: Context, artefact: Artefact) -> None:
             put(moments=torch.stack(rows, dim=1).cpu().numpy())
         return {"sum": total.tolist(), "sum_of_squares": square.tolist()}
 
-    def scale(facts: list[dict]) -> dict:
+    def statistics(facts: list[dict]) -> dict:
         count = counted * len(images) * context.scale.latent_size**2
         mean, square = (np.sum([f[key] for f in facts], axis=0) / count for key in ("sum", "sum_of_squares"))
         std = float(np.sqrt(square.mean() - mean.mean() ** 2))
         return {
-            "scaling_factor": 1 / std,
+            "scaling_factor": vae.config.scaling_factor,
             "std": std,
             "channel_mean": mean.tolist(),
             "channel_std": np.sqrt(square - mean**2).tolist(),
         }
 
     planned = layout(len(images), channels, context.scale.latent_size)
-    shards.make(folder, planned, made_from, encode, scale, f"latents {artefact.name}")
+    shards.make(folder, planned, made_from, encode, statistics, f"latents {artefact.name}")
 
 
 class Latents(Cache):
