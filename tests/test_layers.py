@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
-    {"config", "rng", "prefork"},
+    {"config", "rng", "prefork", "flops"},
     {"registry", "files", "progress", "journal"},
     {"images", "paths", "ddpm", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "publish"},
