@@ -45,6 +45,16 @@ def test_transformer(config):
     assert flops.without_projector(config) == pytest.approx(counted(model, *inputs), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(sizes("S"), 32_963_360), (sizes("B"), 130_512_416), (sizes("L"), 458_102_816), (sizes("XL"), 675_129_632),
+     (replace(sizes("B", **REPA), learn_sigma=False), 137_845_008)],
+)  # fmt: skip
+def test_parameters_are_the_published_ones(config, parameters):
+    """DiT's and REPA's sizes, to the unit."""
+    assert flops.transformer_parameters(config, 1000) == parameters
+
+
 def test_real_tensors_cost_what_meta_tensors_do():
     model = Transformer(TINY)
     assert counted(model, torch.zeros(3, 4, 8, 8), torch.zeros(3), torch.zeros(3, dtype=torch.int64)) == pytest.approx(
@@ -83,6 +93,8 @@ def test_autoencoder(vae, groups):
         x, z = torch.zeros(1, 3, vae.resolution, vae.resolution), torch.zeros(1, vae.latent_channels, *[vae.latent_size] * 2)
     assert flops.vae_encoder_flops(vae) == pytest.approx(counted(network.encode, x), rel=1e-3)
     assert flops.vae_decoder_flops(vae) == pytest.approx(counted(network.decode, z), rel=1e-3)
+    convolutions = sum(p.numel() for name, p in network.named_parameters() if "norm" not in name)
+    assert flops.vae_parameters(vae) == convolutions
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,24 @@ def without_projector(config: TransformerSizes) -> int:
     )
 
 
+def transformer_parameters(config: TransformerSizes, classes: int) -> int:
+    """Parameters of the backbone and the projector, the fixed positions and the null class's row among them."""
+    width, cell = config.width, config.patch**2 * config.latent_channels
+    dense = [(cell, width), (TIME_FREQUENCIES, width), (width, width), (width, 2 * width)]
+    dense.append((width, cell * (2 if config.learn_sigma else 1)))
+    dense += [
+        (width, 3 * width),
+        (width, width),
+        (width, MLP_RATIO * width),
+        (MLP_RATIO * width, width),
+        (width, 6 * width),
+    ] * config.depth
+    if config.projector_dim is not None:
+        hidden = config.projector_hidden
+        dense += [(width, hidden), (hidden, hidden), (hidden, config.projector_dim)]
+    return sum((inputs + 1) * outputs for inputs, outputs in dense) + (classes + 1 + _tokens(config)) * width
+
+
 def _tokens(config: TransformerSizes) -> int:
     return (config.latent_size // config.patch) ** 2
 
@@ -99,40 +117,55 @@ class VaeSizes:
         return self.resolution // 2 ** (len(self.block_out_channels) - 1)
 
 
-def _residual(before: int, after: int, side: int) -> int:
-    shortcut = 0 if before == after else convolution(before, after, 1, side)
-    return convolution(before, after, 3, side) + convolution(after, after, 3, side) + shortcut
+Layer = tuple[int, int, int, int]  # a convolution: channels in, channels out, kernel, side of the output
 
 
-def _middle(width: int, side: int) -> int:
-    return 2 * _residual(width, width, side) + linear(width, 4 * width, side**2) + attention(side**2, width)
+def _residual(before: int, after: int, side: int) -> list[Layer]:
+    shortcut = [] if before == after else [(before, after, 1, side)]
+    return [(before, after, 3, side), (after, after, 3, side), *shortcut]
+
+
+def _middle(width: int, side: int) -> list[Layer]:
+    return [*_residual(width, width, side), *[(width, width, 1, side)] * 4, *_residual(width, width, side)]
+
+
+def _encoder(vae: VaeSizes) -> list[Layer]:
+    widths, side, moments = vae.block_out_channels, vae.resolution, 2 * vae.latent_channels
+    layers, before = [(3, widths[0], 3, side)], widths[0]
+    for level, width in enumerate(widths):
+        layers += _residual(before, width, side) + (vae.layers_per_block - 1) * _residual(width, width, side)
+        if level < len(widths) - 1:
+            side //= 2
+            layers.append((width, width, 3, side))
+        before = width
+    return [*layers, *_middle(before, side), (before, moments, 3, side), (moments, moments, 1, side)]
+
+
+def _decoder(vae: VaeSizes) -> list[Layer]:
+    widths, side, latent = vae.block_out_channels[::-1], vae.latent_size, vae.latent_channels
+    layers, before = [(latent, latent, 1, side), (latent, widths[0], 3, side), *_middle(widths[0], side)], widths[0]
+    for level, width in enumerate(widths):
+        layers += _residual(before, width, side) + vae.layers_per_block * _residual(width, width, side)
+        if level < len(widths) - 1:
+            side *= 2
+            layers.append((width, width, 3, side))
+        before = width
+    return [*layers, (before, 3, 3, side)]
 
 
 def vae_encoder_flops(vae: VaeSizes) -> int:
     """Image to posterior moments: the encoder and quant_conv."""
-    widths, side, moments = vae.block_out_channels, vae.resolution, 2 * vae.latent_channels
-    total, before = convolution(3, widths[0], 3, side), widths[0]
-    for level, width in enumerate(widths):
-        total += _residual(before, width, side) + (vae.layers_per_block - 1) * _residual(width, width, side)
-        if level < len(widths) - 1:
-            side //= 2
-            total += convolution(width, width, 3, side)
-        before = width
-    return total + _middle(before, side) + convolution(before, moments, 3, side) + convolution(moments, moments, 1, side)
+    return sum(convolution(*layer) for layer in _encoder(vae)) + attention(vae.latent_size**2, vae.block_out_channels[-1])
 
 
 def vae_decoder_flops(vae: VaeSizes) -> int:
     """Latent to image: post_quant_conv and the decoder, whose blocks have one residual layer more than the encoder's."""
-    widths, side, latent = vae.block_out_channels[::-1], vae.latent_size, vae.latent_channels
-    total, before = convolution(latent, latent, 1, side) + convolution(latent, widths[0], 3, side), widths[0]
-    total += _middle(before, side)
-    for level, width in enumerate(widths):
-        total += _residual(before, width, side) + vae.layers_per_block * _residual(width, width, side)
-        if level < len(widths) - 1:
-            side *= 2
-            total += convolution(width, width, 3, side)
-        before = width
-    return total + convolution(before, 3, 3, side)
+    return sum(convolution(*layer) for layer in _decoder(vae)) + attention(vae.latent_size**2, vae.block_out_channels[-1])
+
+
+def vae_parameters(vae: VaeSizes) -> int:
+    """Weights and biases of encoder and decoder, without the norms (0.04% of SD-VAE)."""
+    return sum((before * kernel**2 + 1) * after for before, after, kernel, _ in _encoder(vae) + _decoder(vae))
 
 
 @dataclass(frozen=True)
