@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reals import journal
-from reals.commands import evaluate, export, publish, reference, sample
+from reals.commands import evaluate, export, measure, plan, publish, reference, sample
 from reals.config import load
 from reals.registry import Registry
 
@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it 
     "analyse": ("analysis", "measure an autoencoder"),
     "downstream": ("downstream", "masks and depth from generated latents"),
 }
-COMMANDS = (sample, export, evaluate, reference, publish)
+COMMANDS = (sample, export, evaluate, reference, publish, measure, plan)
 NUMBERED = {"transformer": "step", "sample": "shard"}
 RENDERED = {
     "tables": "all tables",
