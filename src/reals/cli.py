@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reals import journal
-from reals.commands import evaluate, export, measure, plan, publish, reference, sample
+from reals.commands import check, evaluate, export, measure, plan, publish, reference, sample
 from reals.config import load
 from reals.registry import Registry
 
@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it 
     "analyse": ("analysis", "measure an autoencoder"),
     "downstream": ("downstream", "masks and depth from generated latents"),
 }
-COMMANDS = (sample, export, evaluate, reference, publish, measure, plan)
+COMMANDS = (sample, export, evaluate, reference, publish, measure, plan, check)
 NUMBERED = {"transformer": "step", "sample": "shard"}
 RENDERED = {
     "tables": "all tables",
@@ -79,15 +79,14 @@ def _stage(name: str) -> Callable:
     }[name]
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int | None:
     if hasattr(options, "run"):
-        options.run(options)
-        return
+        return options.run(options)
     registry = Registry(load(options.scale, data=options.data, folder=options.config))
     if options.command == "ids":
         for artefact in registry.all():
             print(f"{artefact.kind:12} {artefact.id:44} {registry.folder(artefact)}")
-        return
+        return None
     book = registry.root / "journal.jsonl"
     if options.command in RENDERED:
         from reals.stages import render
@@ -97,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
                 render.figure(registry, options.name)
             else:
                 {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
-        return
+        return None
     from reals import training
     from reals.stages import Context
 
@@ -108,6 +107,7 @@ def _run(options: argparse.Namespace) -> None:
     # Of several processes (torchrun) the first keeps the books.
     with journal.job(book if _first() else Path(os.devnull), options.stage, artefact.id):
         _stage(options.stage)(Context(registry), artefact, *number)
+    return None
 
 
 def _first() -> bool:
@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
     try:
-        _run(options)
+        return _run(options) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors

@@ -59,6 +59,7 @@ class DataConfig(Strict):
     version: int = 1  # bump when the files behind `path` change
     expected_classes: int | None = None
     expected_images: int | None = None
+    expected_held_out: int | None = None
 
 
 class LatentConfig(Strict):
@@ -691,6 +692,7 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
         name = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(data).resolve().name).strip("-.") or "images"
         values["data"] = given | {
             "source": "folder", "path": data, "name": name, "expected_classes": None, "expected_images": None,
+            "expected_held_out": None,
             "held_out": given.get("held_out") or OWN_DATA_HELD_OUT,
         }  # fmt: skip
         values["name"] = f"{values.get('name')}_{name}"

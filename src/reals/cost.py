@@ -69,7 +69,8 @@ def counts(registry: Registry) -> Counts:
     if config.held_out is not None:
         held = round(total * config.held_out)
         return Counts(total - held, held, classes, known)
-    return Counts(total, 10_000 if config.source == "cifar10" else 50 * classes, classes, known)
+    held = config.expected_held_out or (10_000 if config.source == "cifar10" else 50 * classes)
+    return Counts(total, held, classes, known)
 
 
 class Costs:

@@ -138,7 +138,27 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
         raise ConfigError(f"data.path: {tops['train']} has {len(classes)} classes, {config.expected_classes} expected")
     if config.expected_images is not None and len(paths["train"]) != config.expected_images:
         raise ConfigError(f"data.path: {tops['train']} has {len(paths['train'])} images, {config.expected_images} expected")
+    if config.expected_held_out is not None and len(paths["held_out"]) != config.expected_held_out:
+        raise ConfigError(
+            f"data.path: {tops.get('held_out', root)} has {len(paths['held_out'])} held-out images, {config.expected_held_out} expected"
+        )
     return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS})
+
+
+def unreadable_among(listing: Listing, config: DataConfig, seed: int, count: int) -> list[str]:
+    """Those that cannot be read among ``count`` files chosen at random (all where there are no more)."""
+    every = [path for split in SPLITS for path in listing.paths[split]]
+    chosen = [every[i] for i in rng.permutation(seed, "images looked at", n=len(every))[:count]]
+
+    def readable(path: str) -> bool:
+        try:
+            decode(listing.root / path, config.resolution, config.exif_rotate)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [path for path, good in zip(chosen, pool.map(readable, chosen), strict=True) if not good]
 
 
 def _held_out(n: int, share: float, seed: int, label: int) -> np.ndarray:
