@@ -11,10 +11,10 @@ from conftest import REPOSITORY
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
     {"config", "rng", "prefork", "flops"},
-    {"registry", "files", "progress", "journal"},
+    {"registry", "files", "progress", "journal", "rehearsal"},
     {"rates"},
     {"images", "paths", "ddpm", "cost", "processes", "states"},
-    {"objectives", "models", "extractors", "sources", "preflight", "publish"},
+    {"objectives", "models", "extractors", "sources", "preflight", "provenance", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},
     {"generation", "evaluation", "launch"},
     {"report"},

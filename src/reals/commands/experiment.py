@@ -5,9 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from reals import rehearsal
 from reals.config import ConfigError, Experiment, load
 
-KEYS = ("scale", "data")
+KEYS = ("scale", "data", "rehearsal")
 
 
 def add_experiment(p: argparse.ArgumentParser) -> None:
@@ -30,4 +31,5 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
     if "scale" not in given:
         raise ConfigError(f"{default} names no scale; pass --config scale=<name>")
     data = given.get("data")
-    return load(str(given["scale"]), data=None if data is None else str(data), folder=options.sheets)
+    rehearsed = rehearsal.rehearse if rehearsal.wanted(given.get("rehearsal", False)) else None
+    return load(str(given["scale"]), data=None if data is None else str(data), folder=options.sheets, rehearse=rehearsed)
