@@ -22,7 +22,8 @@ def rehearse(scale: Scale) -> Scale:
 
     Pretrained autoencoders, teachers and feature network become ones of their kind that are made here in a step or two;
     an ImageFolder that is not there becomes procedural pictures. What a cluster sees stays: which jobs, how many shards,
-    and the resources they ask for. Its results have a root of their own, and no table takes them for the paper's.
+    and the GPUs, memory and time they ask for (threads are one each: at these sizes more are in each other's way). Its
+    results have a root of their own, and no table takes them for the paper's.
     """
     resolution = max(SMALLEST_RESOLUTION, LATENTS * scale.latent.factor)
     size = resolution // scale.latent.factor
@@ -59,6 +60,7 @@ def rehearse(scale: Scale) -> Scale:
         "gallery": 6,
         "batch": 8,
     }
+    values["resources"] = {rule: asked | {"threads": 1} for rule, asked in values["resources"].items()}
     values["downstream"] |= {"steps": 2, "batch": 8}
     return Scale.model_validate(values)
 
