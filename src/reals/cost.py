@@ -118,15 +118,8 @@ class Costs:
 
     def target(self, artefact: Artefact, step: int | None = None) -> str:
         """The file that shows that an artefact is there (of a run: a milestone's)."""
-        folder = self.registry.folder(artefact)
-        match artefact.kind:
-            case "run":
-                return f"{folder}/step_{step}.safetensors"
-            case "samples":
-                return f"{folder}/shard_000.npy"
-            case "evaluation" | "analysis" | "downstream":
-                return f"{folder}/metrics.json"
-        return f"{folder}/{files.MANIFEST}"
+        outputs = self.registry.outputs(artefact)
+        return str(outputs[0] if step is None or artefact.kind != "run" else outputs[0].with_name(f"step_{step}.safetensors"))
 
     def teacher_flops(self, teacher: Artefact, grid: int) -> int:
         """One image through a teacher at a grid."""
@@ -159,10 +152,10 @@ class Costs:
     def _job(self, artefact: Artefact, stage: str, work: dict[str, int], size: int, **other) -> Job:
         target = other.pop("target", None) or self.target(artefact)
         needs = other.pop("needs", None) or tuple(self._needed(artefact))
-        done = other.pop("done", None)
+        outputs = [Path(target)] if artefact.kind == "run" else self.registry.outputs(artefact)
         return Job(
             target, stage, artefact.name, artefact.id, {k: v for k, v in work.items() if v}, size, needs,
-            Path(target).exists() if done is None else done, **other,
+            all(output.exists() for output in outputs), **other,
         )  # fmt: skip
 
     def _needed(self, artefact: Artefact) -> Iterable[str]:
@@ -258,9 +251,7 @@ class Costs:
             "encoding": spec["n"] * flops.vae_decoder_flops(self.vae),
         }
         copies = self.registry.shards(a)
-        shards = [self.registry.folder(a) / f"shard_{k:03d}.npy" for k in range(copies)]
-        done = all(shard.exists() for shard in shards)
-        yield self._job(a, "sample", work, spec["n"] * 3 * self.scale.data.resolution**2, copies=copies, done=done)
+        yield self._job(a, "sample", work, spec["n"] * 3 * self.scale.data.resolution**2, copies=copies)
 
     def _reference(self, a: Artefact) -> Iterable[Job]:
         config = self.scale.evaluation

@@ -43,7 +43,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
     """
     target = Path(Costs(registry).target(artefact, number))
     if artefact.kind == "samples":
-        target = target.with_name(f"shard_{number:03d}.npy")
+        target = registry.outputs(artefact)[number]
     path = path_of(target)
     earlier = files.read_json(path).get("attempts", []) if path.exists() else []
     attempt = {
