@@ -103,14 +103,14 @@ def test_a_base_folder(tmp_path):
 
     base = configs.PretrainedBase(kind="diffusers", path=str(tmp_path))
     with pytest.raises(ConfigError, match=r"lacks config.json or diffusion_pytorch_model"):
-        preflight.diffusers_base(base)
+        preflight.diffusers_base("bases.x", base)
     (tmp_path / "config.json").write_text("{}")
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     save_file({"a": torch.zeros(1000)}, path)
-    assert files.sha256(path)[:16] in preflight.diffusers_base(base)
+    assert files.sha256(path)[:16] in preflight.diffusers_base("bases.x", base)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ConfigError, match="is damaged"):
-        preflight.diffusers_base(base)
+        preflight.diffusers_base("bases.x", base)
 
 
 def test_a_download_that_is_there_is_compared_with_its_name(tmp_path, monkeypatch):
@@ -131,8 +131,10 @@ def test_a_download_that_is_there_is_compared_with_its_name(tmp_path, monkeypatc
 
 def test_weights_of_a_hub_without_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match=r"run `hf download nobody/nothing model.safetensors`"):
-        preflight.hub_weights("nobody/nothing", "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"teachers.x: nobody/nothing is not in the hub's cache .* run `hf download nobody/nothing`"
+    ):
+        preflight.hub_weights("teachers.x", "nobody/nothing", "model.safetensors")
 
 
 def test_disk_and_file_system_and_clock(project):

@@ -192,7 +192,8 @@ class Costs:
         teacher, grid = a.needed("teacher"), self.scale.latent_size
         images = self.counts.train * (2 if self.scale.data.flip else 1)
         work = {"sampling teacher": images * self.teacher_flops(teacher, grid)}
-        yield self._job(a, "features", work, images * (grid**2 + 1) * self.teacher_dim(teacher) * 2)
+        tokens = 1 if self.scale.features == "cls" else grid**2 + 1
+        yield self._job(a, "features", work, images * tokens * self.teacher_dim(teacher) * 2)
 
     def _autoencoder(self, a: Artefact) -> Iterable[Job]:
         weights = 4 * flops.vae_parameters(self.vae)

