@@ -1,4 +1,4 @@
-"""`reals measure`: how fast this machine does the experiment's work, stored for `reals plan` and for the logs' MFU."""
+"""`reals measure`: how fast this machine does the experiment's work, stored for `reals plan`."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ def add(commands) -> None:
     text = "measure matrix-product peak and real rates of training, sampling, encoding and teacher on this machine"
     p = commands.add_parser(
         "measure", help=text, description=text,
-        epilog="Stores results/measured/<device>.json: `reals plan` takes its rates from there, training logs their MFU. Other "
+        epilog="Stores results/measured/<device>.json: `reals plan` takes its rates from there. Other "
         "scales' rates in that file stay. On a CPU the device is a number of threads (those a training job gets at this scale).",
     )  # fmt: skip
     add_experiment(p)

@@ -76,6 +76,7 @@ def make(costs, rates, nodes: int, per_node: int) -> dict:
         "scale": costs.scale.name,
         "data": {"images": costs.counts.train, "held_out": costs.counts.held_out, "known": costs.counts.known},
         "device": rates.device, "unit": rates.unit, "precision": rates.precision, "rates": rates.source,
+        "stated": rates.source.startswith("stated"), "paper": costs.scale.paper,
         "tflops": {kind: rate / 1e12 for kind, rate in rates.by_kind.items()},
         "nodes": nodes, "per_node": per_node, "jobs": jobs, "tables": tables,
         "missing": total(wanted) | {
@@ -125,6 +126,10 @@ def printed(plan: dict) -> str:
         f"{plan['scale']} on {plan['nodes']} x {plan['per_node']} {plan['device']}, {plan['precision']} (rates: {plan['rates']})"
     )
     lines = [head, "  TFLOP/s: " + ", ".join(f"{k} {v:.3g}" for k, v in plan["tflops"].items())]
+    if plan["stated"] and not plan["paper"]:
+        lines.append(
+            "  These rates are those of the paper's networks; this scale's smaller ones are slower: run `reals measure`."
+        )
     if not plan["data"]["known"]:
         lines.append(f"  The images are not counted yet: {plan['data']['images']:,} are assumed.")
     groups = {
