@@ -39,12 +39,8 @@ def row_of(registry: Registry, artefact: Artefact) -> dict:
 def recorded(registry: Registry, artefact: Artefact, number: int | None = None) -> Iterator[None]:
     """Records the making of an artefact, or of its step or shard ``number``: first what it is made from, then what it took.
 
-    A job killed in between leaves a record without times; one that goes on adds its own. Of several processes
-    (torchrun) the first keeps the record.
+    A job killed in between leaves a record without times; one that goes on adds its own.
     """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
     target = Path(Costs(registry).target(artefact, number))
     if artefact.kind == "samples":
         target = registry.outputs(artefact)[number]

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from reals import files
@@ -55,6 +56,7 @@ def threads_of(scale: Scale) -> int:
     return min(stated.threads, os.cpu_count() or 1)
 
 
+@cache
 def this_device(threads: int) -> str:
     """The name of this machine's first GPU, as its driver gives it, or of its CPU with ``threads`` threads."""
     if shutil.which("nvidia-smi"):
