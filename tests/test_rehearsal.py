@@ -64,6 +64,16 @@ def test_anything_else_is_refused():
         wanted("yes")
 
 
+def test_a_small_teacher_answers_on_repa_s_grid_too():
+    import torch
+
+    from reals.models import teacher
+
+    config = teacher.TeacherConfig("", 8, 4, (0.5,) * 3, (0.5,) * 3, width=16, depth=1, heads=2)
+    patches, _ = teacher.Teacher(config, teacher.build(config)).features(torch.rand(2, 3, 32, 32), grid=2)
+    assert patches.shape == (2, 4, 16)
+
+
 @pytest.mark.workflow
 def test_the_same_jobs_are_planned(project):
     from test_workflow import planned

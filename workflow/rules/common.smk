@@ -158,7 +158,7 @@ def finish():
         planned = cost.estimated(cost.Costs(REGISTRY), records, EXPERIMENT.folder / "rates.yaml")
         print(journal.summary(rows, time.time() - BEGAN, overhead, planned), file=sys.stderr)
         if not planned:
-            print(f"No plan beside it: run `reals measure --config scale={SCALE.name}` once on this device.", file=sys.stderr)
+            print(f"No plan beside it: run `reals measure --config {shlex.join(EXPERIMENT.overrides)}` once on this device.", file=sys.stderr)
         spent = journal.energy_between(POWER, journal.energy())
         said = "not readable on this machine" if spent is None else f"{spent:.2f} Wh (processors of this machine, RAPL)"
         print(f"Energy: {said}.", file=sys.stderr)

@@ -62,6 +62,7 @@ def build(config: TeacherConfig, weights: str | None = None, pretrained: bool = 
         return VisionTransformer(
             img_size=config.grid * config.patch, patch_size=config.patch, embed_dim=config.width,
             depth=config.depth, num_heads=config.heads, num_classes=config.classes,
+            dynamic_img_size=True,  # REPA asks for another grid than the alignment's
         )  # fmt: skip
     overlay = {"file": weights} if weights else None
     return timm.create_model(
