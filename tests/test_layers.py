@@ -10,10 +10,11 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
-    {"config", "rng", "prefork"},
-    {"registry", "files", "tensors", "progress", "journal"},
-    {"images", "paths", "ddpm", "shards", "processes", "states"},
-    {"objectives", "models", "extractors", "sources", "preflight", "publish"},
+    {"config", "rng", "prefork", "flops"},
+    {"registry", "files", "tensors", "progress", "journal", "rehearsal"},
+    {"rates"},
+    {"images", "paths", "ddpm", "cost", "shards", "processes", "states"},
+    {"objectives", "models", "extractors", "sources", "preflight", "provenance", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},
     {"generation", "evaluation", "launch"},
     {"report"},
@@ -48,7 +49,7 @@ def test_imports_point_down(file: Path):
 
 
 def test_planning_the_dag_never_imports_torch():
-    program = "import sys; from reals import journal, preflight, prefork, registry, config, files; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    program = "import sys; from reals import cost, journal, preflight, prefork, registry, config, files; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -5,10 +5,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-from reals import journal
-from reals.commands import evaluate, export, publish, reference, sample
+from reals import journal, provenance, rates, rehearsal
+from reals.commands import check, evaluate, export, measure, plan, publish, reference, sample, why
 from reals.config import load
 from reals.registry import Registry
 
@@ -26,7 +27,7 @@ STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it 
     "analyse": ("analysis", "measure an autoencoder"),
     "downstream": ("downstream", "masks and depth from generated latents"),
 }
-COMMANDS = (sample, export, evaluate, reference, publish)
+COMMANDS = (sample, export, evaluate, reference, publish, measure, plan, check, why)
 NUMBERED = {"transformer": "step", "sample": "shard"}
 RENDERED = {
     "tables": "all tables",
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
     common.add_argument("--data", help="an ImageFolder in place of the scale's images")
     common.add_argument("--seed", type=int, help="in place of the scale's seeds, but for the data's split")
+    common.add_argument("--rehearsal", action="store_true", help="the scale's rehearsal: every job at sizes that cost nothing")
     common.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
     top = argparse.ArgumentParser(prog="reals", description="ReaLS, reproduced. Snakemake calls these; so can you.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -80,15 +82,15 @@ def _stage(name: str) -> Callable:
     }[name]
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int | None:
     if hasattr(options, "run"):
-        options.run(options)
-        return
-    registry = Registry(load(options.scale, data=options.data, seed=options.seed, folder=options.config))
+        return options.run(options)
+    rehearse = rehearsal.rehearse if options.rehearsal else None
+    registry = Registry(load(options.scale, data=options.data, seed=options.seed, folder=options.config, rehearse=rehearse))
     if options.command == "ids":
         for artefact in registry.all():
             print(f"{artefact.kind:12} {artefact.id:44} {registry.folder(artefact)}")
-        return
+        return None
     book = registry.root / "journal.jsonl"
     if options.command in RENDERED:
         from reals.stages import render
@@ -98,7 +100,7 @@ def _run(options: argparse.Namespace) -> None:
                 render.figure(registry, options.name)
             else:
                 {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
-        return
+        return None
     from reals import training
     from reals.stages import Context
 
@@ -106,9 +108,14 @@ def _run(options: argparse.Namespace) -> None:
     kind, _ = STAGES[options.stage]
     artefact = registry.find(kind, options.id)
     number = [getattr(options, NUMBERED[options.stage])] if options.stage in NUMBERED else []
+    device = rates.this_device(int(os.environ.get("REALS_THREADS", "1")))
     # Of several processes (torchrun) the first keeps the books.
-    with journal.job(book if _first() else Path(os.devnull), options.stage, artefact.id):
+    with (
+        journal.job(book if _first() else Path(os.devnull), options.stage, artefact.id, *(number or [None]), device),
+        provenance.recorded(registry, artefact, *number) if _first() else nullcontext(),
+    ):
         _stage(options.stage)(Context(registry), artefact, *number)
+    return None
 
 
 def _first() -> bool:
@@ -130,7 +137,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
     try:
-        _run(options)
+        return _run(options) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors

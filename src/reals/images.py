@@ -170,7 +170,27 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
         raise ConfigError(f"data.path: {tops['train']} has {len(classes)} classes, {config.expected_classes} expected")
     if config.expected_images is not None and len(paths["train"]) != config.expected_images:
         raise ConfigError(f"data.path: {tops['train']} has {len(paths['train'])} images, {config.expected_images} expected")
+    if config.expected_held_out is not None and len(paths["held_out"]) != config.expected_held_out:
+        raise ConfigError(
+            f"data.path: {tops.get('held_out', root)} has {len(paths['held_out'])} held-out images, {config.expected_held_out} expected"
+        )
     return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS})
+
+
+def unreadable_among(listing: Listing, config: DataConfig, seed: int, count: int) -> list[str]:
+    """Those that cannot be read among ``count`` files chosen at random (all where there are no more)."""
+    every = [path for split in SPLITS for path in listing.paths[split]]
+    chosen = [every[i] for i in rng.permutation(seed, "images looked at", n=len(every))[:count]]
+
+    def readable(path: str) -> bool:
+        try:
+            decode(listing.root / path, config.resolution, config.exif_rotate)
+        except Unreadable:
+            return False
+        return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [path for path, good in zip(chosen, pool.map(readable, chosen), strict=True) if not good]
 
 
 def _held_out(n: int, share: float, seed: int, label: int) -> np.ndarray:
@@ -253,6 +273,9 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     the fly. Always ``<split>_labels.npy`` int64. Raises ConfigError naming the first unreadable image unless
     ``unreadable`` is ``skip``, which leaves such images out and counts them in the manifest.
     """
+    if config.source == "procedural":
+        paint(folder / "pictures", seed)
+        config = config.model_copy(update={"source": "folder", "path": str(folder / "pictures")})
     skipped: list[str] = []
     facts: dict[str, str] = {}
     if config.source == "folder":
@@ -289,6 +312,25 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
         classes=classes, resolution=config.resolution, storage=config.storage, skipped=len(skipped),
         exif_rotate=config.exif_rotate, images={s: len(labels[s]) for s in SPLITS}, **facts,
     )  # fmt: skip
+
+
+PAINTED = {"train": 24, "val": 8}  # pictures a class
+PAINTED_CLASSES = 12
+
+
+def paint(folder: Path, seed: int) -> None:
+    """An ImageFolder of JPEG files with a striped pattern a class, for a rehearsal where the data set is not at hand."""
+    for label in range(PAINTED_CLASSES):
+        for split, count in PAINTED.items():
+            place = folder / split / f"pattern-{label:02d}"
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                drawn = np.random.default_rng(rng.key(seed, f"painted {split}", label, i))
+                y, x = np.mgrid[:48, : int(drawn.integers(48, 80))]
+                angle = np.pi * (label + drawn.uniform(-0.2, 0.2)) / PAINTED_CLASSES
+                wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / 3 + drawn.uniform(0, 6))
+                colour = 127 + 100 * np.cos(2 * np.pi * (label / PAINTED_CLASSES + np.arange(3) / 3))
+                Image.fromarray((127 + wave[..., None] * (colour - 127)).clip(0, 255).astype(np.uint8)).save(place / f"{i}.JPEG")
 
 
 def _decode_all(listing: Listing, split: str, config: DataConfig) -> tuple[np.ndarray | None, dict[int, Unreadable]]:

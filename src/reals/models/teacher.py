@@ -91,6 +91,7 @@ def build(config: TeacherConfig, pretrained: bool = False) -> nn.Module:
         return VisionTransformer(
             img_size=config.grid * config.patch, patch_size=config.patch, embed_dim=config.width,
             depth=config.depth, num_heads=config.heads, num_classes=config.classes,
+            dynamic_img_size=True,  # REPA asks for another grid than the alignment's
         )  # fmt: skip
     try:
         network = timm.create_model(config.timm, pretrained=pretrained, num_classes=0, dynamic_img_size=True)

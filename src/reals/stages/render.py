@@ -142,9 +142,6 @@ def _figure1(registry: Registry, stem: Path, results: dict) -> None:
 
 
 def _figure2(registry: Registry, stem: Path, results: dict) -> None:
-    config = [f"scale={registry.experiment.command[1]}"]
-    if "--data" in registry.experiment.command:
-        config.append(f"data={registry.experiment.command[-1]}")
     command = [
         sys.executable,
         "-m",
@@ -156,7 +153,7 @@ def _figure2(registry: Registry, stem: Path, results: dict) -> None:
         "--quiet",
         "all",
         "--config",
-        *config,
+        *registry.experiment.overrides,
     ]
     drawn = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if "digraph" not in drawn.stdout:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from reals import checkpoints, ddpm, files, objectives, rng, training
+from reals import checkpoints, ddpm, files, flops, objectives, rates, rng, training
 from reals.generation import Sampling, decode, draw
 from reals.images import Images
 from reals.models import autoencoder as autoencoders
@@ -201,6 +201,12 @@ def checkpoint_blocks(model: Transformer) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
+def utilisation(config: TransformerConfig, batch: int, precision: str, devices: int, step_seconds: float) -> float | None:
+    """The transformer's FLOPs in a step over what the devices' peak allows; None where `reals measure` has not found the peak."""
+    peak = rates.peak(rates.this_device(torch.get_num_threads()), precision)
+    return peak and flops.TRAINED * flops.transformer_flops(config) * batch / (step_seconds * devices * peak)
+
+
 def weights_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step}.safetensors"
 
@@ -235,6 +241,7 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
         training.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
             batch=spec["batch"], sample=pictures,
+            utilisation=partial(utilisation, config, spec["batch"], spec.get("precision") or "fp32", processes.count),
         )  # fmt: skip
         if not processes.main:
             return

@@ -1,0 +1,35 @@
+"""`reals check`: is everything in place for the first job? One line each: fine, or what to do."""
+
+import argparse
+import sys
+
+from reals.commands.experiment import add_experiment, experiment_of
+
+
+def add(commands) -> None:
+    text = "check data, weights, disk, file system, GPUs, SLURM and DVC remote before the first job"
+    p = commands.add_parser(
+        "check",
+        help=text,
+        description=text,
+        epilog="Exit code: 0 everything is in place, 1 something is to be mended, 2 a bad sheet.",
+    )
+    add_experiment(p)
+    p.add_argument("--partition", help="SLURM partition that jobs go to (its default one)")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from reals import preflight
+    from reals.registry import Registry
+
+    bad = 0
+    for what, look in preflight.thorough(Registry(experiment_of(options)), options.partition):
+        try:
+            said, mark = look(), "ok "
+        except (ValueError, OSError) as error:
+            said, mark, bad = str(error), "FIX", bad + 1
+        print(f"{mark} {what + ':':<22} {' '.join(said.split()).removeprefix(what + ': ')}", flush=True)
+    if bad:
+        print(f"reals check: {bad} thing{'s' * (bad > 1)} to mend", file=sys.stderr)
+    return 1 if bad else 0

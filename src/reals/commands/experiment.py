@@ -1,0 +1,35 @@
+"""Which experiment a command is about: `--config scale=... data=...`, as for `snakemake`."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from reals import rehearsal
+from reals.config import ConfigError, Experiment, load
+
+KEYS = ("scale", "data", "rehearsal")
+
+
+def add_experiment(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="as for snakemake: scale=imagenet256, data=/path/to/images (without: what config/config.yaml says)",
+    )  # fmt: skip
+    p.add_argument("--sheets", type=Path, default=Path("config"), help="the folder of the sheets (config)")
+
+
+def experiment_of(options: argparse.Namespace) -> Experiment:
+    """ConfigError (one line) for a key nobody knows and for mistakes in sheets or scale."""
+    default = options.sheets / "config.yaml"
+    given = yaml.safe_load(default.read_text()) if default.exists() else {}
+    for entry in options.config:
+        key, equals, value = entry.partition("=")
+        if not equals or key not in KEYS:
+            raise ConfigError(f"--config {entry}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
+        given[key] = value
+    if "scale" not in given:
+        raise ConfigError(f"{default} names no scale; pass --config scale=<name>")
+    data = given.get("data")
+    rehearsed = rehearsal.rehearse if rehearsal.wanted(given.get("rehearsal", False)) else None
+    return load(str(given["scale"]), data=None if data is None else str(data), folder=options.sheets, rehearse=rehearsed)
