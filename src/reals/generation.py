@@ -104,6 +104,9 @@ class Bf16(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
 
+    def compile(self, **options) -> None:
+        self.model.compile(**options)
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             return self.model(x, t, y).to(x.dtype)
