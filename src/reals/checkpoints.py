@@ -188,7 +188,12 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
     for name, value in content.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{path}: {name!r} is a {type(value).__name__}, expected a tensor; is this a network's checkpoint?")
-    return dict(content), facts, arguments
+    return {_unwrapped(name): value for name, value in content.items()}, facts, arguments
+
+
+def _unwrapped(name: str) -> str:
+    """A parameter's name without what DistributedDataParallel and torch.compile put before it."""
+    return name.removeprefix("_orig_mod.").removeprefix("module.").replace("_orig_mod.", "")
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict]:
@@ -219,7 +224,7 @@ def _read_pickle(path: Path):
         raise ValueError(
             f"{path}: holds {what}, which could run code; not loaded. Save the tensors alone (a state dict) and use that"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ValueError(f"{path}: damaged or truncated ({first[0]}); fetch or make it again") from None
 
@@ -261,17 +266,18 @@ def _infer(
         raise ValueError(
             f"{path}: its class table has {table} rows, that is {table - 1} classes and the null class; {classes} classes expected"
         )
-    projectors = {n.split(".")[1] for n in state if n.startswith("projectors.")}
+    last = sorted((int(n.split(".")[1]), n) for n in state if re.fullmatch(r"projectors\.\d+\.4\.weight", n))
     repa = {}
-    if projectors and "projectors.0.4.weight" in state:
+    if last:
         passed = arguments.get("encoder_depth") or REPA_DEPTHS.get((width, depth))
         if passed is None:
             passed = min(8, depth)
             notes.append(f"projector after block {passed} (REPA's default; weights do not say)")
+        dims = tuple(len(state[n]) for _, n in last)
         repa = {
             "projector_depth": passed,
-            "projector_dim": len(state["projectors.0.4.weight"]),
-            "projector_hidden": len(state["projectors.0.4.weight"].T),
+            "projector_dim": dims[0] if len(dims) == 1 else dims,
+            "projector_hidden": len(state[last[0][1]].T),
         }
     config = TransformerConfig(
         width=width, depth=depth, heads=heads, patch=patch, latent_channels=channels, latent_size=side * patch, classes=classes,
