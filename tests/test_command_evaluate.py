@@ -244,7 +244,7 @@ def test_bad_samples_and_options_are_refused(here, capsys):
 def test_floats_are_compared_with_a_reference_of_bytes(here):
     x = np.load(here / "samples.npz")["arr_0"]
     np.savez(here / "floats.npz", (x / 255).astype(np.float32))
-    assert evaluate("--range", "unit", samples="floats.npz")["values"] == evaluate()["values"]
+    assert evaluate("--range", "unit", samples="floats.npz")["metrics"] == evaluate()["metrics"]
 
 
 def with_a_hole() -> extractors.Extractor:
