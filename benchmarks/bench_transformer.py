@@ -1,14 +1,16 @@
 """Our transformer beside diffusers' DiTTransformer2DModel: same weights, same inputs, same run, this CPU.
 
-    python benchmarks/bench_transformer.py [--models B/2 XL/2] [--threads 1] [--rounds 3] [--compile] [--clock cpu]
+    python benchmarks/bench_transformer.py [--models B/2 XL/2] [--threads 1] [--rounds 3] [--eager] [--clock cpu]
 
-Speed is timed with the two networks taking turns in one process, memory and XL/2's training in one process each. Before
-anything is timed the outputs must agree. `--clock cpu` counts CPU seconds a thread, for a machine that others use too. diffusers' own time embedding divides by 127 where DiT divides by 128; the
-benchmark sets it to DiT's, or the outputs of official weights would differ. 250 steps are extrapolated from single ones.
+The networks share their weights' memory and take turns in one process; peak memory is taken in a process each. Before anything
+is timed the outputs must agree. Recommended is bf16 products where the CPU has them in hardware, torch.compile of the blocks
+(`--eager`: not) and the guidance interval. `--clock cpu` counts CPU seconds a thread, for a machine that others use too.
+XL/2 trains without the optimizer, for all alike: AdamW's state of both would take 22 GB. diffusers' own time embedding divides by 127
+where DiT divides by 128; the benchmark sets it to DiT's, or the outputs of official weights would differ. 250 steps are
+extrapolated from single ones.
 """
 
 import argparse
-import json
 import resource
 import statistics
 import subprocess
@@ -21,11 +23,14 @@ from torch import nn
 
 from reals import rng, samplers
 from reals.generation import Bf16
+from reals.models.bf16 import Linear
 from reals.models.transformer import FULL_SIZES, Transformer, TransformerConfig, initialise
 
 GMAC = {"S/2": 6.06, "B/2": 23.01, "L/2": 80.70, "XL/2": 118.62}  # a forward pass of one image, 256 tokens
 SCALE, INTERVAL, STEPS, GUIDED = 1.5, (0.0, 0.75), 250, 185  # guided evaluations of 250 with this interval
-ARMS = ("diffusers", "ours fp32", "ours recommended")
+ARMS = ("diffusers", "ours fp32", "ours fp32 compiled", "ours recommended")
+BATCHES = {"S/2": 16, "B/2": 8, "L/2": 2, "XL/2": 2}
+UPDATED = ("S/2", "B/2")  # trained with AdamW
 
 
 def ours(name: str) -> Transformer:
@@ -42,8 +47,16 @@ def ours(name: str) -> Transformer:
     return model.eval()
 
 
+def twin(model: Transformer) -> Transformer:
+    """Another network on the same weights, to be compiled."""
+    with torch.device("meta"):
+        other = Transformer(model.config)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other.eval()
+
+
 def theirs(model: Transformer) -> nn.Module:
-    """diffusers' network with our weights, its copies of the time and label embedding in every block included."""
+    """diffusers' network on our weights; every block has its own time and label embedding, as it makes them."""
     from diffusers import DiTTransformer2DModel
 
     c, state = model.config, model.state_dict()
@@ -71,7 +84,7 @@ def theirs(model: Transformer) -> nn.Module:
         take(f"{there}.attn1.to_out.0", f"{here}.attn.proj")
         take(f"{there}.ff.net.0.proj", f"{here}.mlp.fc1")
         take(f"{there}.ff.net.2", f"{here}.mlp.fc2")
-    missing, unknown = other.load_state_dict(mapped, strict=False)
+    missing, unknown = other.load_state_dict(mapped, strict=False, assign=True)
     assert not unknown and all("pos_embed.pos_embed" in key for key in missing), (missing, unknown)
     for block in other.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
@@ -93,22 +106,20 @@ def check(mine: Transformer, other: nn.Module) -> float:
     return difference
 
 
-def trainer(arm: str, model: nn.Module, batch: int, compiled: bool, update: bool) -> Callable[[], None]:
+def trainer(arm: str, model: nn.Module, batch: int, update: bool) -> Callable[[], None]:
     """One step: forward, loss, backward and, with `update`, AdamW."""
     x, t, y = inputs(batch)
     # Fused for all: the default is slower and takes more memory, and is not what is compared.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-    if arm == "ours recommended" and compiled:
-        model.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=arm == "ours recommended"):
             out = model(x, timestep=t, class_labels=y).sample if arm == "diffusers" else model(x, t, y)
             loss = (out[:, :4].float() - x).square().mean()
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if update:
             optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -150,45 +161,72 @@ def our_step(network: nn.Module, batch: int, guided: bool) -> Callable[[], None]
 
 
 def seconds(steps: dict[str, Callable[[], None]], rounds: int, clock: str) -> dict[str, list[float]]:
-    """Time of each, taking turns; the first turn warms up and does not count."""
+    """Time of each, taking turns; the first two turns warm up (a compiled backward is compiled in the first) and do not count."""
     now = {"wall": time.perf_counter, "cpu": lambda: time.process_time() / torch.get_num_threads()}[clock]
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
+    for turn in range(rounds + 2):
         for name, step in steps.items():
             began = now()
             step()
-            if turn:
+            if turn > 1:
                 times[name].append(now() - began)
     return times
 
 
+def rate(gmac: float, step: Callable[[], object], clock: str) -> float:
+    """Multiply-adds per second (in 1e9), the best of 10."""
+    return gmac / min(seconds({"": step}, 10, clock)[""])
+
+
 def peak(dtype: torch.dtype, clock: str) -> float:
-    """Multiply-adds per second (in 1e9) of a large linear layer, the best of 20."""
-    a, layer = torch.randn(2048, 4096).to(dtype), nn.Linear(4096, 4096, dtype=dtype)
-    with torch.no_grad():
-        times = seconds({"matmul": lambda: layer(a)}, 20, clock)["matmul"]
-    return 2048 * 4096 * 4096 / min(times) / 1e9
+    """The best rate of plain products, large and of the models' sizes."""
+    rates = []
+    for rows, inner, outer in ((2048, 4096, 4096), (2048, 2048, 2048), (2048, 768, 3072), (2048, 1152, 4608)):
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, outer).to(dtype)
+        rates.append(rate(rows * inner * outer / 1e9, lambda a=a, b=b: a @ b, clock))
+    return max(rates)
 
 
-def memory(arm: str, name: str, task: str, batch: int, clock: str, update: bool) -> dict:
-    """In a process of its own: peak resident memory (GB) and the times of two steps after the first."""
+def linear_rate(name: str, batch: int, bf16: bool, clock: str) -> float:
+    """The rate of a block's four linear layers, forward and backward, casts of float32 weights and gradients included."""
+    width, tokens = FULL_SIZES[name.split("/")[0]][0], 256 * batch
+    done = spent = 0.0
+    for inner, outer in ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)):
+        layer, x, slope = Linear(inner, outer), torch.randn(tokens, inner, requires_grad=True), torch.randn(tokens, outer)
+        if bf16:
+            x, slope = x.detach().bfloat16().requires_grad_(), slope.bfloat16()
+
+        def step(layer=layer, x=x, slope=slope) -> None:
+            layer.zero_grad(set_to_none=True)
+            x.grad = None
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                out = layer(x)
+            out.backward(slope)
+
+        gmac = 3 * tokens * inner * outer / 1e9
+        done, spent = done + gmac, spent + gmac / rate(gmac, step, clock)
+    return done / spent
+
+
+def memory(arm: str, name: str, task: str, batch: int) -> float:
+    """Peak resident memory (GB) of two steps, not compiled."""
     model = ours(name)
     if arm == "diffusers":
         model = theirs(model)
     if task == "train":
-        step = trainer(arm, model, batch, compiled=False, update=update)
+        step = trainer(arm, model, batch, name in UPDATED)
     elif arm == "diffusers":
         step = diffusers_step(model, batch)
     else:
         step = our_step(Bf16(model) if arm == "ours recommended" else model, batch, guided=True)
-    times = seconds({arm: step}, 2, clock)[arm]
-    return {"gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "times": times}
+    for _ in range(2):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def child(options: argparse.Namespace, *job) -> dict:
-    call = [sys.executable, __file__, "--threads", str(options.threads), "--clock", options.clock, "--child", *map(str, job)]
-    call += ["--no-update"] if options.no_update else []
-    return json.loads(subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+def child(options: argparse.Namespace, *job) -> float:
+    call = [sys.executable, __file__, "--threads", str(options.threads), "--child", *map(str, job)]
+    return float(subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
 
 def row(label: str, times: list[float], images: int, gmac: float, limit: float, gb: float | None, base: float) -> None:
@@ -205,70 +243,76 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["B/2", "XL/2"], choices=GMAC)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, help="images a step (S/2 16, B/2 8, L/2 and XL/2 2)")
+    parser.add_argument("--tasks", nargs="+", default=["train", "sample"], choices=["train", "sample"])
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument(
-        "--compile", action="store_true", help="add torch.compile to the recommended arm (not for XL/2's training)"
-    )
-    parser.add_argument("--no-update", action="store_true", help="training without AdamW: XL/2 in 8 GB instead of 14")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.child:
         arm, name, task, batch = options.child
-        print(json.dumps(memory(arm, name, task, int(batch), options.clock, not options.no_update)))
+        print(memory(arm, name, task, int(batch)))
         return
     limits = {"fp32": peak(torch.float32, options.clock), "bf16": peak(torch.bfloat16, options.clock)}
     print(
-        f"{options.threads} thread(s); matmul peak: fp32 {limits['fp32']:.0f}, bf16 {limits['bf16']:.0f} GMAC/s; {options.clock} time"
+        f"{options.threads} thread(s), {options.clock} time; matmul peak: fp32 {limits['fp32']:.0f}, bf16 {limits['bf16']:.0f} GMAC/s"
     )
     fast = limits["bf16"] > 1.2 * limits["fp32"]
-    print(
-        f"recommended here: {'bf16 products' if fast else 'fp32'}{', torch.compile' if options.compile else ''}, guidance interval"
-    )
-    limit = {arm: limits["bf16" if arm == "ours recommended" and fast else "fp32"] for arm in ARMS}
-    arms = [arm for arm in ARMS if fast or arm != "ours recommended"]
-    batches = {name: 1 if name == "XL/2" else 4 for name in options.models}
-    used = {  # before this process takes memory of its own
-        (name, arm, task): child(options, arm, name, task, batches[name])
-        for name in options.models for task in ("train", "sample") for arm in arms
-    }  # fmt: skip
+    arms = [arm for arm in ARMS if (fast or arm != "ours recommended") and not (options.eager and "compiled" in arm)]
+    limit = {arm: limits["bf16" if arm == "ours recommended" else "fp32"] for arm in arms}
+    compiled = "" if options.eager else ", torch.compile"
+    print(f"recommended here: {'bf16 products' if fast else 'fp32'}{compiled}, guidance interval", flush=True)
     for name in options.models:
-        gmac, batch = GMAC[name], batches[name]
+        gmac, batch = GMAC[name], options.batch or BATCHES[name]
+        used = {  # before this process takes memory of its own
+            (arm, task): None if options.no_memory or "compiled" in arm else child(options, arm, name, task, batch)
+            for task in options.tasks for arm in arms
+        }  # fmt: skip
         mine = ours(name)
-        other = theirs(mine)
-        print(f"\n{name}: outputs agree to {check(mine, other):.1e} of the largest")
-        print(f" training step{' without AdamW' if options.no_update else ''}, batch {batch}")
-        if name == "XL/2":  # two copies with optimizers would not fit into most memories
-            times = {arm: used[name, arm, "train"]["times"] for arm in arms}
-        else:
-            steps = {"diffusers": trainer("diffusers", theirs(mine), batch, False, not options.no_update)}
-            steps |= {arm: trainer(arm, ours(name), batch, options.compile, not options.no_update) for arm in arms[1:]}
+        nets = {arm: theirs(mine) if arm == "diffusers" else twin(mine) for arm in arms}
+        print(f"\n{name}: outputs agree to {check(mine, nets['diffusers']):.1e} of the largest")
+        for arm in arms:
+            if not options.eager and arm in ("ours fp32 compiled", "ours recommended"):
+                nets[arm].compile()
+        for kind in ["fp32", "bf16"][: 1 + fast] if "train" in options.tasks else []:
+            print(
+                f" linear layers forward and backward, {kind}: {linear_rate(name, batch, kind == 'bf16', options.clock) / limits[kind]:.0%} of peak"
+            )
+        if "train" in options.tasks:
+            print(f" training step{'' if name in UPDATED else ' without AdamW'}, batch {batch}")
+            steps = {arm: trainer(arm, nets[arm], batch, name in UPDATED) for arm in arms}
             times = seconds(steps, options.rounds, options.clock)
+            base = statistics.median(times["diffusers"])
+            for arm in arms:
+                row(arm, times[arm], batch, 3 * gmac, limit[arm], used[arm, "train"], base)
             del steps
-        base = statistics.median(times["diffusers"])
-        for arm in arms:
-            row(arm, times[arm], batch, 3 * gmac, limit[arm], used[name, arm, "train"]["gb"], base)
-        print(f" guided evaluation, {batch} images")
-        steps = {"diffusers": diffusers_step(other, batch), "ours fp32": our_step(mine, batch, True)}
-        if fast:
-            quick = Bf16(ours(name))
-            if options.compile:
-                quick.compile()
-            steps |= {"ours recommended": our_step(quick, batch, True), "unguided": our_step(quick, batch, False)}
-        times = seconds(steps, options.rounds, options.clock)
-        base = statistics.median(times["diffusers"])
-        for arm in arms:
-            row(arm, times[arm], batch, 2 * gmac, limit[arm], used[name, arm, "sample"]["gb"], base)
-        print(
-            f" {STEPS} guided steps, {batch} images (extrapolated; recommended guides {GUIDED} of them, interval {list(INTERVAL)})"
-        )
-        for arm in arms:
-            guided = statistics.median(times[arm])
-            total = STEPS * guided
-            if arm == "ours recommended":
-                total = GUIDED * guided + (STEPS - GUIDED) * statistics.median(times["unguided"])
-            print(f"  {arm:34} {total:8.1f} s  {batch / total:8.4f} images/s  x{STEPS * base / total:5.2f}", flush=True)
-        del mine, other, steps
+        if "sample" in options.tasks:
+            sample(name, mine, nets, batch, limit, used, options)
+        del mine, nets
+
+
+def sample(name: str, mine: Transformer, nets: dict, batch: int, limit: dict, used: dict, options: argparse.Namespace) -> None:
+    print(f" guided evaluation, {batch} images")
+    steps = {"diffusers": diffusers_step(nets["diffusers"], batch)}
+    steps |= {arm: our_step(nets[arm], batch, True) for arm in nets if arm.startswith("ours fp32")}
+    if "ours recommended" in nets:
+        quick = Bf16(ours(name))
+        if not options.eager:
+            quick.compile()
+        steps |= {"ours recommended": our_step(quick, batch, True), "unguided": our_step(quick, batch, False)}
+    times = seconds(steps, options.rounds, options.clock)
+    base = statistics.median(times["diffusers"])
+    for arm in nets:
+        row(arm, times[arm], batch, 2 * GMAC[name], limit[arm], used[arm, "sample"], base)
+    print(f" {STEPS} guided steps, {batch} images (extrapolated; recommended guides {GUIDED} of them, interval {list(INTERVAL)})")
+    for arm in nets:
+        guided = statistics.median(times[arm])
+        total = STEPS * guided
+        if arm == "ours recommended":
+            total = GUIDED * guided + (STEPS - GUIDED) * statistics.median(times["unguided"])
+        print(f"  {arm:34} {total:8.1f} s  {batch / total:8.4f} images/s  x{STEPS * base / total:5.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Reference files load as they are, ours go back, and what cannot be right is refused in one line."""
 
 import argparse
+import contextlib
 import pickle
+import random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from reals import checkpoints, rng
 from reals.checkpoints import export, load, reverse_time
@@ -102,6 +105,50 @@ def test_safetensors_and_half_precision(tmp_path):
     loaded = load(tmp_path / "b.pt", "DiT", heads=2).model
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded.blocks[1].mlp.fc1.weight, model.blocks[1].mlp.fc1.weight, rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_wrapped_networks_are_unwrapped(tmp_path, prefix):
+    model = network()
+    torch.save({"ema": {prefix + name: value for name, value in model.state_dict().items()}}, tmp_path / "w.pt")
+    assert same(load(tmp_path / "w.pt", "SiT", heads=2).model, model)
+    state = {name.replace("blocks.0.", "blocks.0._orig_mod."): value for name, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "b.pt")
+    assert same(load(tmp_path / "b.pt", "SiT", heads=2).model, model)
+
+
+def test_repa_with_several_teachers_loads_and_goes_back(tmp_path):
+    model = network(learn_sigma=False, **{**PROJECTOR, "projector_dim": (12, 20)})
+    path = training(tmp_path / "r.pt", model, model, encoder_depth=1)
+    checkpoint = load(path, "REPA", heads=2)
+    assert checkpoint.model.config == model.config
+    _, projected = checkpoint.model(*inputs(model), project=True)
+    assert [p.shape[2] for p in projected] == [12, 20]
+    export(tmp_path / "out.pt", checkpoint, "REPA", layout="raw")
+    written = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert written.keys() == model.state_dict().keys()
+    assert torch.equal(written["projectors.1.4.weight"], model.state_dict()["projectors.1.4.weight"])
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_no_damage_ends_in_a_traceback(tmp_path, kind):
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
+    state = network(depth=1).state_dict()
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    whole, draw = path.read_bytes(), random.Random(0)
+    for _ in range(30):
+        path.write_bytes(whole[: draw.choice([draw.randrange(40), draw.randrange(len(whole))])])
+        with pytest.raises(ValueError, match=r"^[^\n]*\Z"):
+            load(path, "SiT", heads=2)
+        flipped = bytearray(whole)
+        for _ in range(3):
+            flipped[draw.randrange(3000)] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        with contextlib.suppress(ValueError):  # a bit of a weight may flip unseen
+            load(path, "SiT", heads=2)
 
 
 def test_old_files_without_a_zip_load(tmp_path):

@@ -225,7 +225,6 @@ def test_bad_samples_and_options_are_refused(here, capsys):
         (("float.npz", *real), "float32, expected uint8"),
         (("cut.npz", *real), "truncated"),
         (("empty", *real), "no image"),
-        (("samples.npz", *real, "--range", "unit"), "declares floating"),
         (("samples.npz", *real, "--shard", "3/3", "--features", "f.npz"), "expected K/N"),
         (("samples.npz", *real, "--shard", "0/3"), "needs --features"),
         (("samples.npz", *real, "--bootstrap", "1"), "--bootstrap 1"),
@@ -240,6 +239,12 @@ def test_bad_samples_and_options_are_refused(here, capsys):
     ):
         assert message in refused(capsys, "evaluate", *arguments), arguments
     assert not list(here.glob("*.json"))
+
+
+def test_floats_are_compared_with_a_reference_of_bytes(here):
+    x = np.load(here / "samples.npz")["arr_0"]
+    np.savez(here / "floats.npz", (x / 255).astype(np.float32))
+    assert evaluate("--range", "unit", samples="floats.npz")["metrics"] == evaluate()["metrics"]
 
 
 def with_a_hole() -> extractors.Extractor:

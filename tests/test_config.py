@@ -61,6 +61,16 @@ MISTAKES = [
     ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "-\tyes\tyes\t2\t2e-5", "needs a teacher"),
     ("config/evaluations.tsv", "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t2M\tsde", "milestone '2M'"),
     ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tsde\t1\t", "DiT takes ddpm"),
+    *[
+        ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", f"sit-b2-sd-vae\t400K\t{sampler}", says)
+        for sampler, says in [
+            ("sd", "sampler.name"), ("ddim", "SiT takes sde, heun-sde, ode, euler, dopri5"), ("ode:form=linear", "form means nothing to ode"),
+            ("sde:form=cubic", "sampler.form"), ("sde:forms=linear", "unknown key"), ("sde:form=SBDM", "infinite at t = 0"),
+            ("sde:steps=1", "sampler.steps"), ("ode:steps=51", "an even number"), ("sde:last=none,last_size=0.04", "last=none"),
+            ("heun-sde:last=none", "infinite"), ("sde:last_size=0", "last_size=0"), ("dopri5:steps=9", "no settings"), ("sde:norm", "norm"),
+        ]
+    ],
+    ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tddim:steps=2000\t1\t", "1000"),
     ("config/evaluations.tsv", "0,0.75", "0.75,0", "interval"),
     ("config/evaluations.tsv", "1.5\t-\t-\t3", "1.5\t-\t-\t-", "cfg_channels"),
     ("config/tables/table03.tsv", "\tsit-b2-reals_1M\t", "\tsit-b2-reals_5M\t", "'sit-b2-reals_5M' is not defined"),

@@ -65,6 +65,58 @@ def test_sampling_settings_leave_training_alone(project):
     assert {kind for kind, _ in changed(before, ids())} == {"samples", "evaluation", "downstream"}
 
 
+SAMPLERS = {
+    # a cell of the sheet -> what is drawn, beside the scale's steps
+    "sde": {"sampler": "sde", "form": "sigma", "last": "mean", "last_size": 0.04},
+    "sde:form=linear,norm=2,last=tweedie,last_size=0.01,steps=30": {
+        "form": "linear", "norm": 2.0, "last": "tweedie", "last_size": 0.01, "steps": 30, "evaluations": 30},
+    "sde:last=none": {"last": "none", "last_size": 0.0},
+    "heun-sde:steps=30": {"sampler": "heun-sde", "evaluations": 59},
+    "ode:steps=20": {"sampler": "ode", "evaluations": 20},
+    "euler:steps=20": {"sampler": "euler", "evaluations": 20},
+    "dopri5": {"sampler": "dopri5", "evaluations": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", SAMPLERS)
+def test_a_row_chooses_its_sampler(cell, project):
+    from reals.models.transformer import TransformerConfig
+    from reals.stages.sample import sampling_of
+
+    before = ids()
+    edit(
+        Path("config/evaluations.tsv"),
+        "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde",
+        f"sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\t{cell}",
+    )
+    registry = Registry(load("demo"))
+    sampling = sampling_of(registry.samples["sit-b2-sd-vae_400K"].spec)
+    assert {key: getattr(sampling, key) for key in SAMPLERS[cell]} == SAMPLERS[cell]
+    config = TransformerConfig(
+        width=8, depth=1, heads=1, patch=2, latent_channels=4, latent_size=4, classes=2, learn_sigma=True
+    )  # fmt: skip
+    sampling.check("SiT", config)
+    same = {"samples", "evaluation"} if cell != "sde" else set()
+    assert {kind for kind, _ in changed(before, ids())} == same
+
+
+def test_a_run_on_another_path_is_sampled_on_it(project):
+    from reals.stages.sample import sampling_of
+
+    before, sheet = ids(), Path("config/runs.tsv")
+    lines = [line if line.startswith("#") else f"{line}\t-" for line in sheet.read_text().splitlines()]
+    sheet.write_text("\n".join(lines).replace("milestones\t-", "milestones\tpath") + "\n")
+    assert ids() == before
+    edit(sheet, "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K\t-", "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K\tvp")
+    registry = Registry(load("demo"))
+    assert registry.runs["sit-b2-control"].spec["path"] == "vp"
+    assert sampling_of(registry.samples["sit-b2-control_400K"].spec).path == "vp"
+    assert {name for _, name in changed(before, ids())} == {"sit-b2-control", "sit-b2-control_400K"}
+    edit(sheet, "dit-b2-reals\tDiT-B/2\treals\tno\t400K\t-", "dit-b2-reals\tDiT-B/2\treals\tno\t400K\tgvp")
+    with pytest.raises(ConfigError, match="DiT has its own schedule"):
+        load("demo")
+
+
 def test_other_data_is_another_experiment(project):
     assert changed(ids("cifar10"), ids("cifar10", data="/x/birds")) == set(ids("cifar10", data="/x/birds"))
 

@@ -110,7 +110,7 @@ def test_declared_floats_become_the_bytes_of_their_convention(tmp_path):
     [
         (np.zeros((2, 8, 8, 3), np.float32), "bytes", "float32, expected uint8 .* say so with --range unit or --range signed"),
         (np.zeros((2, 8, 8, 3), np.int64), "bytes", "int64, expected uint8"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "unit", "declares floating numbers; drop --range"),
+        (np.zeros((2, 8, 8, 3), np.int32), "unit", "save the images as uint8"),
         (np.zeros((2, 3, 8, 8), np.uint8), "bytes", "channels first"),
         (np.zeros((2, 8, 8, 4), np.uint8), "bytes", r"shape \(2, 8, 8, 4\), expected \[N, H, W, 3\]"),
         (np.zeros((2, 8, 8), np.uint8), "bytes", "expected"),

@@ -9,7 +9,7 @@ from conftest import REPOSITORY, edit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reals import config, preflight, registry, shards
+from reals import config, cost, registry, shards
 from reals.models import autoencoder as models
 from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, features, latents, transformer
 
@@ -188,7 +188,8 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
     for name, cache, images, flips, row, size in rows:
         scale = config.load(name).scale
         n = scale.data.expected_images or train[name]
-        teacher = preflight.teacher_width(scale.teachers["large"])
+        large = scale.teachers["large"]
+        teacher = large.width if large.kind == "trained" else cost.vit_of(large.model).width
         planned = (
             latents.layout(n, scale.latent.channels, scale.latent_size)
             if cache == "latents"

@@ -175,7 +175,13 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
         content = content[weights or held[0]]
     elif weights is not None:
         raise ValueError(f"{path}: holds one set of weights, got a choice of {weights}; leave it out")
-    return tensors.named(path, content), facts, arguments
+    named = tensors.named(path, content)
+    return {_unwrapped(name): value for name, value in named.items()}, facts, arguments
+
+
+def _unwrapped(name: str) -> str:
+    """A parameter's name without what DistributedDataParallel and torch.compile put before it."""
+    return name.removeprefix("_orig_mod.").removeprefix("module.").replace("_orig_mod.", "")
 
 
 def _infer(
@@ -215,17 +221,18 @@ def _infer(
         raise ValueError(
             f"{path}: its class table has {table} rows, that is {table - 1} classes and the null class; {classes} classes expected"
         )
-    projectors = {n.split(".")[1] for n in state if n.startswith("projectors.")}
+    last = sorted((int(n.split(".")[1]), n) for n in state if re.fullmatch(r"projectors\.\d+\.4\.weight", n))
     repa = {}
-    if projectors and "projectors.0.4.weight" in state:
+    if last:
         passed = arguments.get("encoder_depth") or REPA_DEPTHS.get((width, depth))
         if passed is None:
             passed = min(8, depth)
             notes.append(f"projector after block {passed} (REPA's default; weights do not say)")
+        dims = tuple(len(state[n]) for _, n in last)
         repa = {
             "projector_depth": passed,
-            "projector_dim": len(state["projectors.0.4.weight"]),
-            "projector_hidden": len(state["projectors.0.4.weight"].T),
+            "projector_dim": dims[0] if len(dims) == 1 else dims,
+            "projector_hidden": len(state[last[0][1]].T),
         }
     config = TransformerConfig(
         width=width, depth=depth, heads=heads, patch=patch, latent_channels=channels, latent_size=side * patch, classes=classes,

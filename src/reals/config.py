@@ -41,6 +41,16 @@ def _fp32_is_none(value: Any) -> Any:
 
 Precision = Annotated[Literal["tf32", "bf16", "fp16"] | None, BeforeValidator(_fp32_is_none)]  # None, as it was before
 
+
+def _setting(value: Any) -> Any:
+    """``name`` or ``name:key=value,key=value`` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    name, _, settings = value.partition(":")
+    pairs = [part.strip().partition("=") for part in settings.split(",")] if settings else []
+    return {"name": name, **{key.strip(): number.strip() for key, _, number in pairs}}
+
+
 # The scale file: how large.
 
 
@@ -427,12 +437,60 @@ class AutoencoderRow(Strict):
         return self
 
 
+SDE_SETTINGS = ("steps", "form", "norm", "last", "last_size")
+SAMPLER_SETTINGS = {
+    "SiT": {"sde": SDE_SETTINGS, "heun-sde": SDE_SETTINGS, "ode": ("steps",), "euler": ("steps",), "dopri5": ()},
+    "DiT": {"ddpm": ("steps",), "ddim": ("steps", "eta")},
+}
+"""The samplers of each family, and what a row may set of them."""
+
+
+class SamplerCell(Strict):
+    """``sde``, or ``sde:form=linear,last=tweedie``: a sampler, and what differs from the scale's steps and the paper's settings."""
+
+    name: Literal["sde", "heun-sde", "ode", "euler", "dopri5", "ddpm", "ddim"]
+    steps: int | None = Field(None, ge=2)  # network evaluations for one image; heun-sde takes 2 steps - 1
+    form: Literal["sigma", "linear", "SBDM", "constant", "decreasing", "increasing-decreasing"] | None = None
+    norm: float | None = Field(None, gt=0)
+    last: Literal["mean", "tweedie", "euler", "none"] | None = None
+    last_size: float | None = Field(None, ge=0, lt=1)
+    eta: float | None = Field(None, ge=0)
+
+    @property
+    def family(self) -> str:
+        return "DiT" if self.name in SAMPLER_SETTINGS["DiT"] else "SiT"
+
+    @model_validator(mode="after")
+    def _possible(self):
+        known = SAMPLER_SETTINGS[self.family][self.name]
+        for key in self.model_fields_set - {"name", *known}:
+            raise ValueError(f"{key} means nothing to {self.name}, which takes {', '.join(known) or 'no settings'}")
+        if self.name == "ode" and self.steps is not None and self.steps % 2:
+            raise ValueError(f"ode with {self.steps} evaluations: Heun needs two a step, so an even number")
+        if self.family == "DiT" and self.steps is not None and self.steps > 1000:
+            raise ValueError(f"{self.name} with {self.steps} steps: DiT's chain has 1000")
+        if self.last == "none" and self.name == "heun-sde":
+            raise ValueError("last=none: Heun would need the score at t = 1, which is infinite; use mean")
+        if self.last is not None and self.last_size is not None and (self.last == "none") != (self.last_size == 0):
+            raise ValueError("last=none has last_size=0, and only that")
+        if self.last is None and self.last_size == 0:
+            raise ValueError("last_size=0 is for last=none")
+        return self
+
+
 class RunRow(Strict):
     name: Name
     model: Annotated[str, Field(pattern=r"^(DiT|SiT)-(S|B|L|XL)/(2|4|8)$")]
     autoencoder: str = Field(min_length=1)
     repa: bool
     milestones: Annotated[tuple[str, ...], BeforeValidator(_numbers), Field(min_length=1)]
+    path: Annotated[Literal["gvp", "vp"] | None, BeforeValidator(_blank)] = None  # '-' or no column: SiT's linear
+
+    @model_validator(mode="after")
+    def _has_a_path(self):
+        if self.path is not None and (self.family == "DiT" or self.repa):
+            raise ValueError(f"path {self.path} is for SiT runs without repa; DiT has its own schedule and REPA the linear path")
+        return self
 
     @property
     def family(self) -> str:
@@ -451,7 +509,7 @@ class EvaluationRow(Strict):
     name: Name
     run: str
     milestone: str
-    sampler: Literal["sde", "ode", "ddpm"]
+    sampler: Annotated[SamplerCell, BeforeValidator(_setting)]
     cfg: float = Field(ge=1)
     interval: Annotated[tuple[float, float] | None, BeforeValidator(_numbers)]
     interval_time: Annotated[Literal["noise", "data"] | None, BeforeValidator(_blank)]
@@ -792,9 +850,20 @@ def load(
             raise ConfigError(f"{at_ev[name]}: {_known(row.run, runs, 'run')}")
         if row.milestone not in runs[row.run].milestones:
             raise ConfigError(f"{at_ev[name]}: {_known(row.milestone, runs[row.run].milestones, 'milestone')} (of run {row.run})")
-        if (row.sampler == "ddpm") != (runs[row.run].family == "DiT"):
+        run, sampler = runs[row.run], row.sampler
+        if sampler.family != run.family:
             raise ConfigError(
-                f"{at_ev[name]}: sampler {row.sampler} does not fit {runs[row.run].model}; DiT takes ddpm, SiT sde or ode"
+                f"{at_ev[name]}: sampler {sampler.name} does not fit {run.model}; {run.family} takes "
+                f"{', '.join(SAMPLER_SETTINGS[run.family])}"
+            )
+        if sampler.form == "SBDM" and run.path != "vp":
+            raise ConfigError(
+                f"{at_ev[name]}: form SBDM is infinite at t = 0, where sampling starts; use sigma (only path vp can)"
+            )
+        if sampler.name == "ode" and sampler.steps is None and scale.sampling.steps % 2:
+            raise ConfigError(
+                f"{at_ev[name]}: sampler ode with the scale's {scale.sampling.steps} evaluations: Heun needs two a step; "
+                f"write ode:steps={scale.sampling.steps + 1}"
             )
     known = {"evaluation": evaluations, "autoencoder": autoencoders, "settings": SETTINGS_ROWS}
     for table in tables.values():

@@ -44,6 +44,27 @@ class Sampling:
     def diffuses(self) -> bool:
         return self.sampler in SAMPLERS["DiT"]
 
+    @property
+    def evaluations(self) -> int | None:
+        """How often the network is evaluated for one image (twice where guided, in one call); None where it is not fixed."""
+        return {"heun-sde": 2 * self.steps - 1, "dopri5": None}.get(self.sampler, self.steps)
+
+    @property
+    def described(self) -> str:
+        """The sampler and all its settings but guidance, for a reader."""
+        text = {
+            "sde": "SDE Euler-Maruyama", "heun-sde": "SDE Heun", "ode": "ODE Heun", "euler": "ODE Euler",
+            "dopri5": "ODE dopri5 (absolute tolerance 1e-6, relative 1e-3)", "ddpm": "DDPM, respaced", "ddim": f"DDIM, eta {self.eta:g}, respaced",
+        }[self.sampler]  # fmt: skip
+        if self.sampler in ("sde", "heun-sde"):
+            factor = "" if self.norm == 1 else f" times {self.norm:g}"
+            text += f", {self.form} form{factor}, last step {self.last}" + ("" if self.last == "none" else f" {self.last_size:g}")
+        if self.path != "linear":
+            text += f", {self.path} path"
+        return f"{text}, " + (
+            "as many evaluations as it takes" if self.evaluations is None else f"{self.evaluations} evaluations"
+        )
+
     def check(self, family: str, config: TransformerConfig) -> None:
         """Raises ValueError (one line) for settings that cannot work, before anything expensive: a rehearsal on one number."""
         if self.sampler not in SAMPLERS[family]:
@@ -103,6 +124,9 @@ class Bf16(nn.Module):
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
+
+    def compile(self, **options) -> None:
+        self.model.compile(**options)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):

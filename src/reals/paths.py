@@ -41,10 +41,7 @@ def gvp(t: Tensor) -> Coefficients:
 
 
 def vp(t: Tensor) -> Coefficients:
-    """The variance-preserving path of score SDEs, beta from 20 to 0.1; d_sigma is infinite at t = 1.
-
-    SiT therefore draws training times from [0, 1 - 1e-5] on this path.
-    """
+    """The variance-preserving path of score SDEs, beta from 20 to 0.1; d_sigma is infinite at t = 1."""
     beta_range = VP_BETA_MAX - VP_BETA_MIN
     log_alpha = -0.25 * (1 - t) ** 2 * beta_range - 0.5 * (1 - t) * VP_BETA_MIN
     d_log_alpha = 0.5 * (1 - t) * beta_range + 0.5 * VP_BETA_MIN
@@ -52,6 +49,9 @@ def vp(t: Tensor) -> Coefficients:
     sigma = torch.sqrt(-torch.expm1(2 * log_alpha))
     return Coefficients(alpha, sigma, alpha * d_log_alpha, -(alpha**2) * d_log_alpha / sigma)
 
+
+LAST_TRAINING_TIME = {"linear": 1.0, "gvp": 1.0, "vp": 1 - 1e-5}
+"""Training times are drawn from [0, this] (SiT)."""
 
 PATHS: dict[str, Path] = {"linear": linear, "gvp": gvp, "vp": vp}
 

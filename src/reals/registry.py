@@ -146,6 +146,7 @@ class Registry:
                     "coefficient": paper.transformer.repa_coefficient,
                     "grad_clip": paper.transformer.repa_grad_clip,
                 }
+            spec["path"] = row.path
             self.runs[name] = make("run", name, needs, **spec)
         self.samples: dict[str, Artefact] = {}
         self.evaluations: dict[str, Artefact] = {}
@@ -155,14 +156,23 @@ class Registry:
             pr_reference=scale.evaluation.pr_reference,
         )  # fmt: skip
         for name, row in experiment.evaluations.items():
-            run = self.runs[row.run]
+            run, sampler = self.runs[row.run], row.sampler
+            last_size = 0.0 if sampler.last == "none" else sampler.last_size
+            stated = {
+                "diffusion_form": sampler.form,
+                "diffusion_norm": sampler.norm,
+                "last_step": sampler.last,
+                "last_step_size": last_size,
+            }
             samples = make(
                 "samples", name, [run, self.autoencoders[experiment.runs[row.run].autoencoder]],
-                step=scale.milestones[row.milestone], sampler=row.sampler, steps=scale.sampling.steps, cfg=row.cfg,
+                step=scale.milestones[row.milestone], sampler=sampler.name, cfg=row.cfg,
+                steps=None if sampler.name == "dopri5" else sampler.steps or scale.sampling.steps,
                 interval=row.interval, interval_time=row.interval_time, cfg_channels=row.cfg_channels,
                 n=scale.sampling.samples if row.samples == "all" else scale.sampling.gallery,
                 labels=scale.sampling.labels if row.samples == "all" else "balanced", seed=seeds.sampling,
-                **({"path": paper.sampler.model_dump()} if row.sampler == "sde" else {}),
+                interpolant=experiment.runs[row.run].path, eta=sampler.eta,
+                **({"path": paper.sampler.model_dump() | _stated(stated)} if sampler.name in ("sde", "heun-sde") else {}),
             )  # fmt: skip
             self.samples[name] = samples
             self.evaluations[name] = make(

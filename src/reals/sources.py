@@ -75,16 +75,16 @@ class Source:
 def open_source(path: Path, value_range: str = "bytes") -> Source:
     """The images at ``path``: ADM's .npz, a list of arrays in an .npz or .npy, our shards, a folder or a zip.
 
-    ``value_range`` declares what numbers mean: ``bytes`` (uint8), ``unit`` (floating in [0, 1], as diffusers'
-    ``output_type="np"``, rounded to bytes as diffusers does) or ``signed`` (floating in [-1, 1], trunc(127.5 x
-    + 128) as ADM and DiT do). Nothing is guessed, cropped or resized. ValueError, one line, for a missing,
+    ``value_range`` declares what floating numbers mean: ``unit`` (in [0, 1], as diffusers' ``output_type="np"``,
+    rounded to bytes as diffusers does) or ``signed`` (in [-1, 1], trunc(127.5 x + 128) as ADM and DiT do);
+    ``bytes`` refuses them. uint8 is taken as it is. Nothing is guessed, cropped or resized. ValueError, one line, for a missing,
     empty or truncated source, another type, shape or channel count, images of several sizes, and transparency.
     """
     if value_range not in RANGES:
         raise ValueError(f"range: got {value_range!r}, expected one of {', '.join(RANGES)}")
     if path.is_dir():
         shards = sorted(path.glob("shard_*.npy"))
-        return _shards(path, shards, value_range) if shards else _folder(path, value_range)
+        return _shards(path, shards, value_range) if shards else _folder(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix.lower() == ".npy":
@@ -94,7 +94,7 @@ def open_source(path: Path, value_range: str = "bytes") -> Source:
     archive = open_zip(path)
     if any(name.endswith(".npy") for name in archive.namelist()):
         return _npz(path, archive, value_range)
-    return _zip(path, archive, value_range)
+    return _zip(path, archive)
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -112,7 +112,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 def _to_bytes(images: np.ndarray, value_range: str, where: str) -> np.ndarray:
     """uint8 of images as declared; ValueError where a value is outside the declared range."""
-    if value_range == "bytes":
+    if images.dtype == np.uint8:
         return images
     low = {"unit": 0.0, "signed": -1.0}[value_range]
     if not (images.min() >= low and images.max() <= 1):  # also true of NaN
@@ -133,10 +133,8 @@ def _check_type(dtype: np.dtype, value_range: str, where: str) -> None:
             f"{where}: {dtype}, expected uint8 in 0..255; "
             "if the values are in [0, 1] or [-1, 1] say so with --range unit or --range signed"
         )
-    if value_range == "bytes" and dtype != np.uint8:
+    if not floating and dtype != np.uint8:
         raise ValueError(f"{where}: {dtype}, expected uint8 in 0..255; save the images as uint8")
-    if value_range != "bytes" and not floating:
-        raise ValueError(f"{where}: {dtype}, but --range {value_range} declares floating numbers; drop --range for uint8")
 
 
 def _channels_first(shape: tuple[int, ...], where: str, either: bool = False) -> bool:
@@ -346,7 +344,7 @@ def _size(file: object, where: str) -> tuple[int, int]:
         raise ValueError(f"{where}: cannot be read as an image ({error}); make it again") from None
 
 
-def _folder(path: Path, value_range: str) -> Source:
+def _folder(path: Path) -> Source:
     names = sorted(
         Path(base, name).relative_to(path).as_posix()
         for base, _, found in os.walk(path)
@@ -355,10 +353,10 @@ def _folder(path: Path, value_range: str) -> Source:
     )
     members = tuple(path / name for name in names)
     sizes = lambda pool: pool.map(lambda m: _size(m, str(m)), members)  # noqa: E731
-    return _image_files(path, "folder", names, members, lambda name: (path / name).read_bytes(), sizes, value_range)
+    return _image_files(path, "folder", names, members, lambda name: (path / name).read_bytes(), sizes)
 
 
-def _zip(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source:
+def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
     names = sorted(
         n for n in archive.namelist()
         if Path(n).suffix.lower() in EXTENSIONS and not Path(n).name.startswith(".") and not n.startswith("__MACOSX/")
@@ -371,14 +369,12 @@ def _zip(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source:
             raise ValueError(f"{path}: {name} is damaged ({error}); copy or make the archive again") from None
 
     sizes = lambda pool: (_size(io.BytesIO(data(n)), f"{path}: {n}") for n in names)  # noqa: E731
-    return _image_files(path, "zip", names, (path,), data, sizes, value_range)
+    return _image_files(path, "zip", names, (path,), data, sizes)
 
 
-def _image_files(path: Path, kind: str, names: list[str], members, data, sizes, value_range: str) -> Source:
+def _image_files(path: Path, kind: str, names: list[str], members, data, sizes) -> Source:
     if not names:
         raise ValueError(f"{path}: no image in this {kind} ({', '.join(sorted(EXTENSIONS))})")
-    if value_range != "bytes":
-        raise ValueError(f"{path}: image files hold bytes, but --range {value_range} declares floating numbers; drop --range")
     pool = ThreadPoolExecutor(THREADS)
     found = list(sizes(pool))
     for name, size in zip(names, found, strict=True):

@@ -85,6 +85,6 @@ def _pickle(path: Path) -> object:
         raise ValueError(
             f"{path}: holds {what}, which could run code; not loaded. Save the tensors alone (a state dict) and use that"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ValueError(f"{path}: damaged or truncated ({first[0]}); fetch or make it again") from None

@@ -16,7 +16,7 @@ def add_shared(p: argparse.ArgumentParser) -> None:
     p.add_argument("--weights", type=Path, help="the network's weights file; without it the published weights are downloaded")
     p.add_argument("--sha256", help="checksum that the weights file must have")
     p.add_argument("--range", default="bytes", choices=["bytes", "unit", "signed"], dest="value_range",
-                   help="what arrays hold: bytes (uint8; default), unit (floats in [0, 1]), signed (floats in [-1, 1])")  # fmt: skip
+                   help="what floating arrays hold: unit ([0, 1]) or signed ([-1, 1]); uint8 needs no word (bytes; default)")  # fmt: skip
     p.add_argument("--pr-reference", type=int, default=10_000, metavar="M",
                    help="reference images behind precision and recall (10000, as ADM; 0 for neither)")  # fmt: skip
     p.add_argument("--allow-fewer", action="store_true", help="go on with fewer images than asked for, and say so everywhere")

@@ -193,10 +193,7 @@ def _sampling(options: argparse.Namespace, checkpoint):
 
 
 def _described(s) -> str:
-    count = {"heun-sde": f"{2 * s.steps - 1} evaluations", "dopri5": "as many evaluations as it takes"}
-    text = f"{s.sampler}, {count.get(s.sampler, f'{s.steps} evaluations')}"
-    if s.sampler in SDE:
-        text += f", {s.form} diffusion times {s.norm:g}, last step {s.last} of {s.last_size:g}"
+    text = s.described
     if s.cfg == 1:
         return text + ", no guidance"
     text += f", cfg {s.cfg:g} on {s.cfg_channels} channels"

@@ -14,6 +14,7 @@ from reals.metrics.features import finite_rows
 
 # A covariance may miss positive semi-definiteness by this share of its largest eigenvalue.
 _NEGATIVE_TOLERANCE = 1e-6
+_BLOCK = 512  # columns of a scatter at a time: 5/8 of the work at a width of 2,048
 _WIDE = 1024  # features, from which a faster way to the distance is worth its check
 
 
@@ -53,7 +54,9 @@ class Moments:
         rows = features.detach().to("cpu", torch.float64)
         mean = rows.mean(dim=0)
         centred = rows - mean
-        self.scatter.addmm_(centred.T, centred)
+        # The scatter is symmetric: what lies below the blocks on its diagonal stays as it is, and is never read.
+        for i in range(0, len(mean), _BLOCK):
+            self.scatter[i : i + _BLOCK, i:].addmm_(centred[:, i : i + _BLOCK].T, centred[:, i:])
         self._shift(len(rows), mean)
 
     def merge(self, other: Moments) -> None:
@@ -67,7 +70,8 @@ class Moments:
         """Mean, unbiased covariance and count; ValueError for fewer than 2 rows."""
         if self.n < 2:
             raise ValueError(f"moments: {self.n} feature rows, at least 2 are needed for a covariance")
-        return Statistics(self.mean.clone(), (self.scatter + self.scatter.T) / (2 * (self.n - 1)), self.n)
+        sigma = self.scatter.triu() / (self.n - 1)
+        return Statistics(self.mean.clone(), sigma + sigma.triu(1).T, self.n)
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Arrays ``n`` (int64), ``mean`` [D] and ``scatter`` [D, D], which :meth:`from_dict` reads back."""

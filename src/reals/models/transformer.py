@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reals.models.bf16 import Linear, attention
+
 FULL_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 """Published sizes as (width, depth, heads), DiT table 1."""
 
@@ -24,8 +26,8 @@ class TransformerConfig:
     `patch`, `latent_size` are in latent cells; `classes` excludes the null class, which exists iff
     `label_dropout` > 0 and has the index `classes`. `learn_sigma` doubles the output channels (DiT's
     variance; unused and untrained in SiT). `projector_depth` (how many blocks the aligned features have
-    passed, counted from 1) and `projector_dim` (the teacher's width) switch the REPA projector on together:
-    depth 4 for B, 8 for L and XL in REPA.
+    passed, counted from 1) and `projector_dim` (the teacher's width; a tuple for several teachers) switch the REPA
+    projectors on together: depth 4 for B, 8 for L and XL in REPA.
     """
 
     width: int
@@ -38,7 +40,7 @@ class TransformerConfig:
     learn_sigma: bool
     label_dropout: float = 0.1
     projector_depth: int | None = None
-    projector_dim: int | None = None
+    projector_dim: int | tuple[int, ...] | None = None
     projector_hidden: int = 2048
 
     def __post_init__(self):
@@ -58,12 +60,18 @@ class TransformerConfig:
             raise ValueError("projector_depth and projector_dim: got one of them; give both (REPA) or neither")
         if self.projector_depth is not None and not 1 <= self.projector_depth <= self.depth:
             raise ValueError(f"projector_depth: got {self.projector_depth}, expected 1..{self.depth} (depth)")
-        if self.projector_dim is not None and self.projector_dim < 1:
+        if self.projector_dim is not None and min(self.projector_dims, default=0) < 1:
             raise ValueError(f"projector_dim: got {self.projector_dim}, expected the teacher's width")
 
     @property
     def out_channels(self) -> int:
         return self.latent_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def projector_dims(self) -> tuple[int, ...]:
+        """The width of each teacher, none without REPA."""
+        dims = self.projector_dim
+        return () if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
 
     @property
     def tokens(self) -> int:
@@ -146,22 +154,20 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
-        heads = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        return self.proj(attention(qkv).reshape(batch, tokens, width))
 
 
 class FeedForward(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.fc1 = nn.Linear(width, MLP_RATIO * width)
-        self.fc2 = nn.Linear(MLP_RATIO * width, width)
+        self.fc1 = Linear(width, MLP_RATIO * width)
+        self.fc2 = Linear(MLP_RATIO * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -200,6 +206,10 @@ def normalised(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
+def _projector(width: int, hidden: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, dim))
+
+
 class Transformer(nn.Module):
     """The network; its state dict has the keys and shapes of the published DiT, SiT and REPA checkpoints.
 
@@ -220,22 +230,16 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(config.width, config.patch**2 * config.out_channels)
         # Last, so that the weights before them do not depend on whether REPA is on (see `initialise`).
-        if config.projector_dim is not None:
-            hidden = config.projector_hidden
-            projector = nn.Sequential(
-                nn.Linear(config.width, hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, config.projector_dim),
+        if config.projector_dims:
+            self.projectors = nn.ModuleList(
+                _projector(config.width, config.projector_hidden, dim) for dim in config.projector_dims
             )
-            self.projectors = nn.ModuleList([projector])
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, project: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """x [B, C, H, W], t [B], y [B] int64 -> raw output [B, `config.out_channels`, H, W].
 
         With `project`, (output, projected): the features after block `projector_depth` through the REPA
-        projector, [B, T, projector_dim]. It is an argument of `forward`, so that DistributedDataParallel and
+        projector, [B, T, projector_dim], or a tuple of them for several teachers. It is an argument of `forward`, so that DistributedDataParallel and
         torch.compile see it.
         """
         if project and self.config.projector_dim is None:
@@ -249,9 +253,21 @@ class Transformer(nn.Module):
         for passed, block in enumerate(self.blocks, start=1):
             h = block(h, c)
             if project and passed == self.config.projector_depth:
-                projected = self.projectors[0](h)
+                projected = tuple(projector(h) for projector in self.projectors)
         output = unpatchify(self.final_layer(h, c), self.config.patch)
-        return (output, projected) if project else output
+        if not project:
+            return output
+        return output, projected if isinstance(self.config.projector_dim, tuple | list) else projected[0]
+
+    def compile(self, **options) -> None:
+        """torch.compile of the blocks, in place: they share one graph, made in seconds where the whole network takes minutes.
+
+        `options` are torch.compile's.
+        """
+        # tanh by exponentials: half the cost of the library's, which is exact to the last digit near 0, where GELU needs none.
+        settings = {"cpp.use_decompose_tanh": True, **options.pop("options", {})}
+        for block in self.blocks:
+            block.compile(options=settings, **options)
 
     def forward_features(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(output [B, C_out, H, W], projected [B, T, projector_dim]): `forward` with `project`."""

@@ -73,12 +73,7 @@ def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, s
     """What a reader must know beside a generation metric."""
     registry, scale = context.registry, context.scale
     row, spec = registry.experiment.evaluations[evaluation], registry.samples[evaluation].spec
-    p = spec.get("path", {})
-    sampler = {
-        "sde": f"SDE Euler-Maruyama, {spec['steps']} steps, {p.get('diffusion_form')} form, last step {p.get('last_step_size')}",
-        "ode": f"ODE Heun, {spec['steps'] // 2 * 2} function evaluations",
-        "ddpm": f"DDPM, {spec['steps']} respaced steps",
-    }[row.sampler]
+    sampler = sampling.sampling_of(spec)
     guidance = (
         "none"
         if row.cfg == 1
@@ -90,7 +85,8 @@ def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, s
         "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
         "training steps": spec["step"],
         "batch": scale.transformer.batch,
-        "sampler": sampler,
+        "sampler": sampler.described,
+        "network evaluations": sampler.evaluations or "adaptive",
         "guidance": guidance,
         "samples": spec["n"],
         "labels": spec["labels"],

@@ -26,13 +26,15 @@ def sampling_of(spec: dict) -> Sampling:
     """The settings an evaluation's spec states; where it states none they are the defaults."""
     settings = {
         "sampler": spec["sampler"],
-        "steps": spec["steps"],
         "cfg": spec["cfg"],
         "cfg_channels": 3 if spec["cfg_channels"] == "3" else "all",
         "interval": tuple(spec["interval"]) if spec["interval"] else (0.0, 1.0),
         "interval_time": spec["interval_time"] or "noise",
+        "steps": spec["steps"],
+        "eta": spec.get("eta"),
+        "path": spec.get("interpolant"),
     }
-    if spec["sampler"] == "sde":
+    if "path" in spec:
         p = spec["path"]
         settings |= {
             "form": p["diffusion_form"],
@@ -40,7 +42,7 @@ def sampling_of(spec: dict) -> Sampling:
             "last": p["last_step"],
             "last_size": p["last_step_size"],
         }
-    return Sampling(**settings)
+    return Sampling(**{key: value for key, value in settings.items() if value is not None})
 
 
 def run(context: Context, artefact: Artefact, shard: int) -> None:
@@ -56,18 +58,20 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     files.opened(source)
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)
     labels, sampling = labels_of(spec, model.config.classes), sampling_of(spec)
+    sampling.check(facts["family"], model.config)
     own = shard_range(spec["n"], shard, registry.shards(artefact))
     batches = [list(own[i : i + scale.sampling.batch]) for i in range(0, len(own), scale.sampling.batch)]
-    progress = Progress(f"{artefact.name} shard {shard}", len(own) * spec["steps"])
+    rounds = spec["steps"] or 1  # dopri5 has none, and counts images
+    progress = Progress(f"{artefact.name} shard {shard}", len(own) * rounds)
     images, latents = [], []
     with work(), torch.no_grad():
         for number, indices in enumerate(batches):
             part = folder / "parts" / f"{shard:03d}_{indices[0]:06d}_{len(indices)}.npz"
             if not part.exists():  # parts are renamed into place, so one that exists is whole
                 y = torch.from_numpy(labels[indices]).to(context.device)
-                before = sum(len(b) for b in batches[:number]) * spec["steps"]
+                before = sum(len(b) for b in batches[:number]) * rounds
                 z = draw(model, sampling, spec["seed"], y, indices, context.device,
-                         partial(_report, progress, before, len(indices)))  # fmt: skip
+                         partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
                 z = z / facts["scaling_factor"]
                 decoded = decode(vae, z, indices, f"{artefact.name}, {path}").cpu().numpy()
                 files.write_atomically(part, lambda p, d=decoded, z=z: save_npz(p, images=d, latents=z.float().cpu().numpy()))
@@ -85,7 +89,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
 
 
 def _report(progress: Progress, before: int, size: int, done: int, total: int) -> None:
-    progress.update(before + done * size)
+    progress.update(before + size * done // total)
 
 
 def provenance(context: Context, artefact: Artefact) -> dict:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from reals import checkpoints, ddpm, files, flops, objectives, rates, rng, training
+from reals import checkpoints, ddpm, files, flops, objectives, paths, rates, rng, training
 from reals.generation import Sampling, decode, draw
 from reals.images import Images
 from reals.models import autoencoder as autoencoders
@@ -133,7 +133,8 @@ class TransformerTask(training.Task):
         if self.schedule is not None:
             return objectives.ddpm_loss(self.call, self.schedule, x, y, t, noise)
         if self.teacher is None:
-            return objectives.flow_loss(self.call, x, y, t, noise)
+            path = self.spec.get("path") or "linear"
+            return objectives.flow_loss(self.call, x, y, t * paths.LAST_TRAINING_TIME[path], noise, paths.PATHS[path])
         tokens = batch.tokens
         if batch.pixels is not None:
             patches, _ = self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
@@ -171,7 +172,7 @@ class Pictures:
 
     def __init__(self, task: TransformerTask, autoencoder: Path, scaling_factor: float, steps: int):
         self.task, self.autoencoder, self.scaling_factor = task, autoencoder, scaling_factor
-        self.sampling = Sampling("ddpm" if task.spec["family"] == "DiT" else "sde", steps)
+        self.sampling = Sampling("ddpm" if task.spec["family"] == "DiT" else "sde", steps, path=task.spec.get("path") or "linear")
         self.model: Transformer | None = None
 
     def __call__(self, path: Path) -> None:
