@@ -7,11 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import files, journal, preflight, prefork
+from reals import dispatch, files, journal, preflight, prefork, site
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
-KNOWN_CONFIG = {"scale", "data"}
+KNOWN_CONFIG = {"scale", "data", "site"}
 
 
 def stop(message):
@@ -26,6 +26,8 @@ try:
             raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KNOWN_CONFIG))}")
     EXPERIMENT = load(str(config["scale"]), data=str(config["data"]) if config.get("data") is not None else None)
     REGISTRY = Registry(EXPERIMENT)
+    SITE_FILE = Path(config.get("site") or "config/site.yaml")
+    SITE = site.load(SITE_FILE)
 except ConfigError as error:
     stop(error)
 
@@ -34,6 +36,19 @@ ROOT = str(REGISTRY.root)
 # The interpreter snakemake runs in, so that `.venv/bin/snakemake` works without activating anything.
 REALS = f"{shlex.quote(sys.executable)} -m reals"
 ARGS = shlex.join(EXPERIMENT.command)
+# What a job was granted goes to the launcher, which knows how to start it there.
+LAUNCH = (
+    f"{shlex.quote(sys.executable)} -m reals.dispatch"
+    " --nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads}"
+    " --minutes {resources.runtime}"
+)
+os.environ |= site.environment(SITE, sys.executable)  # for the jobs' shells, on the node where they run
+# --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores, and here the GPUs too.
+ON_CLUSTER = workflow.resource_settings.nodes is not None
+if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
+    workflow.register_resource("gpu", len(dispatch.visible_gpus()))
+# For the first process alone: the ones that run a single job on its node would each retry it as often again.
+TRAINING_RETRIES = SITE.training_retries if workflow.is_main_process and ON_CLUSTER else None
 FIGURE_NAMES = ["figure1", "figure2", "figure3", "figure4", "figure5", "curves"]
 TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
@@ -49,9 +64,13 @@ wildcard_constraints:
     downstream="|".join(re.escape(a.id) for a in REGISTRY.downstream.values()),
 
 
-def resource(rule, key):
-    stated = SCALE.resources.get(rule)
-    return getattr(stated or SCALE.resources.get("default") or preflight.DEFAULT_RESOURCES, key)
+def stated(rule):
+    """What the scale says a job of this rule needs."""
+    return SCALE.resources.get(rule) or SCALE.resources.get("default") or preflight.DEFAULT_RESOURCES
+
+
+def asked(rule):
+    return SITE.request(stated(rule))
 
 
 def made_from(artefact):
@@ -119,15 +138,25 @@ def drawn_from(figure):
 DRAWN = sorted({file for figure in FIGURE_NAMES for file in drawn_from(figure)} - set(SHOWN))
 
 BEGAN = time.time()
+LIGHT = {"all", "render", "tables", "figure", "report"}  # they run where snakemake runs
 HELD = contextlib.ExitStack()
 SERVERS = []  # hooks are functions of their own, so they share through a list
 
 
 onstart:
-    light = {job.rule.name for job in workflow.dag.needrun_jobs()} <= {"all", "render", "tables", "figure", "report"}
+    light = {job.rule.name for job in workflow.dag.needrun_jobs()} <= LIGHT
     try:
         # Our own lock in place of Snakemake's: the kernel drops it when this process ends, even by kill -9.
         HELD.enter_context(files.lock(REGISTRY.root / ".snakemake.lock", ROOT))
+        if not workflow.local_exec:
+            if left := site.left_running(Path.cwd()):
+                # They may hold the very folders that new jobs would write to.
+                raise ConfigError(
+                    f"SLURM still runs {len(left)} jobs of an earlier snakemake here; wait for them (squeue --me), "
+                    f"or: scancel {' '.join(left)}"
+                )
+            used = {job.rule.name for job in workflow.dag.needrun_jobs()} - LIGHT
+            site.check(SITE, str(SITE_FILE), {rule: stated(rule) for rule in sorted(used)})
         if not light:
             preflight.check(REGISTRY)
     except ValueError as error:
