@@ -10,8 +10,8 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
-    {"config", "rng", "prefork"},
-    {"registry", "files", "progress", "journal"},
+    {"config", "rng", "prefork", "dispatch"},
+    {"registry", "files", "progress", "journal", "site"},
     {"images", "paths", "ddpm", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "publish"},
     {"alignment", "samplers", "checkpoints", "metrics", "training"},

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import runpy
+import socket
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from typing import NoReturn
 
 STOP_AT = "REALS_STOP_AT"  # seconds since 1970 at which a training saves its state and ends, before SLURM kills it
 STOP_SHARE, STOP_SECONDS = 0.2, 300.0  # of the time limit, at most: to save in, and what starting up had used of the limit
+STARTS = "REALS_STARTS"  # the file that records which SLURM job started what
 LEASE_SECONDS = 0.2  # between looks at GPUs that others hold
 FIRST_PORT, PORTS = 15000, 10000  # below what systems hand out by themselves
 
@@ -114,11 +116,23 @@ def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
         environment[STOP_AT] = str(stop_at(time.time(), options.minutes))
     if options.nodes > 1 and environment.get("SLURM_STEP_NUM_NODES") != str(options.nodes):
         _become([*srun(options.nodes, options.threads, options.gpus), sys.executable, "-m", "reals.dispatch", *arguments])
+    if options.nodes == 1 or environment["SLURM_NODEID"] == "0":
+        _note(options.command)
     site = json.loads(environment.get("REALS_SITE", "{}"))
     python = [*site.get("container", "").split(), site.get("python", sys.executable)]
     processes = max(1, options.gpus) if options.together else 1
     environment["REALS_THREADS"] = str(max(1, options.threads // processes))
     _become(in_site([*started(python, processes, options.nodes, environment), *options.command], site))
+
+
+def _note(command: list[str]) -> None:
+    """Says in the stage's log, and in the workflow's book of starts, which SLURM job begins or goes on with it, and where."""
+    job, node = os.environ["SLURM_JOB_ID"], os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    print(f"SLURM job {job} on {node}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    if STARTS in os.environ:
+        row = {"began": time.time(), "job": job, "node": node, "command": command}
+        with open(os.environ[STARTS], "a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _on_this_machine(options: argparse.Namespace) -> None:

@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from pydantic import Field
 
+from reals import dispatch
 from reals.config import ConfigError, Resources, Strict, read
 
 SECONDS = 30.0  # patience with a SLURM command
@@ -94,7 +96,13 @@ def check(site: Site, where: str, jobs: dict[str, Resources]) -> None:
     partitions: dict[str, list[dict]] = {}
     for line in _ask("sinfo", "--noheader", "--format", "%P|%l|%c|%m|%G|%D").splitlines():
         name, limit, cpus, memory, gres, nodes = line.strip().split("|")
-        row = {"minutes": _minutes(limit), "cpus": _number(cpus), "mem_mb": _number(memory), "gpus": _gpus(gres), "nodes": int(nodes)}
+        row = {
+            "minutes": _minutes(limit),
+            "cpus": _number(cpus),
+            "mem_mb": _number(memory),
+            "gpus": _gpus(gres),
+            "nodes": int(nodes),
+        }
         partitions.setdefault(name.rstrip("*"), []).append(row)
         if name.endswith("*"):
             partitions[""] = partitions[name.rstrip("*")]
@@ -113,7 +121,9 @@ def check(site: Site, where: str, jobs: dict[str, Resources]) -> None:
         minutes = site.runtime(asked, 1)
         allowed = min(row["minutes"] for row in rows)
         if minutes > allowed:
-            raise ConfigError(f"{where}: max_runtime {site.max_runtime}: {rule} asks for {minutes} minutes, {shown} allows {allowed:.0f}")
+            raise ConfigError(
+                f"{where}: max_runtime {site.max_runtime}: {rule} asks for {minutes} minutes, {shown} allows {allowed:.0f}"
+            )
         fitting = [row for row in rows if row["gpus"].get(site.gpu_type, 0) >= asked.gpu]
         if asked.gpu and not fitting:
             there = max((n for row in rows for n in row["gpus"].values()), default=0)
@@ -152,10 +162,33 @@ def left_running(folder: Path) -> list[str]:
     return [number for number, place, comment in rows if Path(place) == folder and comment.startswith("rule_")]
 
 
-def environment(site: Site, python: str) -> dict[str, str]:
-    """What `reals.dispatch` reads on the nodes."""
+def started_again(book: Path, since: float) -> list[str]:
+    """A line for each command that SLURM had to start more than once since then (seconds since 1970), from the book of starts."""
+    if not book.exists():
+        return []
+    starts: dict[str, list[dict]] = {}
+    for line in book.read_text().splitlines():
+        row = json.loads(line)
+        if row["began"] >= since:
+            starts.setdefault(" ".join(row["command"]), []).append(row)
+    return [
+        f"{command}: went on {len(rows) - 1} time{'s' * (len(rows) > 2)} after a preemption, time limit, lost node or failure ("
+        + ", ".join(
+            f"job {row['job']} on {row['node']} {time.strftime('%H:%M:%S', time.localtime(row['began']))}" for row in rows
+        )
+        + "); its log says why"
+        for command, rows in starts.items()
+        if len(rows) > 1
+    ]
+
+
+def environment(site: Site, python: str, book: Path) -> dict[str, str]:
+    """What `reals.dispatch` reads on the nodes; ``book`` is the book of starts."""
     launch = {"setup": site.setup, "scratch": site.scratch, "container": site.container, "python": site.python or python}
-    return {"REALS_SITE": json.dumps({key: value for key, value in launch.items() if value})}
+    return {
+        "REALS_SITE": json.dumps({key: value for key, value in launch.items() if value}),
+        dispatch.STARTS: str(book.absolute()),
+    }
 
 
 def _number(text: str) -> int:
@@ -180,4 +213,3 @@ def _gpus(gres: str) -> dict[str | None, int]:
         if found["type"]:
             counts[found["type"]] = counts.get(found["type"], 0) + int(found["count"])
     return counts
-

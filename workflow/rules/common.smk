@@ -42,7 +42,8 @@ LAUNCH = (
     " --nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads}"
     " --minutes {resources.runtime}"
 )
-os.environ |= site.environment(SITE, sys.executable)  # for the jobs' shells, on the node where they run
+STARTS = REGISTRY.root / "slurm.jsonl"
+os.environ |= site.environment(SITE, sys.executable, STARTS)  # for the jobs' shells, on the node where they run
 # --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores, and here the GPUs too.
 ON_CLUSTER = workflow.resource_settings.nodes is not None
 if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
@@ -174,6 +175,8 @@ def finish():
     for server in SERVERS:
         server.terminate()
         server.wait()
+    for line in site.started_again(STARTS, BEGAN):
+        print(f"reals: {line}", file=sys.stderr)
     rows = journal.by_stage(journal.read(REGISTRY.root / "journal.jsonl", since=BEGAN))
     if rows:
         charged = sum(row["cpu"] for row in rows)
