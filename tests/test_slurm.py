@@ -25,7 +25,7 @@ from reals.registry import Registry
 
 pytestmark = pytest.mark.workflow
 SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
-STEPS = 4000  # of the run that is disturbed: some ten seconds
+STEPS = 2500  # of the run that is disturbed: some ten seconds
 # The first look for finished jobs comes soon, and files are seen at once: this is one machine.
 SOON = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 
@@ -170,7 +170,7 @@ def same_weights(folder: Path, undisturbed: Path) -> None:
 def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_local_run(cluster, undisturbed, folder):
     # A node whose scratch disk is broken, the first time: the site's own lines fail.
     broken = (
-        'case "$*" in *"stage sample "*" 1") mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
+        'case "$*" in *"stage sample "*" 001") mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
     )
     set_site(folder, setup=broken)
     text = finished(start(folder, metrics(folder)), folder)
@@ -179,7 +179,7 @@ def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_loca
     assert ours_["values"] == theirs["values"]
     assert len(jobs(folder)) == 1 + 3 + 1  # training, two shards of which one twice, evaluation
     assert text.count("no scratch disk here") == 1
-    assert len([line for line in ours(text) if " 1: went on 1 time" in line]) == 1
+    assert len([line for line in ours(text) if " 001: went on 1 time" in line]) == 1
 
 
 def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, undisturbed, folder):
@@ -243,7 +243,7 @@ def test_without_slurm_the_profile_says_so(folder):
     path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, "sinfo").exists())
     tools = folder.with_name("tools")
     tools.mkdir()
-    for name in ("bash", "sh", "git", "which"):
+    for name in ("bash", "sh", "git", "which", "nice", "env", "uname"):
         (tools / name).symlink_to(shutil.which(name))
     command = [sys.executable, "-m", "snakemake", str(weights(folder)), "--profile", "profiles/slurm"]
     done = subprocess.run(
