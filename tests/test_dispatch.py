@@ -78,6 +78,14 @@ def test_one_process_on_one_machine_is_the_plain_command(tmp_path):
     assert "sit-b2-reals" in out
 
 
+def test_in_an_allocation_of_ones_own_gpus_are_leased_too(tmp_path):
+    done = run(tmp_path, "--gpus", "1", "ids", "--scale", "smoke", SLURM_JOB_ID="5", CUDA_VISIBLE_DEVICES="2,3")
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 0, err
+    assert "sit-b2-reals" in out
+    assert {p.name for p in tmp_path.rglob("reals-gpus-*/*")} == {"queue", "2"}
+
+
 def test_a_mistake_keeps_its_exit_code_and_its_one_line(tmp_path):
     done = run(tmp_path, "stage", "transformer", "--scale", "smoke", "no-such-id", "2")
     _, err = done.communicate(timeout=60)
@@ -114,7 +122,7 @@ def test_several_nodes_are_one_srun_that_says_everything_again(tmp_path):
     (tmp_path / "srun").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     job = run(tmp_path, "--nodes", "2", "--gpus", "8", "--threads", "32", "--together", "stage", "transformer", "x", "2",
-              SLURM_JOB_ID="7", PATH=path)  # fmt: skip
+              SLURM_JOB_ID="7", REALS_SITE="{}", PATH=path)  # fmt: skip
     out, err = job.communicate(timeout=30)
     assert job.returncode == 0, err
     assert out.startswith("--nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 --gres=gpu:8 --kill-on-bad-exit=1")

@@ -2,9 +2,10 @@
 
     python -m reals.dispatch [--nodes N] [--gpus G] [--threads T] [--minutes M] [--together] stage transformer ...
 
-In a SLURM job the scheduler gave N nodes with G GPUs each; elsewhere up to G of this machine's GPUs are leased, so that jobs
-that run at the same time never share one. With ``--together`` each GPU gets a process, joined by `reals.launch` (torchrun); otherwise, and
-without GPUs, there is one. This module imports the standard library only: on one machine it starts every job.
+In a job that our workflow sent to SLURM there are N nodes with G GPUs each; elsewhere, in an allocation of your own too, up
+to G of the visible GPUs are leased, so that jobs that run at the same time never share one. With ``--together`` each GPU
+gets a process, joined by `reals.launch` (torchrun); otherwise, and without GPUs, there is one. This module imports the
+standard library only: on one machine it starts every job.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import socket
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from typing import NoReturn
 
 STOP_AT = "REALS_STOP_AT"  # seconds since 1970 at which a training saves its state and ends, before SLURM kills it
 STOP_SHARE, STOP_SECONDS = 0.2, 300.0  # of the time limit, at most: to save in, and what starting up had used of the limit
+SITE = "REALS_SITE"  # JSON: setup, scratch, container, python of the site file; set in jobs that our workflow sent
 STARTS = "REALS_STARTS"  # the file that records which SLURM job started what
 LEASE_SECONDS = 0.2  # between looks at GPUs that others hold
 FIRST_PORT, PORTS = 15000, 10000  # below what systems hand out by themselves
@@ -104,7 +107,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--together", action="store_true", help="a process for each GPU, joined by torchrun")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what follows `reals`")
     options = parser.parse_args(arguments)
-    if "SLURM_JOB_ID" in os.environ:
+    if "SLURM_JOB_ID" in os.environ and SITE in os.environ:
         _in_slurm(options, arguments)
     else:
         _on_this_machine(options)
@@ -118,8 +121,8 @@ def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
         _become([*srun(options.nodes, options.threads, options.gpus), sys.executable, "-m", "reals.dispatch", *arguments])
     if options.nodes == 1 or environment["SLURM_NODEID"] == "0":
         _note(options.command)
-    site = json.loads(environment.get("REALS_SITE", "{}"))
-    python = [*site.get("container", "").split(), site.get("python", sys.executable)]
+    site = json.loads(environment[SITE])
+    python = [*shlex.split(site.get("container", "")), site.get("python", sys.executable)]
     processes = max(1, options.gpus) if options.together else 1
     environment["REALS_THREADS"] = str(max(1, options.threads // processes))
     _become(in_site([*started(python, processes, options.nodes, environment), *options.command], site))

@@ -43,7 +43,8 @@ LAUNCH = (
     " --minutes {resources.runtime}"
 )
 STARTS = REGISTRY.root / "slurm.jsonl"
-os.environ |= site.environment(SITE, sys.executable, STARTS)  # for the jobs' shells, on the node where they run
+if workflow.remote_exec:  # this is the snakemake that runs one job on its node
+    os.environ |= site.environment(SITE, sys.executable, STARTS)
 # --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores, and here the GPUs too.
 ON_CLUSTER = workflow.resource_settings.nodes is not None
 if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
