@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reals import dispatch, training
+from reals import dispatch, site, training
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "CUDA_", "REALS_"))}
 ENVIRONMENT["PYTHONPATH"] = str(REPOSITORY / "src")
@@ -145,6 +145,23 @@ def test_the_sites_lines_container_and_scratch_come_before_the_command(tmp_path)
     assert said["FROM_SETUP"] == "two words"
     assert said["TMPDIR"] == f"{tmp_path}/scratch of ann" and Path(said["TMPDIR"]).is_dir()
     assert 3250 < float(said["REALS_STOP_AT"]) - began < 3310  # five minutes before the end of the hour
+
+
+def test_the_log_of_each_start_of_a_training_stays_and_each_start_is_booked(tmp_path):
+    told = ENVIRONMENT | {"SLURM_JOB_ID": "31", "SLURM_STEP_NUM_NODES": "1", "SLURMD_NODENAME": "n7"}
+    told |= {"REALS_SITE": json.dumps({"python": stand_in(tmp_path)}), "REALS_STARTS": str(tmp_path / "book")}
+    for _ in range(2):
+        (tmp_path / "x.log").unlink(missing_ok=True)  # as Snakemake does
+        with (tmp_path / "x.log").open("w") as log:
+            command = [sys.executable, "-m", "reals.dispatch", "--together", "stage", "transformer", "x", "2"]
+            subprocess.run(command, cwd=REPOSITORY, env=told, stdout=log, check=True, timeout=30)
+        time.sleep(1)
+    kept = sorted(tmp_path.glob("x.*-*.log"))
+    assert len(kept) == 2
+    assert all(path.read_text().startswith("SLURM job 31 on n7, ") for path in kept)
+    [line] = site.started_again(tmp_path / "book", since=0)
+    assert line.startswith("stage transformer x 2: went on 1 time after") and line.count("job 31 on n7") == 2
+    assert site.started_again(tmp_path / "book", since=time.time()) == []
 
 
 def test_failing_setup_lines_stop_the_job(tmp_path):

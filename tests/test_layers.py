@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
-    {"config", "rng", "prefork", "dispatch"},
+    {"config", "rng", "prefork", "dispatch", "failures"},
     {"registry", "files", "progress", "journal", "site"},
     {"images", "paths", "ddpm", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "publish"},

@@ -9,6 +9,7 @@ standard library only: on one machine it starts every job.
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -120,7 +121,7 @@ def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
     if options.nodes > 1 and environment.get("SLURM_STEP_NUM_NODES") != str(options.nodes):
         _become([*srun(options.nodes, options.threads, options.gpus), sys.executable, "-m", "reals.dispatch", *arguments])
     if options.nodes == 1 or environment["SLURM_NODEID"] == "0":
-        _note(options.command)
+        _note(options.command, keep_log=options.together)
     site = json.loads(environment[SITE])
     python = [*shlex.split(site.get("container", "")), site.get("python", sys.executable)]
     processes = max(1, options.gpus) if options.together else 1
@@ -128,10 +129,17 @@ def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
     _become(in_site([*started(python, processes, options.nodes, environment), *options.command], site))
 
 
-def _note(command: list[str]) -> None:
-    """Says in the stage's log, and in the workflow's book of starts, which SLURM job begins or goes on with it, and where."""
+def _note(command: list[str], keep_log: bool) -> None:
+    """Says in the stage's log, and in the workflow's book of starts, which SLURM job begins or goes on with it, and where.
+
+    Snakemake removes the log when it starts the job again; ``keep_log`` gives it a second name, which stays.
+    """
     job, node = os.environ["SLURM_JOB_ID"], os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     print(f"SLURM job {job} on {node}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    if keep_log:
+        with contextlib.suppress(OSError):  # not a file, or a file system without hard links
+            log = Path(os.readlink("/proc/self/fd/1"))
+            log.with_name(f"{log.stem}.{time.strftime('%m%d-%H%M%S')}.log").hardlink_to(log)
     if STARTS in os.environ:
         row = {"began": time.time(), "job": job, "node": node, "command": command}
         with open(os.environ[STARTS], "a") as file:

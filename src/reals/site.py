@@ -176,7 +176,7 @@ def started_again(book: Path, since: float) -> list[str]:
         + ", ".join(
             f"job {row['job']} on {row['node']} {time.strftime('%H:%M:%S', time.localtime(row['began']))}" for row in rows
         )
-        + "); its log says why"
+        + "); the logs of each start say why"
         for command, rows in starts.items()
         if len(rows) > 1
     ]

@@ -11,7 +11,7 @@ rule autoencoder:
     resources:
         **asked("autoencoder"),
     shell:
-        LAUNCH + " --together stage autoencoder {ARGS} {wildcards.id} >> {log} 2>&1"
+        LAUNCH + " --together stage autoencoder {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule latents:

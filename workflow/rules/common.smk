@@ -1,4 +1,5 @@
 import contextlib
+import logging
 import os
 import shlex
 import subprocess
@@ -7,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import dispatch, files, journal, preflight, prefork, site
+from reals import dispatch, failures, files, journal, preflight, prefork, site
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
@@ -51,6 +52,8 @@ if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
     workflow.register_resource("gpu", len(dispatch.visible_gpus()))
 # For the first process alone: the ones that run a single job on its node would each retry it as often again.
 TRAINING_RETRIES = SITE.training_retries if workflow.is_main_process and ON_CLUSTER else None
+if workflow.is_main_process:
+    logging.getLogger("snakemake.logging").addHandler(failures.Lines())
 FIGURE_NAMES = ["figure1", "figure2", "figure3", "figure4", "figure5", "curves"]
 TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])

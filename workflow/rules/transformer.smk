@@ -22,4 +22,4 @@ rule transformer:
     resources:
         **asked("transformer"),
     shell:
-        LAUNCH + " --together stage transformer {ARGS} {wildcards.id} {wildcards.step} >> {log} 2>&1"
+        LAUNCH + " --together stage transformer {ARGS} {wildcards.id} {wildcards.step} > {log} 2>&1"
