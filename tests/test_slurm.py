@@ -219,7 +219,7 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
     first.wait()
     [(number, state, _)] = jobs(folder)
     assert state == "RUNNING"
-    text = finished(start(folder, weights(folder)), folder, code=1)
+    text = finished(start(folder, weights(folder)), folder, code=2)
     assert len(ours(text)) == 1 and f"scancel {number}" in ours(text)[0]
     assert len(jobs(folder)) == 1
     subprocess.run(["scancel", number], check=True)
@@ -238,7 +238,7 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
 )
 def test_what_the_cluster_cannot_give_is_one_line_and_sends_nothing(cluster, folder, keys, says):
     set_site(folder, **keys)
-    text = finished(start(folder, weights(folder)), folder, code=2 if "max_runtime" in keys else 1)
+    text = finished(start(folder, weights(folder)), folder, code=2)
     assert len(ours(text)) == 1 and says in ours(text)[0]
     assert jobs(folder) == []
 

@@ -157,7 +157,7 @@ onstart:
             if left := site.left_running(Path.cwd()):
                 # They may hold the very folders that new jobs would write to.
                 raise ConfigError(
-                    f"SLURM still runs {len(left)} jobs of an earlier snakemake here; wait for them (squeue --me), "
+                    f"SLURM still runs jobs of an earlier snakemake here, {len(left)} of them; wait for them (squeue --me), "
                     f"or: scancel {' '.join(left)}"
                 )
             used = {job.rule.name for job in workflow.dag.needrun_jobs()} - LIGHT
