@@ -204,6 +204,7 @@ def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, u
         torch.testing.assert_close(four[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_and_go_on_later(cluster, undisturbed, folder):
     first = start(folder, weights(folder))
     until(lambda: saved(folder), "training")
