@@ -206,8 +206,9 @@ def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, u
 
 @pytest.mark.slow
 def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_and_go_on_later(cluster, undisturbed, folder):
+    set_site(folder, setup="sleep 60")
     first = start(folder, weights(folder))
-    until(lambda: saved(folder), "training")
+    until(lambda: [state for _, state, _ in jobs(folder)] == ["RUNNING"], "the job's start")
     # While the first runs.
     second = subprocess.run(
         [sys.executable, "-m", "snakemake", str(weights(folder)), "--profile", "profiles/slurm"],
@@ -225,6 +226,7 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
     assert len(jobs(folder)) == 1
     subprocess.run(["scancel", number], check=True)
     until(lambda: jobs(folder)[0][1] == "CANCELLED", "scancel")
+    set_site(folder, setup=None)
     finished(start(folder, weights(folder)), folder)
     same_weights(folder, undisturbed)
 
