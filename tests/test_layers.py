@@ -10,8 +10,8 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
-    {"config", "rng", "prefork", "flops"},
-    {"registry", "files", "tensors", "progress", "journal", "rehearsal"},
+    {"config", "rng", "prefork", "flops", "dispatch", "failures"},
+    {"registry", "files", "tensors", "progress", "journal", "rehearsal", "site"},
     {"rates"},
     {"images", "paths", "ddpm", "cost", "shards", "processes", "states"},
     {"objectives", "models", "extractors", "sources", "preflight", "provenance", "publish"},

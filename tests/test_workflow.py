@@ -169,6 +169,31 @@ def test_shards_and_batches_do_not_change_a_sample(finished, tmp_path):
     assert (before == after).mean() > 0.999
 
 
+def test_a_disk_that_fills_while_sampling_is_one_line_and_the_same_command_goes_on(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    place = at(folder).folder(at(folder).samples["sit-b2-reals_400K"])
+    wanted = (folder / place / "shard_001.npy").read_bytes()
+    shutil.rmtree(folder / place)
+    (folder / place).mkdir()
+    # Room for the batch (40 kB of images and latents), not for the shard made of it as well.
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder / place)]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = snakemake(folder, str(place / "shard_001.npy"), check=False)
+        text = done.stdout + done.stderr
+        assert done.returncode != 0 and "Traceback" not in text
+        [line] = [line for line in text.splitlines() if "no room for" in line]
+        assert f"{place}: no room for shard_001.npy" in line and "run the same command again" in line
+        assert {p.name for p in (folder / place).iterdir()} == {"spec.json", "parts"}
+        assert len(list((folder / place / "parts").iterdir())) == 1
+        subprocess.run(["mount", "-o", "remount,size=1m", str(folder / place)], check=True)
+        snakemake(folder, str(place / "shard_001.npy"))
+        assert (folder / place / "shard_001.npy").read_bytes() == wanted
+    finally:
+        subprocess.run(["umount", "-l", str(folder / place)], check=True)
+
+
 def test_killed_outright_the_same_command_ends_with_the_same_weights(finished, tmp_path):
     folder = tmp_path / "again"
     copy_project(folder) if folder.mkdir() is None else None

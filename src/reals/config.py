@@ -263,9 +263,13 @@ Rule = Literal[
 ]  # fmt: skip
 
 
-class Resources(Strict):
-    """What one job of a stage asks of a cluster; local runs use `threads` alone."""
+TRAINING: tuple[Rule, ...] = ("autoencoder", "transformer")  # stages that several processes, on several nodes, can share
 
+
+class Resources(Strict):
+    """What one job of a stage asks for; of a node, where it takes several. One machine heeds `threads` and `gpu` alone."""
+
+    nodes: int = Field(1, ge=1)  # only the training stages can use more
     threads: int = Field(1, ge=1)
     gpu: int = Field(0, ge=0)
     mem_mb: int = Field(2000, gt=0)
@@ -308,6 +312,13 @@ class Scale(Strict):
     @property
     def latent_size(self) -> int:
         return self.data.resolution // self.latent.factor
+
+    @model_validator(mode="after")
+    def _trained_alone(self):
+        for rule, asked in self.resources.items():
+            if asked.nodes > 1 and rule not in TRAINING:
+                raise ValueError(f"resources.{rule}.nodes {asked.nodes}: only {' and '.join(TRAINING)} can use several nodes")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self):
@@ -666,6 +677,11 @@ def _validate(model: type[Strict], values: dict, where: str):
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
+
+
+def read(model: type[Strict], path: Path):
+    """A YAML file as ``model``; ConfigError (one line) where it is not one."""
+    return _validate(model, read_yaml(path), str(path))
 
 
 def _rows(path: Path, model: type[Strict]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, checksums, manifests and locks."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -16,6 +18,7 @@ from typing import Any
 from reals import __version__
 
 MANIFEST = "index.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: numpy's "N requested and M written"
 
 
 class MissingArtefact(ValueError):
@@ -24,7 +27,10 @@ class MissingArtefact(ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a file to write beside ``path``; at the end flushes it to disk and renames it: readers see old or new, never half."""
+    """Yields a file to write beside ``path``; at the end flushes it to disk and renames it: readers see old or new, never half.
+
+    Raises OSError (one line that names the folder) where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
@@ -32,6 +38,15 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno or errno.ENOSPC,
+            f"{path.parent}: no room for {path.name} ({free:,} bytes free, or a quota or file size limit is reached); "
+            "nothing that was finished is lost; make room and run the same command again",
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -1,6 +1,5 @@
 """The states of a run on disk: copied aside at once, written whole in the background, checked before they are trusted."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -15,7 +14,6 @@ from torch import Tensor
 from reals import files
 
 KEPT = 2  # rolling states besides the milestones'
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class States:
@@ -104,7 +102,7 @@ class States:
     def _explained(self, error: OSError, step: int, state: dict) -> OSError:
         good = self.steps()
         kept = f"the last good state is that of step {good[-1]}" if good else "there is no earlier state"
-        if error.errno not in NO_ROOM:
+        if error.errno not in files.NO_ROOM:
             return OSError(
                 error.errno, f"{self.folder}: the state of step {step} could not be written ({error.strerror}); {kept}"
             )

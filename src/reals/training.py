@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from reals import files, rng
+from reals import dispatch, files, rng
 from reals.config import EngineConfig
 from reals.journal import work
 from reals.processes import GO_ON, SMALLEST_SCALE, Agreed, PeerLost, Processes, is_peer_loss
@@ -143,12 +144,18 @@ def tensorboard(folder: Path, step: int):
 
 @contextmanager
 def stop_requests():
-    """A list that becomes non-empty when a scheduler warns this process (SIGTERM, SIGUSR1) or a person stops it (Ctrl-C)."""
+    """A list that becomes non-empty when a scheduler warns this process (SIGTERM, SIGUSR1), a person stops it (Ctrl-C) or
+    its time is nearly over (`dispatch.STOP_AT`; SLURM itself would warn only seconds before it kills)."""
     seen: list[int] = []
     old = {s: signal.signal(s, lambda number, frame: seen.append(number)) for s in STOP_SIGNALS}
+    clock = threading.Timer(float(os.environ.get(dispatch.STOP_AT, 0)) - time.time(), seen.append, [signal.SIGUSR1])
+    if dispatch.STOP_AT in os.environ:
+        clock.daemon = True
+        clock.start()
     try:
         yield seen
     finally:
+        clock.cancel()
         for number, handler in old.items():
             signal.signal(number, handler)
 

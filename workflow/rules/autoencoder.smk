@@ -5,14 +5,13 @@ rule autoencoder:
         f"{ROOT}/autoencoders/{{id}}/index.json",
     log:
         f"{ROOT}/logs/autoencoder/{{id}}.log",
-    threads: resource("autoencoder", "threads")
+    threads: stated("autoencoder").threads
     priority: 70
+    retries: TRAINING_RETRIES
     resources:
-        gpu=resource("autoencoder", "gpu"),
-        mem_mb=resource("autoencoder", "mem_mb"),
-        runtime=resource("autoencoder", "runtime"),
+        **asked("autoencoder"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage autoencoder {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " --together stage autoencoder {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule latents:
@@ -22,14 +21,12 @@ rule latents:
         f"{ROOT}/latents/{{id}}/index.json",
     log:
         f"{ROOT}/logs/latents/{{id}}.log",
-    threads: resource("latents", "threads")
+    threads: stated("latents").threads
     priority: 65
     resources:
-        gpu=resource("latents", "gpu"),
-        mem_mb=resource("latents", "mem_mb"),
-        runtime=resource("latents", "runtime"),
+        **asked("latents"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage latents {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " stage latents {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule analyse:
@@ -40,11 +37,9 @@ rule analyse:
         f"{ROOT}/metrics/{{analysis}}/latents.npz",
     log:
         f"{ROOT}/logs/analyse/{{analysis}}.log",
-    threads: resource("analyse", "threads")
+    threads: stated("analyse").threads
     priority: 10
     resources:
-        gpu=resource("analyse", "gpu"),
-        mem_mb=resource("analyse", "mem_mb"),
-        runtime=resource("analyse", "runtime"),
+        **asked("analyse"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage analyse {ARGS} {wildcards.analysis} > {log} 2>&1"
+        LAUNCH + " stage analyse {ARGS} {wildcards.analysis} > {log} 2>&1"

@@ -1,4 +1,5 @@
 import contextlib
+import logging
 import os
 import shlex
 import subprocess
@@ -7,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import cost, files, journal, preflight, prefork, rehearsal
+from reals import cost, dispatch, failures, files, journal, preflight, prefork, rehearsal, site
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
-KNOWN_CONFIG = {"scale", "data", "seed", "rehearsal"}
+KNOWN_CONFIG = {"scale", "data", "seed", "rehearsal", "site"}
 
 
 def stop(message):
@@ -33,6 +34,8 @@ try:
         rehearse=rehearsal.rehearse if rehearsal.wanted(config.get("rehearsal", False)) else None,
     )
     REGISTRY = Registry(EXPERIMENT)
+    SITE_FILE = Path(config.get("site") or "config/site.yaml")
+    SITE = site.load(SITE_FILE)
 except ConfigError as error:
     stop(error)
 
@@ -41,6 +44,23 @@ ROOT = str(REGISTRY.root)
 # The interpreter snakemake runs in, so that `.venv/bin/snakemake` works without activating anything.
 REALS = f"{shlex.quote(sys.executable)} -m reals"
 ARGS = shlex.join(EXPERIMENT.command)
+# What a job was granted goes to the launcher, which knows how to start it there.
+LAUNCH = (
+    f"{shlex.quote(sys.executable)} -m reals.dispatch"
+    " --nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads}"
+    " --minutes {resources.runtime}"
+)
+STARTS = REGISTRY.root / "slurm.jsonl"
+if workflow.remote_exec:  # this is the snakemake that runs one job on its node
+    os.environ |= site.environment(SITE, sys.executable, STARTS)
+# --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores, and here the GPUs too.
+ON_CLUSTER = workflow.resource_settings.nodes is not None
+if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
+    workflow.register_resource("gpu", len(dispatch.visible_gpus()))
+# For the first process alone: the ones that run a single job on its node would each retry it as often again.
+TRAINING_RETRIES = SITE.training_retries if workflow.is_main_process and ON_CLUSTER else None
+if workflow.is_main_process:
+    logging.getLogger("snakemake.logging").addHandler(failures.Lines())
 FIGURE_NAMES = ["figure1", "figure2", "figure3", "figure4", "figure5", "curves"]
 TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
@@ -56,9 +76,13 @@ wildcard_constraints:
     downstream="|".join(re.escape(a.id) for a in REGISTRY.downstream.values()),
 
 
-def resource(rule, key):
-    stated = SCALE.resources.get(rule)
-    return getattr(stated or SCALE.resources.get("default") or preflight.DEFAULT_RESOURCES, key)
+def stated(rule):
+    """What the scale says a job of this rule needs."""
+    return SCALE.resources.get(rule) or SCALE.resources.get("default") or preflight.DEFAULT_RESOURCES
+
+
+def asked(rule):
+    return SITE.request(stated(rule))
 
 
 def made_from(artefact):
@@ -127,15 +151,25 @@ DRAWN = sorted({file for figure in FIGURE_NAMES for file in drawn_from(figure)} 
 
 BEGAN = time.time()
 POWER = journal.energy()
+LIGHT = {"all", "render", "tables", "figure", "report"}  # they run where snakemake runs
 HELD = contextlib.ExitStack()
 SERVERS = []  # hooks are functions of their own, so they share through a list
 
 
 onstart:
-    light = {job.rule.name for job in workflow.dag.needrun_jobs()} <= {"all", "render", "tables", "figure", "report"}
+    light = {job.rule.name for job in workflow.dag.needrun_jobs()} <= LIGHT
     try:
         # Our own lock in place of Snakemake's: the kernel drops it when this process ends, even by kill -9.
         HELD.enter_context(files.lock(REGISTRY.root / ".snakemake.lock", ROOT))
+        if not workflow.local_exec:
+            if left := site.left_running(Path.cwd()):
+                # They may hold the very folders that new jobs would write to.
+                raise ConfigError(
+                    f"SLURM still runs jobs of an earlier snakemake here, {len(left)} of them; wait for them (squeue --me), "
+                    f"or: scancel {' '.join(left)}"
+                )
+            used = {job.rule.name for job in workflow.dag.needrun_jobs()} - LIGHT
+            site.check(SITE, str(SITE_FILE), {rule: stated(rule) for rule in sorted(used)})
         if not light:
             preflight.check(REGISTRY)
     except ValueError as error:
@@ -153,6 +187,8 @@ def finish():
     for server in SERVERS:
         server.terminate()
         server.wait()
+    for line in site.started_again(STARTS, BEGAN):
+        print(f"reals: {line}", file=sys.stderr)
     records = journal.read(REGISTRY.root / "journal.jsonl", since=BEGAN)
     rows = journal.by_stage(records)
     if rows:

@@ -3,13 +3,12 @@ rule data:
         f"{ROOT}/data/{{id}}/index.json",
     log:
         f"{ROOT}/logs/data/{{id}}.log",
-    threads: resource("data", "threads")
+    threads: stated("data").threads
     priority: 100
     resources:
-        mem_mb=resource("data", "mem_mb"),
-        runtime=resource("data", "runtime"),
+        **asked("data"),
     shell:
-        "{REALS} stage data {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " stage data {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule teacher:
@@ -19,14 +18,12 @@ rule teacher:
         f"{ROOT}/teachers/{{id}}/index.json",
     log:
         f"{ROOT}/logs/teacher/{{id}}.log",
-    threads: resource("teacher", "threads")
+    threads: stated("teacher").threads
     priority: 90
     resources:
-        gpu=resource("teacher", "gpu"),
-        mem_mb=resource("teacher", "mem_mb"),
-        runtime=resource("teacher", "runtime"),
+        **asked("teacher"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage teacher {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " stage teacher {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule features:
@@ -36,14 +33,12 @@ rule features:
         f"{ROOT}/features/{{id}}/index.json",
     log:
         f"{ROOT}/logs/features/{{id}}.log",
-    threads: resource("features", "threads")
+    threads: stated("features").threads
     priority: 80
     resources:
-        gpu=resource("features", "gpu"),
-        mem_mb=resource("features", "mem_mb"),
-        runtime=resource("features", "runtime"),
+        **asked("features"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage features {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " stage features {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule extractor:
@@ -53,11 +48,9 @@ rule extractor:
         f"{ROOT}/extractors/{{id}}/index.json",
     log:
         f"{ROOT}/logs/extractor/{{id}}.log",
-    threads: resource("extractor", "threads")
+    threads: stated("extractor").threads
     priority: 40
     resources:
-        gpu=resource("extractor", "gpu"),
-        mem_mb=resource("extractor", "mem_mb"),
-        runtime=resource("extractor", "runtime"),
+        **asked("extractor"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage extractor {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " stage extractor {ARGS} {wildcards.id} > {log} 2>&1"

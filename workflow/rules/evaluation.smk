@@ -5,14 +5,12 @@ rule sample:
         f"{ROOT}/samples/{{id}}/shard_{{shard}}.npy",
     log:
         f"{ROOT}/logs/sample/{{id}}_{{shard}}.log",
-    threads: resource("sample", "threads")
+    threads: stated("sample").threads
     priority: 30
     resources:
-        gpu=resource("sample", "gpu"),
-        mem_mb=resource("sample", "mem_mb"),
-        runtime=resource("sample", "runtime"),
+        **asked("sample"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage sample {ARGS} {wildcards.id} {wildcards.shard} > {log} 2>&1"
+        LAUNCH + " stage sample {ARGS} {wildcards.id} {wildcards.shard} > {log} 2>&1"
 
 
 rule reference:
@@ -22,14 +20,12 @@ rule reference:
         f"{ROOT}/references/{{id}}/index.json",
     log:
         f"{ROOT}/logs/reference/{{id}}.log",
-    threads: resource("reference", "threads")
+    threads: stated("reference").threads
     priority: 35
     resources:
-        gpu=resource("reference", "gpu"),
-        mem_mb=resource("reference", "mem_mb"),
-        runtime=resource("reference", "runtime"),
+        **asked("reference"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage reference {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " stage reference {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule evaluate:
@@ -39,14 +35,12 @@ rule evaluate:
         f"{ROOT}/metrics/{{evaluation}}/metrics.json",
     log:
         f"{ROOT}/logs/evaluate/{{evaluation}}.log",
-    threads: resource("evaluate", "threads")
+    threads: stated("evaluate").threads
     priority: 25
     resources:
-        gpu=resource("evaluate", "gpu"),
-        mem_mb=resource("evaluate", "mem_mb"),
-        runtime=resource("evaluate", "runtime"),
+        **asked("evaluate"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage evaluate {ARGS} {wildcards.evaluation} > {log} 2>&1"
+        LAUNCH + " stage evaluate {ARGS} {wildcards.evaluation} > {log} 2>&1"
 
 
 rule downstream:
@@ -57,11 +51,9 @@ rule downstream:
         f"{ROOT}/metrics/{{downstream}}/maps.npz",
     log:
         f"{ROOT}/logs/downstream/{{downstream}}.log",
-    threads: resource("downstream", "threads")
+    threads: stated("downstream").threads
     priority: 20
     resources:
-        gpu=resource("downstream", "gpu"),
-        mem_mb=resource("downstream", "mem_mb"),
-        runtime=resource("downstream", "runtime"),
+        **asked("downstream"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage downstream {ARGS} {wildcards.downstream} > {log} 2>&1"
+        LAUNCH + " stage downstream {ARGS} {wildcards.downstream} > {log} 2>&1"

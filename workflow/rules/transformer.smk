@@ -16,11 +16,10 @@ rule transformer:
         f"{ROOT}/runs/{{id}}/step_{{step}}.safetensors",
     log:
         f"{ROOT}/logs/transformer/{{id}}_{{step}}.log",
-    threads: resource("transformer", "threads")
+    threads: stated("transformer").threads
     priority: 60
+    retries: TRAINING_RETRIES
     resources:
-        gpu=resource("transformer", "gpu"),
-        mem_mb=resource("transformer", "mem_mb"),
-        runtime=resource("transformer", "runtime"),
+        **asked("transformer"),
     shell:
-        "REALS_THREADS={threads} {REALS} stage transformer {ARGS} {wildcards.id} {wildcards.step} > {log} 2>&1"
+        LAUNCH + " --together stage transformer {ARGS} {wildcards.id} {wildcards.step} > {log} 2>&1"

@@ -1,0 +1,40 @@
+"""One line for each job that fails, when it fails: what, why, and where to read more. Snakemake's own report is a page, or hidden."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+SLURM = re.compile(r"SLURM-job '(?P<job>\S+)' failed.*?(?:status is: '(?P<state>\w+)'|node failure)", re.DOTALL)
+
+
+def line(record: logging.LogRecord) -> str | None:
+    """The line for one of Snakemake's log records; None where it does not tell of a failed job."""
+    if getattr(getattr(record, "event", None), "value", None) != "job_error":
+        return None
+    ended = SLURM.search(record.rule_msg or "")
+    how = f" (SLURM job {ended['job']}: {ended['state'] or 'NODE_FAIL'})" if ended else ""
+    logs = [Path(path) for path in record.log]
+    said = next(
+        (words for words in map(_last_words, logs) if words),
+        record.rule_msg or "it ended without a word (killed, or out of memory)",
+    )
+    made = record.output[0] if record.output else ""
+    return f"{record.rule_name} {made}{how}: {' '.join(said.split())}" + (f" [{logs[0]}]" if logs else "")
+
+
+def _last_words(log: Path) -> str | None:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((text for text in reversed(lines) if text.strip()), None)
+
+
+class Lines(logging.Handler):
+    """Prints them, as they come, to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = line(record)
+        if text is not None:
+            print(f"reals: {text}", file=sys.stderr, flush=True)
