@@ -130,7 +130,9 @@ def test_a_download_that_is_there_is_compared_with_its_name(tmp_path, monkeypatc
 
 
 def test_weights_of_a_hub_without_network(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         ConfigError, match=r"teachers.x: nobody/nothing is not in the hub's cache .* run `hf download nobody/nothing`"
     ):

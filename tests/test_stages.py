@@ -188,8 +188,7 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
     for name, cache, images, flips, row, size in rows:
         scale = config.load(name).scale
         n = scale.data.expected_images or train[name]
-        large = scale.teachers["large"]
-        teacher = large.width if large.kind == "trained" else cost.vit_of(large.model).width
+        teacher = cost.teacher_width(scale.teachers["large"])
         planned = (
             latents.layout(n, scale.latent.channels, scale.latent_size)
             if cache == "latents"

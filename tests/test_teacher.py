@@ -202,6 +202,18 @@ def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(proje
         classifiers.teacher(context, context.registry.teachers["large"])
 
 
+def test_weights_neither_cached_nor_to_be_had_are_said_before_anything_runs(monkeypatch):
+    import huggingface_hub
+
+    from reals import preflight
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        config.ConfigError, match=r"teachers\.large: timm/nowhere is not in the hub's cache .* give weights: a local file"
+    ):
+        preflight.hub_weights("teachers.large", "timm/nowhere", "model.safetensors")
+
+
 @pytest.mark.slow
 def test_dinov2_large_with_registers_at_448_pixels():
     teacher = built("vit_large_patch14_reg4_dinov2.lvd142m", 14, grid=32)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reals import files, flops, rates
-from reals.config import ConfigError, DataConfig, Resources
+from reals.config import ConfigError, DataConfig, Resources, Teacher
 from reals.rates import Rates
 from reals.registry import Artefact, Registry
 
@@ -96,6 +96,11 @@ def vit_of(model: str) -> flops.VitSizes:
         raise ConfigError(f"teachers: model {model} is no ViT that timm knows ({error})") from None
 
 
+def teacher_width(teacher: Teacher) -> int:
+    """Width of a teacher's features."""
+    return vit_of(teacher.model).width if teacher.kind == "timm" else teacher.width
+
+
 class Costs:
     """The jobs of an experiment by target; made from sheets and scale alone."""
 
@@ -129,8 +134,7 @@ class Costs:
         return flops.vit_flops(flops.VitSizes(config.width, config.depth, config.patch), grid)
 
     def teacher_dim(self, teacher: Artefact) -> int:
-        config = next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id)
-        return vit_of(config.model).width if config.kind == "timm" else config.width
+        return teacher_width(next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id))
 
     def transformer(self, run: Artefact) -> SimpleNamespace:
         """The sizes of a run's network, as `flops.TransformerSizes`."""

@@ -187,7 +187,7 @@ def _whole(path: Path) -> str:
 
 def hub_weights(what: str, repository: str, *names: str) -> str:
     """One of some files of a Hugging Face repository: in the cache, or to be had."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
 
     cached = next((found for name in names if isinstance(found := try_to_load_from_cache(repository, name), str)), None)
     if cached is not None:
@@ -198,10 +198,10 @@ def hub_weights(what: str, repository: str, *names: str) -> str:
                 f"{what}: {cached}: sha256 is {digest}, expected {name}; delete it and run `hf download {repository}`"
             )
         return f"{repository} is in the cache, sha256 {digest[:16]}"
-    if os.environ.get("HF_HUB_OFFLINE") == "1" or not _reachable("huggingface.co"):
+    if constants.HF_HUB_OFFLINE or not _reachable("huggingface.co"):
         raise ConfigError(
             f"{what}: {repository} is not in the hub's cache and the hub cannot be reached; run `hf download {repository}` where "
-            f"there is a network (with the same HF_HOME), or name a local file in the scale"
+            f"there is a network (with the same HF_HOME), or give weights: a local file"
         )
     return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `hf download {repository}`)"
 
