@@ -181,9 +181,6 @@ def test_bad_folders_and_files_are_refused(tmp_path):
     zipped(tmp_path / "mixed", tmp_path / "mixed.zip")
     with pytest.raises(ValueError, match=r"mixed\.zip: zz\.png is 14x12"):
         open_source(tmp_path / "mixed.zip")
-    write(tmp_path / "floats", images(2))
-    with pytest.raises(ValueError, match="image files hold bytes"):
-        open_source(tmp_path / "floats", "unit")
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match=r"expected an \.npz"):
         open_source(tmp_path / "a.txt")
