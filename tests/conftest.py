@@ -15,6 +15,10 @@ JOB = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--regen", action="store_true", help="write tests/golden.json anew")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _strict():
     torch.set_num_threads(1)

@@ -56,7 +56,7 @@ def origin(finished, tmp_path_factory) -> Path:
     dvc(folder, "remote", "modify", "store", "verify", "true")
     reals(folder, "registry", "smoke")
     done = reals(folder, "publish", "sit-b2-reals", "sit-b2-control", "autoencoder@reals", "--scale", "smoke")
-    assert "3 recorded and pushed" in done.stdout
+    assert "5 recorded and pushed" in done.stdout
     run(folder, "git", "add", "-A", ".")
     run(folder, "git", "commit", "-qm", "published")
     return folder
@@ -155,6 +155,22 @@ def test_verify_finds_a_file_that_differs_from_what_was_recorded(clone):
     reals(clone, "verify", "--scale", "smoke", "--remove")
     assert not (clone / weights).exists()
     assert not (clone / decoder.parent / "index.json").exists()
+
+
+@pytest.mark.workflow
+def test_a_pulled_run_goes_on_from_its_state_and_not_from_the_start(origin, clone):
+    dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
+    edit(clone / "config/runs.tsv", "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K", "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K,1M")
+    made = registry(clone)
+    target = made.folder(made.runs["sit-b2-control"]) / "step_4.safetensors"
+    refused = snakemake(clone, str(target), check=False)
+    assert refused.returncode != 0
+    log = (clone / f"results/smoke/logs/transformer/{target.parent.name}_4.log").read_text()
+    assert "its training state is not in results/smoke/states" in log
+    dvc(clone, "pull", "-q", "state@smoke_sit-b2-control")
+    assert planned(clone, str(target)) == {"transformer": 1}
+    snakemake(clone, str(target))
+    assert [json.loads(line)["step"] for line in (clone / target.parent / "log.jsonl").read_text().splitlines()] == [2, 4]
 
 
 @pytest.mark.workflow

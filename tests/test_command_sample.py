@@ -343,8 +343,9 @@ def test_nothing_to_write_is_said(made, capsys):
 def test_export_goes_round(made, tmp_path):
     own = made / "own/runs/sit-1/step_5.safetensors"
     raw = {name: value + 1 for name, value in network().state_dict().items()}
-    (own.parent / "state").mkdir()
-    torch.save({"step": 5, "task": {"model": raw}}, own.parent / "state/step_00000005.pt")
+    state = made / "own/states/sit-1/step_00000005.pt"
+    state.parent.mkdir(parents=True)
+    torch.save({"step": 5, "task": {"model": raw}}, state)
     assert main(["export", str(own), str(tmp_path / "a.pt")]) == 0
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     assert all(torch.equal(content["model"][name], value) for name, value in raw.items())

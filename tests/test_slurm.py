@@ -151,7 +151,7 @@ def until(true: Callable[[], bool], what: str, seconds: float = 180) -> None:
 
 def saved(folder: Path) -> bool:
     """Training has begun and saved a state."""
-    return any((folder / registry(folder).folder(run_of(folder)) / "state").glob("step_*"))
+    return any((folder / registry(folder).states(run_of(folder))).glob("step_*"))
 
 
 def logs(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,24 +13,49 @@ from reals.config import ConfigError, load
 from reals.registry import Artefact, Registry
 
 REGISTRY = "registry.json"
-STAGES = ("data", "teacher", "extractor", "autoencoder", "latents", "run", "reference", "samples")
+STAGES = ("data", "teacher", "extractor", "autoencoder", "latents", "run", "state", "reference", "samples")
+PARTIAL = ("run", "state")  # worth storing before the last milestone is there
 NOTE = "Written by `reals registry`: what each artefact is made of and where it is. dvc.yaml reads it; do not edit."
 
 
-def key(registry: Registry, artefact: Artefact) -> str:
-    """The artefact's name in dvc.yaml: ``<scale>_<name>``; dots would split DVC's own paths of keys."""
-    return f"{registry.experiment.scale.name}_{artefact.name}".replace(".", "p")
+@dataclass(frozen=True)
+class Stored:
+    """What DVC keeps under one name; ``outputs`` are the files it is complete with."""
+
+    stage: str
+    key: str
+    artefact: Artefact
+    folder: Path
+    outputs: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}@{self.key}"
+
+    @property
+    def missing(self) -> list[Path]:
+        return [path for path in self.outputs if not path.exists()]
+
+    @property
+    def begun(self) -> bool:
+        return len(self.missing) < len(self.outputs)
 
 
-def published(registry: Registry) -> dict[str, dict[str, Artefact]]:
-    """DVC stage -> key -> artefact, for the kinds that are worth storing."""
-    stages: dict[str, dict[str, Artefact]] = {stage: {} for stage in STAGES}
+def stored(registry: Registry) -> list[Stored]:
+    """Everything that is worth storing, in the order of the DAG. ConfigError where two things have one name."""
+    found: dict[str, Stored] = {}
     for artefact in registry.all():
-        if artefact.kind in stages:
-            other = stages[artefact.kind].setdefault(key(registry, artefact), artefact)
-            if other.id != artefact.id:
-                raise ConfigError(f"{artefact.id} and {other.id} have one name for DVC; rename a row")
-    return stages
+        # A dot would split DVC's own paths of keys.
+        key = f"{registry.experiment.scale.name}_{artefact.name}".replace(".", "p")
+        items = [Stored(artefact.kind, key, artefact, registry.folder(artefact), tuple(registry.outputs(artefact)))]
+        if artefact.kind == "run":
+            folder = registry.states(artefact)
+            whole = tuple(folder / f"step_{step:08d}.sha256" for step in registry.milestones(artefact))
+            items.append(Stored("state", key, artefact, folder, whole))
+        for item in items:
+            if item.stage in STAGES and found.setdefault(item.name, item).artefact.id != artefact.id:
+                raise ConfigError(f"{artefact.id} and {found[item.name].artefact.id} have one name for DVC; rename a row")
+    return sorted(found.values(), key=lambda item: STAGES.index(item.stage))
 
 
 def document(scales: list[str], folder: Path) -> str:
@@ -37,15 +63,14 @@ def document(scales: list[str], folder: Path) -> str:
     content: dict = {"note": NOTE, "scales": scales, **{stage: {} for stage in STAGES}}
     for scale in scales:
         registry = Registry(load(scale, folder=folder))
-        for stage, artefacts in published(registry).items():
-            for name, artefact in artefacts.items():
-                content[stage][name] = {
-                    "id": artefact.id,
-                    "scale": scale,
-                    "folder": str(registry.folder(artefact)),
-                    "targets": " ".join(str(path) for path in registry.outputs(artefact)),
-                    "spec": artefact.identity,
-                }
+        for item in stored(registry):
+            content[item.stage][item.key] = {
+                "id": item.artefact.id,
+                "scale": scale,
+                "folder": str(item.folder),
+                "targets": " ".join(map(str, registry.outputs(item.artefact))),
+                "spec": item.artefact.identity,
+            }
     return json.dumps(content, indent=1) + "\n"  # not YAML: DVC parses it once for each stage
 
 
@@ -58,16 +83,15 @@ def known_scales(folder: Path) -> list[str]:
         raise ConfigError(f"{path}: missing or damaged; write it with `reals registry SCALE...`") from None
 
 
-def select(registry: Registry, names: list[str]) -> list[tuple[str, Artefact]]:
-    """(stage@key, artefact) of each name: ``run@name``, a bare row's name (every kind that has it), or ``all``."""
-    found: list[tuple[str, Artefact]] = []
+def select(registry: Registry, names: list[str]) -> list[Stored]:
+    """What the names mean: ``run@name``, a bare row's name (every kind that has it), or ``all``."""
+    everything, found = stored(registry), []
     for name in names:
         stage, _, rest = name.rpartition("@")
         chosen = [
-            (f"{kind}@{at}", artefact)
-            for kind, artefacts in published(registry).items()
-            for at, artefact in artefacts.items()
-            if name == "all" or (stage in ("", kind) and rest in (artefact.name, artefact.id, at))
+            item
+            for item in everything
+            if name == "all" or (stage in ("", item.stage) and rest in (item.artefact.name, item.artefact.id, item.key))
         ]
         if not chosen:
             raise ConfigError(
@@ -78,12 +102,8 @@ def select(registry: Registry, names: list[str]) -> list[tuple[str, Artefact]]:
     return found
 
 
-def missing(registry: Registry, artefact: Artefact) -> list[Path]:
-    return [path for path in registry.outputs(artefact) if not path.exists()]
-
-
 def recorded(folder: Path) -> dict[str, str]:
-    """File name -> md5 of an artefact's files as dvc.lock records them; empty where it does not, or DVC's listing is not here."""
+    """File name -> md5 of a folder's files as dvc.lock records them; empty where it does not, or DVC's listing is not here."""
     listing = Path(".dvc/cache/files/md5", *_listings().get(str(folder), ["no", "listing"]))
     return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text())} if listing.exists() else {}
 
@@ -98,16 +118,12 @@ def _listings() -> dict[str, tuple[str, str]]:
     return {out["path"]: (out["md5"][:2], out["md5"][2:]) for stage in stages.values() for out in stage["outs"]}
 
 
-def damaged(registry: Registry, artefact: Artefact) -> list[Path]:
-    """The files of an artefact that are gone or differ from its manifest or from what DVC recorded; all are read."""
-    folder = registry.folder(artefact)
+def damaged(folder: Path) -> list[Path]:
+    """The files of a folder that are gone or differ from its manifest or from what DVC recorded; all are read."""
     manifest = folder / files.MANIFEST
-    expected = (
-        {name: ("sha256", facts["sha256"]) for name, facts in files.read_json(manifest)["files"].items()}
-        if manifest.exists()
-        else {}
-    )
-    expected |= {name: ("md5", digest) for name, digest in recorded(folder).items() if name not in expected}
+    sealed = files.read_json(manifest)["files"] if manifest.exists() else {}
+    expected = {name: ("md5", digest) for name, digest in recorded(folder).items()}
+    expected |= {name: ("sha256", facts["sha256"]) for name, facts in sealed.items()}
 
     def differs(name: str, algorithm: str, digest: str) -> bool:
         path = folder / name

@@ -277,6 +277,14 @@ class Registry:
     def folder(self, artefact: Artefact) -> Path:
         return self.root / FOLDERS[artefact.kind] / artefact.id
 
+    def milestones(self, run: Artefact) -> list[int]:
+        """The steps a run's row asks for, ascending."""
+        return [self.experiment.scale.milestones[name] for name in self.experiment.runs[run.name].milestones]
+
+    def states(self, run: Artefact) -> Path:
+        """Where a run's training states are: beside the runs, since a run without them is of use too."""
+        return self.root / "states" / run.id
+
     def shards(self, samples: Artefact) -> int:
         """How many shards an evaluation's samples are drawn in; a gallery is one, so that it stays together."""
         gallery = self.experiment.evaluations[samples.name].samples == "gallery"
@@ -286,8 +294,7 @@ class Registry:
         """The files Snakemake makes for an artefact; where they all exist, it is finished."""
         folder = self.folder(artefact)
         if artefact.kind == "run":
-            steps = [self.experiment.scale.milestones[m] for m in self.experiment.runs[artefact.name].milestones]
-            return [folder / f"step_{step}.safetensors" for step in steps]
+            return [folder / f"step_{step}.safetensors" for step in self.milestones(artefact)]
         if artefact.kind == "samples":
             return [folder / f"shard_{k:03d}.npy" for k in range(self.shards(artefact))]
         names = {

@@ -172,24 +172,29 @@ def train(
     batch: int | None = None,
     utilisation: Callable[[float], float | None] = lambda step_seconds: None,
     sample: Callable[[Path], None] | None = None,
+    states: Path | None = None,
 ) -> None:
     """Brings ``task`` to exactly ``steps``, from the newest state in ``folder`` or from the start.
 
     Killed at any instant, the same call goes on from the last state and ends with the same bits, since every step
     is a function of its number. Saves every ``engine.save_seconds`` and at the end; states of the steps in ``keep`` are
     never removed. ``batch`` samples a step and ``utilisation`` (step seconds -> MFU) are for the log. ``sample`` draws a
-    picture every ``engine.sample_every`` steps, in the main process.
+    picture every ``engine.sample_every`` steps, in the main process. ``states`` is where states are (``folder``/state).
 
     Raises NotFinite (step and terms named, last good state kept), Stopped after saving on SIGTERM, SIGUSR1 or SIGINT to
     any process, PeerLost where another process is gone, and OSError where a state or the log cannot be written.
     """
-    processes, engine = processes or Processes(), engine or EngineConfig()
+    processes, engine, kept = (
+        processes or Processes(),
+        engine or EngineConfig(),
+        States(states or folder / "state", {*keep, steps}),
+    )
     try:
         with stop_requests() as stops, _lock(folder, processes):
-            _Run(task, folder, steps, label, processes, engine, {*keep, steps}, batch, utilisation, sample).go(stops)
+            _Run(task, folder, steps, label, processes, engine, kept, batch, utilisation, sample).go(stops)
     except Exception as error:
         if processes.count > 1 and is_peer_loss(error):
-            raise PeerLost(f"{label}: another process of this run is gone; {GO_ON} ({folder / 'state'})") from error
+            raise PeerLost(f"{label}: another process of this run is gone; {GO_ON} ({kept.folder})") from error
         raise
 
 
@@ -201,11 +206,11 @@ def _lock(folder: Path, processes: Processes):
 class _Run:
     """One call of `train`."""
 
-    def __init__(self, task, folder, steps, label, processes, engine, keep, batch, utilisation, sample):
+    def __init__(self, task, folder, steps, label, processes, engine, states, batch, utilisation, sample):
         self.task, self.folder, self.steps, self.label = task, folder, steps, label
         self.processes, self.engine = processes, engine
         self.batch, self.utilisation, self.sample = batch, utilisation, sample
-        self.states = States(folder / "state", keep)
+        self.states = states
         self.unchecked: list[tuple[int, dict]] = []  # (step, terms) that nobody has waited for yet
 
     def go(self, stops: list[int]) -> None:

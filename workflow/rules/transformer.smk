@@ -1,8 +1,7 @@
 def segment_inputs(wildcards):
     """What a milestone needs: the run's own inputs, and the milestone before it."""
     run = REGISTRY.find("run", wildcards.id)
-    steps = [SCALE.milestones[m] for m in EXPERIMENT.runs[run.name].milestones]
-    earlier = [s for s in steps if s < int(wildcards.step)]
+    earlier = [s for s in REGISTRY.milestones(run) if s < int(wildcards.step)]
     files = [f"{REGISTRY.folder(needed)}/index.json" for needed in (*run.needs, REGISTRY.data)]
     if earlier:
         files.append(f"{REGISTRY.folder(run)}/step_{earlier[-1]}.safetensors")

@@ -38,11 +38,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _raw_weights(path: Path, checkpoint):
     """The weights that our run's EMA averages, where the training state of the same step is still there."""
-    import torch
-
     from reals.states import States
 
-    state = States(path.parent / "state").path(checkpoint.facts["step"]) if "step" in checkpoint.facts else None
-    if state is None or not state.is_file():
-        return None
-    return torch.load(state, map_location="cpu", weights_only=True)["task"]["model"]
+    step = checkpoint.facts.get("step")
+    states = States(path.resolve().parents[2] / "states" / path.resolve().parent.name)
+    return states.read(step)["task"]["model"] if step is not None and states.path(step).is_file() else None

@@ -54,19 +54,17 @@ def publish(options: argparse.Namespace) -> None:
         )
     if publish.document(scales, options.config) != (options.config / publish.REGISTRY).read_text():
         raise ValueError(f"{options.config / publish.REGISTRY} is not what the sheets say; run `reals registry`, then publish")
-    chosen = publish.select(registry, options.names)
     ready = []
-    for stage, artefact in chosen:
-        gone = publish.missing(registry, artefact)
-        whole = len(gone) < len(registry.outputs(artefact)) if artefact.kind == "run" else not gone
+    for item in publish.select(registry, options.names):
+        whole = item.begun if item.stage in publish.PARTIAL else not item.missing
         if whole:
-            if broken := publish.damaged(registry, artefact):
+            if broken := publish.damaged(item.folder):
                 raise ValueError(
-                    f"{stage}: damaged: {', '.join(map(str, broken))}; `reals verify {stage} --remove`, then snakemake"
+                    f"{item.name}: damaged: {', '.join(map(str, broken))}; `reals verify {item.name} --remove`, then snakemake"
                 )
-            ready.append(stage)
-        if gone:
-            print(f"{stage}: {'without' if whole else 'left out, it lacks'} {', '.join(str(p) for p in gone)}")
+            ready.append(item.name)
+        if item.missing:
+            print(f"{item.name}: {'without' if whole else 'left out, it lacks'} {', '.join(map(str, item.missing))}")
     if not ready:
         raise ValueError("nothing of this is finished; run snakemake first")
     publish.dvc("commit", "--force", *ready)
@@ -83,15 +81,15 @@ def verify(options: argparse.Namespace) -> None:
 
     registry = Registry(load(options.scale, folder=options.config))
     whole = broken = 0
-    for stage, artefact in publish.select(registry, options.names):
-        if len(publish.missing(registry, artefact)) == len(registry.outputs(artefact)):
+    for item in publish.select(registry, options.names):
+        if not item.begun:
             continue
-        bad = publish.damaged(registry, artefact)
+        bad = publish.damaged(item.folder)
         for path in bad:
-            print(f"{stage}: damaged or gone: {path}")
+            print(f"{item.name}: damaged or gone: {path}")
         whole, broken = whole + (not bad), broken + bool(bad)
         if bad and options.remove:
-            for path in (*bad, registry.folder(artefact) / files.MANIFEST):
+            for path in (*bad, item.folder / files.MANIFEST):
                 path.unlink(missing_ok=True)
     print(f"{whole} artefacts are whole, {broken} damaged")
     if broken and not options.remove:

@@ -23,6 +23,7 @@ from reals.registry import Artefact
 from reals.stages import Context
 from reals.stages.features import CachedFeatures, OnlineFeatures, pooled
 from reals.stages.latents import Latents
+from reals.states import States
 
 
 def network_config(spec: dict, classes: int, teacher_dim: int | None) -> TransformerConfig:
@@ -213,11 +214,21 @@ def weights_path(folder: Path, step: int) -> Path:
 
 
 def run(context: Context, artefact: Artefact, step: int) -> None:
-    """Trains to ``step`` (a milestone; earlier ones are done) and writes its EMA weights, which say what they are."""
+    """Trains to ``step`` (a milestone; earlier ones are done) and writes its EMA weights, which say what they are.
+
+    Raises MissingArtefact where an earlier milestone is there but no training state: it came from elsewhere.
+    """
     from safetensors.torch import save_file
 
     spec, registry = artefact.spec, context.registry
-    folder = context.begin(artefact)
+    folder, states = context.begin(artefact), registry.states(artefact)
+    milestones = registry.milestones(artefact)
+    earlier = [m for m in milestones if m < step and weights_path(folder, m).exists()]
+    if earlier and not States(states).steps():
+        raise files.MissingArtefact(
+            f"{weights_path(folder, earlier[-1])} is here, its training state is not in {states}: `dvc pull` the run's state too, "
+            f"or delete the milestone to train again from the start"
+        )
     images = context.images("train")
     latents = Latents(registry.folder(artefact.needed("latents")), images)
     teacher = online = None
@@ -234,14 +245,13 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
     engine = context.scale.engine
     if engine.checkpoint_blocks:
         checkpoint_blocks(model)
-    milestones = [context.scale.milestones[m] for m in registry.experiment.runs[artefact.name].milestones]
     with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
         autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
         pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
         training.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
-            batch=spec["batch"], sample=pictures,
+            batch=spec["batch"], sample=pictures, states=states,
             utilisation=partial(utilisation, config, spec["batch"], spec.get("precision") or "fp32", processes.count),
         )  # fmt: skip
         if not processes.main:
