@@ -41,5 +41,5 @@ def _raw_weights(path: Path, checkpoint):
     from reals.states import States
 
     step = checkpoint.facts.get("step")
-    states = States(path.resolve().parents[2] / "states" / path.resolve().parent.name)
+    states = States(path.resolve().parent.parent.parent / "states" / path.resolve().parent.name)
     return states.read(step)["task"]["model"] if step is not None and states.path(step).is_file() else None
