@@ -817,6 +817,7 @@ def load(
         given = values.get("seeds") if isinstance(values.get("seeds"), dict) else {}
         values["seeds"] = given | dict.fromkeys(Seeds.model_fields.keys() - {"data"}, seed)
         command += ["--seed", str(seed)]
+        overrides.append(f"seed={seed}")
     checked: Scale = _validate(Scale, values, str(path))
     if rehearse is not None:
         checked = rehearse(checked)

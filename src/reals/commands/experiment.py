@@ -8,7 +8,7 @@ import yaml
 from reals import rehearsal
 from reals.config import ConfigError, Experiment, load
 
-KEYS = ("scale", "data", "rehearsal")
+KEYS = ("scale", "data", "seed", "rehearsal")
 
 
 def add_experiment(p: argparse.ArgumentParser) -> None:
@@ -31,5 +31,11 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
     if "scale" not in given:
         raise ConfigError(f"{default} names no scale; pass --config scale=<name>")
     data = given.get("data")
+    seed = given.get("seed")
+    if seed is not None and not str(seed).isdecimal():
+        raise ConfigError(f"--config seed={seed}: expected a whole number")
     rehearsed = rehearsal.rehearse if rehearsal.wanted(given.get("rehearsal", False)) else None
-    return load(str(given["scale"]), data=None if data is None else str(data), folder=options.sheets, rehearse=rehearsed)
+    return load(
+        str(given["scale"]), data=None if data is None else str(data), seed=None if seed is None else int(seed),
+        folder=options.sheets, rehearse=rehearsed,
+    )  # fmt: skip
