@@ -220,7 +220,7 @@ def test_a_full_disk_ends_in_an_error_and_no_half_file(tmp_path):
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-        with pytest.raises(OSError, match="no room for .*run the same command again"):
+        with pytest.raises(OSError, match=r"no room for .*run the same command again"):
             fill(tmp_path / "cache")
         os._exit(0 if [p.name for p in (tmp_path / "cache").iterdir()] == [".claims"] else 1)
 
