@@ -188,24 +188,6 @@ def test_a_step_is_a_function_of_its_number():
     assert b.update(7)["loss"] == x
 
 
-@pytest.mark.parametrize("prefix", [1, 5])
-def test_teacher_drops_prefix_tokens_and_keeps_the_grid(prefix):
-    import timm
-
-    name = "vit_tiny_patch16_224" if prefix == 1 else "vit_little_patch16_reg4_gap_256"
-    config = teachers.TeacherConfig(name, 16, 4, (0.5,) * 3, (0.5,) * 3)
-    network = timm.create_model(name, num_classes=0, img_size=64, dynamic_img_size=True)
-    network.num_prefix_tokens = network.num_prefix_tokens
-    teacher = teachers.Teacher(config, network)
-    x = torch.rand(2, 3, 32, 32)
-    patch, cls = teacher.features(x)
-    assert patch.shape == (2, 16, teacher.dim)
-    assert cls.shape == (2, teacher.dim)
-    tokens = network.forward_features((torch.nn.functional.interpolate(x, size=64, mode="bicubic", antialias=True) - 0.5) / 0.5)
-    assert torch.equal(patch, tokens[:, network.num_prefix_tokens :])
-    assert torch.equal(cls, tokens[:, 0])
-
-
 def test_dinov2_large_reg_fits_the_latent_grid_of_the_paper():
     config = teachers.TeacherConfig(
         "vit_large_patch14_reg4_dinov2.lvd142m", 14, 32, teachers.IMAGENET_MEAN, teachers.IMAGENET_STD

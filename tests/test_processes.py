@@ -281,7 +281,7 @@ def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
         job.kill()
     assert job.returncode == training.EXIT_STOPPED, error
     assert error.count("the same command goes on") == 1
-    assert training.States(folder / "state").steps()
+    assert training.States(context.registry.states(run)).steps()
     assert "Traceback" not in error
 
 

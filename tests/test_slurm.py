@@ -103,7 +103,7 @@ def folder(undisturbed, tmp_path) -> Path:
     """The same without run, samples and metrics: what the tests make through SLURM."""
     copy = tmp_path / "project"
     subprocess.run(["cp", "-a", str(undisturbed), str(copy)], check=True)
-    for name in ("runs", "samples", "metrics"):
+    for name in ("runs", "states", "samples", "metrics"):
         shutil.rmtree(copy / "results/smoke" / name)
     return copy
 

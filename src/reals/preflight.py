@@ -48,7 +48,13 @@ def check(registry: Registry) -> None:
         if isinstance(teacher, PretrainedTeacher) and teacher.weights is None and not made:
             hub_weights(f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     for name, base in scale.bases.items():
-        if isinstance(base, PretrainedBase) and not Path(base.path).exists() and base.path.count("/") != 1:
+        if not isinstance(base, PretrainedBase):
+            continue
+        if Path(base.path).is_dir() and not (Path(base.path) / "config.json").is_file():
+            raise ConfigError(
+                f"bases.{name}.path: {base.path} has no config.json; expected the folder of a diffusers AutoencoderKL"
+            )
+        if not Path(base.path).exists() and base.path.count("/") != 1:
             raise ConfigError(f"bases.{name}.path: {base.path}: no such file or folder (a hub name is owner/name)")
     disk(registry)
 

@@ -78,8 +78,9 @@ def _digest(path: Path) -> str | None:
 def inputs(registry: Registry, artefact: Artefact, target: Path) -> tuple[str, ...]:
     """The files that ``target`` is made from, one an artefact."""
     costs = Costs(registry)
-    key = costs.target(artefact) if artefact.kind == "samples" else str(target)
-    return costs.jobs[key].needs
+    planned = costs.jobs.get(str(target))
+    # Shards share their inputs; so do the steps of a run, among them those that no row asks for.
+    return (planned or costs.jobs[costs.target(artefact)]).needs
 
 
 def remake(registry: Registry, target: Path) -> str:
