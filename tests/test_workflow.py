@@ -185,7 +185,7 @@ def test_a_disk_that_fills_while_sampling_is_one_line_and_the_same_command_goes_
         assert done.returncode != 0 and "Traceback" not in text
         [line] = [line for line in text.splitlines() if "no room for" in line]
         assert f"{place}: no room for shard_001.npy" in line and "run the same command again" in line
-        assert {p.name for p in (folder / place).iterdir()} == {"spec.json", "parts"}
+        assert {p.name for p in (folder / place).iterdir()} == {"spec.json", "parts", "made"}
         assert len(list((folder / place / "parts").iterdir())) == 1
         subprocess.run(["mount", "-o", "remount,size=1m", str(folder / place)], check=True)
         snakemake(folder, str(place / "shard_001.npy"))
