@@ -238,8 +238,7 @@ def test_a_dvc_remote(project):
 
     assert preflight.dvc_remote(project).startswith("none is set up")
     dvc("init", "--no-scm", "-q")
-    with pytest.raises(ConfigError, match="no remote"):
-        preflight.dvc_remote(project)
+    assert preflight.dvc_remote(project).startswith("no remote is set up")
     dvc("remote", "add", "-q", "-d", "store", str(project / "store"))
     assert "written, read and removed" in preflight.dvc_remote(project)
     assert not [p for p in (project / "store").rglob("*") if p.is_file()]

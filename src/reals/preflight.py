@@ -406,6 +406,7 @@ def dvc_remote(folder: Path) -> str:
     if not (folder / ".dvc").is_dir():
         return "none is set up here: artefacts stay on this machine"
     try:
+        from dvc.config import NoRemoteError
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
     except ImportError:
@@ -421,6 +422,8 @@ def dvc_remote(folder: Path) -> str:
             with remote.fs.open(path, "rb") as file:
                 same = file.read() == content
             remote.fs.remove(path)
+    except NoRemoteError:
+        return "no remote is set up: artefacts stay on this machine (docs/artifacts.md)"
     except DvcException as error:
         raise ConfigError(f"DVC: {error}; see `dvc remote list`") from None
     except Exception as error:  # each kind of remote has its own
