@@ -239,7 +239,7 @@ class Costs:
             each += flops.FROZEN * self.teacher_flops(teacher, sizes.latent_size // sizes.patch)
         weights = 4 * flops.transformer_parameters(sizes, self.counts.classes)
         needs = (*self._needed(a), self.target(self.registry.data))
-        for step in (self.scale.milestones[m] for m in row.milestones):
+        for step in self.registry.milestones(a):
             earlier = (self.target(a, before),) if before else ()
             work = {f"transformer {row.size}": each * (step - before) * self.scale.transformer.batch}
             # The EMA for use and the state to go on from; the rolling states are charged to the first milestone.

@@ -46,14 +46,11 @@ def guided(
     Heun step that crosses a bound differ. Raises ValueError for settings out of range.
     """
     acts = _acts(scale, channels, interval, interval_time)
-    both = torch.cat([y, torch.full_like(y, null)])
+    output = _output(model, y, scale, null, channels)
 
     def field(x: Tensor, t: float) -> Tensor:
         assert isinstance(t, float), f"velocity asked for at step {t}; a DDPM sampler needs guided_noise"
-        if not acts(max(1 - t, 0.0)):  # an adaptive solver may look past t = 1
-            return model(x, _times(t, x), y)[:, : x.shape[1]]
-        doubled = torch.cat([x, x])
-        return _mixed(model(doubled, _times(t, doubled), both)[:, : x.shape[1]], scale, channels, x.shape[1])
+        return output(x, t, acts(max(1 - t, 0.0)))[:, : x.shape[1]]  # an adaptive solver may look past t = 1
 
     return field
 
@@ -74,16 +71,26 @@ def guided_noise(
     interval). The variance channels are always those of the conditional half.
     """
     acts = _acts(scale, channels, interval, interval_time)
-    both = torch.cat([y, torch.full_like(y, null)])
+    output = _output(model, y, scale, null, channels)
 
     def field(x: Tensor, t: float) -> Tensor:
         assert isinstance(t, int), f"DDPM output asked for at t = {t}; a flow sampler needs guided"
-        if not acts(t / (ddpm.TRAINING_STEPS - 1)):
+        return output(x, t, acts(t / (ddpm.TRAINING_STEPS - 1)))
+
+    return field
+
+
+def _output(model: nn.Module, y: Tensor, scale: float, null: int, channels: int | str) -> Callable[[Tensor, float, bool], Tensor]:
+    """The model's raw output at (x, t): guided from one call on the doubled batch, or conditional from one call."""
+    both = torch.cat([y, torch.full_like(y, null)])
+
+    def output(x: Tensor, t: float, guide: bool) -> Tensor:
+        if not guide:
             return model(x, _times(t, x), y)
         doubled = torch.cat([x, x])
         return _mixed(model(doubled, _times(t, doubled), both), scale, channels, x.shape[1])
 
-    return field
+    return output
 
 
 def _acts(scale: float, channels: int | str, interval: tuple[float, float], interval_time: str) -> Callable[[float], bool]:
