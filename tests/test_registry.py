@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import edit
 
-from reals.config import ConfigError, load
+from reals.config import ConfigError, load, repeats
 from reals.registry import Registry
 
 
@@ -137,3 +137,54 @@ def test_lambda_k_is_the_papers_at_its_scale_and_converted_elsewhere(project):
     assert Registry(load("imagenet256")).autoencoders["reals"].spec["lambda_k"] == 2e-5
     demo = load("demo")
     assert Registry(demo).autoencoders["reals"].spec["lambda_k"] == pytest.approx(2e-5 * demo.scale.lambda_k_factor)
+
+
+def repeated(seeds: str) -> None:
+    """Gives the base, reals and the run on reals these seeds."""
+    for sheet, rows in (("autoencoders", ("sd-vae", "reals")), ("runs", ("sit-b2-reals",))):
+        path = Path(f"config/{sheet}.tsv")
+        lines = path.read_text().splitlines()
+        head = next(k for k, line in enumerate(lines) if line.startswith("name\t"))
+        for k in range(head, len(lines)):
+            name = lines[k].split("\t")[0]
+            lines[k] += "\tseeds" if k == head else f"\t{seeds if name in rows else '-'}"
+        path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_row_with_seeds_is_repeated_down_to_its_metrics(project):
+    before = ids()
+    repeated("0,1,2")
+    experiment = load("demo")
+    registry = Registry(experiment)
+    assert {key: value for key, value in ids().items() if key in before} == before  # the first is what was there
+    run = registry.runs["sit-b2-reals-seed2"]
+    autoencoder = run.needed("latents").needed("autoencoder")
+    assert (run.spec["seed"], autoencoder.name, autoencoder.spec["seed"]) == (2, "reals-seed2", 2)
+    assert autoencoder.spec["init"] == registry.autoencoders["sd-vae-seed2"].id
+    samples = registry.evaluations["sit-b2-reals_400K-seed2"].needed("samples")
+    assert (samples.spec["seed"], samples.needed("run").id) == (2, run.id)
+    assert registry.runs["sit-b2-control"].needed("latents").needed("autoencoder").spec["init"] == before["autoencoder", "sd-vae"]
+    assert repeats(experiment.evaluations, "sit-b2-reals_400K") == {
+        0: "sit-b2-reals_400K", 1: "sit-b2-reals_400K-seed1", 2: "sit-b2-reals_400K-seed2"
+    }  # fmt: skip
+    assert repeats(experiment.evaluations, "sit-b2-sd-vae_400K") == {}
+    shown = experiment.table_evaluations
+    assert "sit-b2-reals_400K-seed1" in shown and "reals-seed1" in experiment.analysed_autoencoders
+
+
+def test_one_seed_is_that_row_with_another_seed(project):
+    repeated("7")
+    experiment = load("demo")
+    assert Registry(experiment).runs["sit-b2-reals"].spec["seed"] == 7
+    assert not any(row.repeat_of for row in experiment.runs.values())
+
+
+def test_mistakes_in_seeds_are_one_line(project):
+    repeated("1,1")
+    with pytest.raises(ConfigError, match=r"autoencoders.tsv line \d+: seeds 1,1 name one twice"):
+        load("demo")
+    for path in (Path("config/autoencoders.tsv"), Path("config/runs.tsv")):
+        path.write_text(path.read_text().replace("\t1,1", "\t0,1"))
+    load("demo")
+    with pytest.raises(ConfigError, match=r"seeds: base 'sd-vae' of .*imagenet256\.yaml is brought in, not trained"):
+        load("imagenet256")

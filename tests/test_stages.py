@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reals import config, cost, registry, shards
 from reals.models import autoencoder as models
+from reals.models import teacher as teachers
 from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, features, latents, transformer
 
 
@@ -196,3 +197,28 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
         )
         stated = " + ".join(" x ".join(map(str, shape)) for shape in planned.fields.values())
         assert [images, flips, row, size] == [f"{n:,}", str(planned.flips), stated, shards.amount(planned.bytes)], (name, cache)
+
+
+def test_crops_have_the_area_asked_for_and_lie_inside_the_image():
+    ramp = torch.arange(256, dtype=torch.float32).expand(64, 1, 16, 256).to(torch.uint8)
+    cut = classifiers.cropped(ramp, (0.25, 0.25), torch.Generator().manual_seed(1))
+    width = cut[:, 0, 0, -1] - cut[:, 0, 0, 0]  # of a quarter of the area: half a side, times at most the root of 4/3
+    assert (width > 128 * (3 / 4) ** 0.5 - 3).all() and (width < 128 * (4 / 3) ** 0.5 + 3).all() and width.std() > 5
+    assert cut[:, 0, 0, 0].std() > 20  # the place varies
+    assert (cut[..., 1:] > cut[..., :-1]).all()  # no edge is repeated: nothing lies outside
+    assert torch.equal(cut, classifiers.cropped(ramp, (0.25, 0.25), torch.Generator().manual_seed(1)))
+
+
+def test_the_patch_loss_is_the_mean_cross_entropy_of_the_patch_tokens(tmp_path):
+    network = teachers.build(teachers.TeacherConfig("", 4, 2, (0.5,) * 3, (0.5,) * 3, 16, 1, 2, 5))
+    x, y = torch.randn(3, 3, 8, 8), torch.tensor([0, 4, 2])
+
+    def task(weight):
+        return classifiers.ClassifierTask(network, None, None, 1, 3, 0.1, 0, False, patch_loss=weight)
+
+    alone = task(None).loss(x, y)
+    by_hand = torch.stack([
+        torch.nn.functional.cross_entropy(network.head(tokens), label.expand(4))
+        for tokens, label in zip(network.forward_features(x)[:, 1:], y, strict=True)
+    ]).mean()  # fmt: skip
+    torch.testing.assert_close(task(0.5).loss(x, y), alone + 0.5 * by_hand)

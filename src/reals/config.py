@@ -3,7 +3,7 @@
 import csv
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,14 @@ class TrainedTeacher(Strict):
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
     seed: int
+    crop_scale: tuple[float, float] | None = None  # random resized crops of this share of the area; None: small shifts
+    patch_loss: float | None = Field(None, gt=0)  # weight of each patch token's own classification; None: cls alone
+
+    @model_validator(mode="after")
+    def _crops_are_shares(self):
+        if self.crop_scale and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale: {list(self.crop_scale)} are no shares of the area; write e.g. [0.3, 1.0]")
+        return self
 
 
 class PretrainedTeacher(Strict):
@@ -425,8 +433,39 @@ class Paper(Strict):
 # The sheets: what the paper compares.
 
 
-class AutoencoderRow(Strict):
+def _seeds(value: Any) -> Any:
+    return () if value == "-" else _numbers(value)
+
+
+class Repeatable(Strict):
+    """A row that stands for one training with each of its ``seeds`` (optional column).
+
+    Where there are several, reading the sheet adds a row ``<name>-seed<n>`` for each after the first: its ``seeds`` is that one,
+    and ``repeat_of`` the name of the row in the sheet.
+    """
+
     name: Name
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = ()  # '-' or no column: the scale's
+    repeat_of: str | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {','.join(map(str, self.seeds))} name one twice")
+        return self
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of this very row; None where the scale says it."""
+        return self.seeds[0] if self.seeds else None
+
+
+def of_seed(name: str, seed: int) -> str:
+    """The name of a row's repeat."""
+    return f"{name}-seed{seed}"
+
+
+class AutoencoderRow(Repeatable):
     init: str
     teacher: Annotated[Literal["large", "base"] | None, BeforeValidator(_blank)]
     patch: Annotated[bool, BeforeValidator(lambda v: False if v == "-" else v)]
@@ -489,8 +528,7 @@ class SamplerCell(Strict):
         return self
 
 
-class RunRow(Strict):
-    name: Name
+class RunRow(Repeatable):
     model: Annotated[str, Field(pattern=r"^(DiT|SiT)-(S|B|L|XL)/(2|4|8)$")]
     autoencoder: str = Field(min_length=1)
     repa: bool
@@ -516,8 +554,9 @@ class RunRow(Strict):
         return int(self.model.split("/")[1])
 
 
-class EvaluationRow(Strict):
-    name: Name
+class EvaluationRow(Repeatable):
+    """Its repeats are those of its run."""
+
     run: str
     milestone: str
     sampler: Annotated[SamplerCell, BeforeValidator(_setting)]
@@ -599,18 +638,24 @@ class Experiment:
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
-        """Evaluations that some table or Figure 5 shows, in sheet order."""
+        """Evaluations that some table or Figure 5 shows, and their repeats, in sheet order."""
         used = {r.source for t in self.tables.values() if t.source == "evaluation" for r in t.rows}
         used |= set(self.figures.figure5["evaluations"])
-        return tuple(name for name in self.evaluations if name in used)
+        return tuple(name for name, row in self.evaluations.items() if name in used or row.repeat_of in used)
 
     @cached_property
     def analysed_autoencoders(self) -> tuple[str, ...]:
-        """Autoencoders that some table or figure shows, in sheet order."""
+        """Autoencoders that some table or figure shows, and their repeats, in sheet order."""
         used = {r.source for t in self.tables.values() if t.source == "autoencoder" for r in t.rows}
         used |= set(self.figures.figure1["autoencoders"])
         used |= {self.runs[self.evaluations[e].run].autoencoder for e in self.figures.figure5["evaluations"]}
-        return tuple(name for name in self.autoencoders if name in used)
+        return tuple(name for name, row in self.autoencoders.items() if name in used or row.repeat_of in used)
+
+
+def repeats(rows: Mapping[str, Repeatable], name: str) -> dict[int, str]:
+    """Seed -> name of the row that stands for it, the sheet's own row first; {} where the row is not repeated."""
+    found = {row.seed: other for other, row in rows.items() if name in (other, row.repeat_of)}
+    return found if len(found) > 1 else {}
 
 
 def _first_error(error: ValidationError) -> str:
@@ -694,6 +739,24 @@ def _rows(path: Path, model: type[Strict]) -> tuple[dict[str, Any], dict[str, st
             raise ConfigError(f"{at}: name '{row.name}' stands already at {where[row.name]}; names are unique")
         rows[row.name], where[row.name] = row, at
     return rows, where
+
+
+def _repeated(rows: dict[str, Repeatable], where: dict[str, str], seeds_of: Callable[[Repeatable], tuple[int, ...]],
+              retarget: Callable[[Repeatable, int], dict[str, str]]) -> dict[str, Any]:  # fmt: skip
+    """Rows with a row for each further seed behind the one it repeats; ``retarget`` says what a repeat refers to instead."""
+    found: dict[str, Any] = {}
+    for name, row in rows.items():
+        seeds = seeds_of(row)
+        found[name] = row.model_copy(update={"seeds": seeds})
+        for seed in seeds[1:]:
+            other = of_seed(name, seed)
+            if other in rows:
+                raise ConfigError(
+                    f"{where[name]}: its repeat with seed {seed} is called '{other}', as is {where[other]}; rename one"
+                )
+            update = {"name": other, "seeds": (seed,), "repeat_of": name, **retarget(row, seed)}
+            found[other], where[other] = row.model_copy(update=update), where[name]
+    return found
 
 
 def _tables(folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:
@@ -825,14 +888,34 @@ def load(
     runs, at_run = _rows(folder / "runs.tsv", RunRow)
     evaluations, at_ev = _rows(folder / "evaluations.tsv", EvaluationRow)
     tables, at_table = _tables(folder)
+
+    def same_seed(sheet: dict[str, Any], name: str, seed: int) -> str:
+        """The row of that seed where there is one, else the row itself."""
+        return of_seed(name, seed) if name in sheet and seed in sheet[name].seeds[1:] else name
+
+    bases = autoencoders
+    autoencoders = _repeated(
+        autoencoders, at_ae, lambda row: row.seeds, lambda row, seed: {"init": same_seed(bases, row.init, seed)}
+    )
+    once = runs
+    runs = _repeated(
+        runs, at_run, lambda row: row.seeds, lambda row, seed: {"autoencoder": same_seed(bases, row.autoencoder, seed)}
+    )
+    evaluations = _repeated(
+        evaluations, at_ev,
+        lambda row: once[row.run].seeds if row.run in once else (),
+        lambda row, seed: {"run": same_seed(once, row.run, seed)},
+    )  # fmt: skip
     figures = _validate(FigureSheet, read_yaml(folder / "figures.yaml"), str(folder / "figures.yaml"))
 
     if checked.autoencoder.preset not in paper.autoencoder:
         raise ConfigError(f"{path}: autoencoder: {_known(checked.autoencoder.preset, paper.autoencoder, 'preset')}")
     for name, row in autoencoders.items():
         if row.init == "base":
-            if name not in checked.bases:
+            if (row.repeat_of or name) not in checked.bases:
                 raise ConfigError(f"{path}: bases has no entry '{name}', which {at_ae[name]} starts from")
+            if len(row.seeds) > 1 and checked.bases[name].kind != "trained":
+                raise ConfigError(f"{at_ae[name]}: seeds: base '{name}' of {path} is brought in, not trained; write '-'")
         elif row.init not in autoencoders:
             raise ConfigError(f"{at_ae[name]}: {_known(row.init, ['base', *autoencoders], 'init')}")
         if row.teacher is not None and row.teacher not in checked.teachers:

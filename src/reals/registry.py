@@ -135,7 +135,7 @@ class Registry:
                 "label_dropout": paper.transformer.label_dropout,
                 "learn_sigma": paper.transformer.learn_sigma,
                 "flip": d.flip,
-                "seed": seeds.transformer,
+                "seed": seeds.transformer if row.seed is None else row.seed,
             }
             needs = [latents]
             if row.repa:
@@ -170,7 +170,8 @@ class Registry:
                 steps=None if sampler.name == "dopri5" else sampler.steps or scale.sampling.steps,
                 interval=row.interval, interval_time=row.interval_time, cfg_channels=row.cfg_channels,
                 n=scale.sampling.samples if row.samples == "all" else scale.sampling.gallery,
-                labels=scale.sampling.labels if row.samples == "all" else "balanced", seed=seeds.sampling,
+                labels=scale.sampling.labels if row.samples == "all" else "balanced",
+                seed=seeds.sampling if row.seed is None else row.seed,
                 interpolant=experiment.runs[row.run].path, eta=sampler.eta,
                 **({"path": paper.sampler.model_dump() | _stated(stated)} if sampler.name in ("sde", "heun-sde") else {}),
             )  # fmt: skip
@@ -217,6 +218,7 @@ class Registry:
         }
         loss = paper.autoencoder[config.preset].model_dump(mode="json")
         start, ramp = loss.pop("gan_start"), loss.pop("gan_ramp")
+        seed = scale.seeds.autoencoder if row.seed is None else row.seed
         gan = {"start": start, "ramp": ramp} | config.gan.model_dump(exclude_none=True)
         training = {
             **loss,
@@ -225,11 +227,11 @@ class Registry:
             "lpips": config.lpips.model_dump(exclude={"weights"}),
             "ema": config.ema,
             "scale_images": scale.latent.scale_images,
-            "seed": scale.seeds.autoencoder,
+            "seed": seed,
             "precision": config.precision,
         }
         if row.init == "base":
-            base = scale.bases[name]
+            base = scale.bases[row.repeat_of or name]
             if isinstance(base, AliasBase):
                 made = self._autoencoder(base.of, make, identity)
             elif base.kind == "trained":
@@ -240,7 +242,7 @@ class Registry:
                 made = make(
                     "autoencoder", name, [self.data if measured else None], **architecture,
                     pretrained=Path(base.path).name, sha256=base.sha256,
-                    **({"scale_images": scale.latent.scale_images, "flip": scale.data.flip, "seed": scale.seeds.autoencoder} if measured else {}),
+                    **({"scale_images": scale.latent.scale_images, "flip": scale.data.flip, "seed": seed} if measured else {}),
                 )  # fmt: skip
         else:
             start = self._autoencoder(row.init, make, identity)

@@ -72,7 +72,7 @@ def run(context: Context, artefact: Artefact) -> None:
                 "feature network": scale.evaluation.extractor.name,
                 "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
                 "probes": f"{len(probe)} training images, averaged posterior means",
-                "seeds": f"autoencoder {scale.seeds.autoencoder}, analysis {scale.seeds.analysis}",
+                "seeds": f"autoencoder {ae.spec.get('seed', 'none')}, analysis {scale.seeds.analysis}",
             },
             "provenance": {
                 "autoencoder": ae.id,

@@ -22,7 +22,9 @@ WEIGHT_DECAY = 0.05  # our choice: DeiT's
 class ClassifierTask(training.Task):
     """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
 
-    ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero.
+    ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero. For a teacher that stands in
+    for DINOv2: random resized crops (``crop_scale``) in place of shifts, and ``patch_loss`` times the mean cross-entropy of the
+    patch tokens, each of which is to name the class too.
     """
 
     network: nn.Module
@@ -33,6 +35,8 @@ class ClassifierTask(training.Task):
     lr: float
     seed: int
     flip: bool
+    crop_scale: tuple[float, float] | None = None
+    patch_loss: float | None = None
 
     def __post_init__(self):
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
@@ -42,16 +46,24 @@ class ClassifierTask(training.Task):
         g = rng.generator(self.seed, "augmentation", step)
         flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
         x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
-        x = shifted(x, max(1, self.images.resolution // 32), g)
+        x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
         y = torch.from_numpy(self.images.labels[indices]).to(self._device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         self.network.train()
-        loss = F.cross_entropy(self.network(self.inputs(x)), y)
+        loss = self.loss(self.inputs(x), y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.detach()}
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.patch_loss is None:
+            return F.cross_entropy(self.network(x), y)
+        tokens = self.network.forward_features(x)
+        patches = self.network.head(tokens[:, self.network.num_prefix_tokens :]).transpose(1, 2)
+        of_patches = F.cross_entropy(patches, y[:, None].expand(-1, patches.shape[2]))
+        return F.cross_entropy(self.network.forward_head(tokens), y) + self.patch_loss * of_patches
 
     @property
     def _device(self) -> torch.device:
@@ -71,6 +83,20 @@ def shifted(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     padded = F.pad(x.float(), (reach,) * 4, mode="replicate").to(x.dtype)
     offsets = torch.randint(0, 2 * reach + 1, (len(x), 2), generator=generator).tolist()
     return torch.stack([p[:, i : i + height, j : j + width] for p, (i, j) in zip(padded, offsets, strict=True)])
+
+
+def cropped(x: Tensor, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """x [B, C, H, W] uint8 as random crops at the same size: area a uniform share within ``scale``, aspect ratio log-uniform
+    in 3/4..4/3 where the image is large enough for it (torchvision's and SimCLR's customary range); float32, bilinear."""
+    area, ratio, across, down = torch.rand(4, len(x), generator=generator)
+    area = scale[0] + (scale[1] - scale[0]) * area
+    stretch = torch.exp((2 * ratio - 1) * math.log(4 / 3) / 2)
+    width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
+    theta = torch.zeros(len(x), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = width, height
+    theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * across - 1), (1 - height) * (2 * down - 1)
+    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
 
 
 def initialise_small_vit(network: nn.Module) -> None:
@@ -98,9 +124,10 @@ def accuracy(network: nn.Module, inputs, images: Images) -> float:
     return right / len(images)
 
 
-def _train(context: Context, config, network: nn.Module, inputs, folder: Path) -> float:
+def _train(context: Context, config, network: nn.Module, inputs, folder: Path, **settings) -> float:
     images = context.images("train")
-    task = ClassifierTask(network, inputs, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip)
+    flip = context.scale.data.flip
+    task = ClassifierTask(network, inputs, images, config.steps, config.batch, config.lr, config.seed, flip, **settings)
     training.train(task, folder, config.steps, label=config.name)
     with work():
         return accuracy(network, inputs, context.images("held_out"))
@@ -133,7 +160,10 @@ def teacher(context: Context, artefact: Artefact) -> None:
         network = teachers.build(built)
         initialise_small_vit(network)
         network = network.to(context.device)
-    score = _train(context, config, network, lambda x: x.float() / 127.5 - 1, folder)
+    score = _train(
+        context, config, network, lambda x: x.float() / 127.5 - 1, folder,
+        crop_scale=config.crop_scale, patch_loss=config.patch_loss,
+    )  # fmt: skip
     files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)
 
 

@@ -72,7 +72,9 @@ def load_reference(folder: Path) -> Reference:
 def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, str | int | float]:
     """What a reader must know beside a generation metric."""
     registry, scale = context.registry, context.scale
-    row, spec = registry.experiment.evaluations[evaluation], registry.samples[evaluation].spec
+    samples = registry.samples[evaluation]
+    row, spec = registry.experiment.evaluations[evaluation], samples.spec
+    seeds = {a.kind: a.spec.get("seed", "none") for a in (samples.needed("autoencoder"), samples.needed("run"))}
     sampler = sampling.sampling_of(spec)
     guidance = (
         "none"
@@ -92,7 +94,7 @@ def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, s
         "labels": spec["labels"],
         "feature network": scale.evaluation.extractor.name,
         "reference": f"{n_reference} training images",
-        "seeds": f"autoencoder {scale.seeds.autoencoder}, transformer {scale.seeds.transformer}, sampling {scale.seeds.sampling}",
+        "seeds": f"autoencoder {seeds['autoencoder']}, transformer {seeds['run']}, sampling {spec['seed']}",
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reals import files, journal
+from reals.config import repeats
 from reals.registry import Artefact, Registry
 from reals.report import figures, page, tables
 
@@ -27,16 +28,27 @@ class Missing(ValueError):
 
 
 def load_results(registry: Registry) -> dict[tuple[str, str], dict | None]:
-    """(kind, name of the sheet's row) -> metrics file, or None while there is none."""
+    """(kind, name of the row) -> metrics file, or None while there is none.
+
+    The result of a row that its sheet repeats with several seeds has ``repeats``: ``seed``, ``id`` and ``values`` of each that
+    is measured, itself first.
+    """
+    experiment = registry.experiment
     results: dict[tuple[str, str], dict | None] = {}
-    for kind, artefacts in (
-        ("evaluation", registry.evaluations),
-        ("autoencoder", registry.analyses),
-        ("downstream", registry.downstream),
+    for kind, artefacts, rows in (
+        ("evaluation", registry.evaluations, experiment.evaluations),
+        ("autoencoder", registry.analyses, experiment.autoencoders),
+        ("downstream", registry.downstream, {}),
     ):
         for name, artefact in artefacts.items():
             path = registry.folder(artefact) / "metrics.json"
             results[kind, name] = files.read_json(path) if path.exists() else None
+        for name in artefacts:
+            of_seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
+            if of_seeds and results[kind, name] is not None:
+                results[kind, name]["repeats"] = [
+                    {"seed": seed, "id": r["id"], "values": r["values"]} for seed, r in of_seeds.items() if r is not None
+                ]
     return results
 
 
