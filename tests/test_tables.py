@@ -11,7 +11,8 @@ from reals import config
 from reals.config import TableRow, TableSheet
 from reals.report import tables
 
-SHEETS, _ = config._tables(Path(__file__).parent.parent / "config")
+CONFIG = Path(__file__).parent.parent / "config"
+SHEETS, _ = config._tables(CONFIG / "tables.yaml", CONFIG / "tables")
 NETWORK = "digits-cnn"
 COMMON = {
     "scale": "demo",

@@ -296,6 +296,7 @@ class Scale(Strict):
     """One scale file. Keys are explained in config/README.md."""
 
     name: Name
+    sheets: Name | None = None  # a folder of config/sheets/ whose files take the place of config/'s own
     paper: bool = False  # True only where data, sizes, steps and feature network are the paper's
     description: str
     seeds: Seeds = Seeds()
@@ -626,6 +627,7 @@ class Experiment:
     """Everything the DAG is made from: sheets, scale and the paper's constants."""
 
     folder: Path
+    sheets: Mapping[str, Path]  # where each of `SHEETS` is
     paper: Paper
     scale: Scale
     autoencoders: dict[str, AutoencoderRow]
@@ -759,11 +761,29 @@ def _repeated(rows: dict[str, Repeatable], where: dict[str, str], seeds_of: Call
     return found
 
 
-def _tables(folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:
-    path = folder / "tables.yaml"
+SHEETS = ("autoencoders.tsv", "runs.tsv", "evaluations.tsv", "tables.yaml", "tables", "figures.yaml")
+
+
+def _sheet_files(folder: Path, own: str | None, scale: Path) -> dict[str, Path]:
+    """Where each of SHEETS is: among the scale's own sheets, else in ``folder``."""
+    if own is None:
+        return {name: folder / name for name in SHEETS}
+    place = folder / "sheets" / own
+    found = sorted(path.name for path in place.glob("*"))
+    if not found:
+        known = sorted(path.name for path in (folder / "sheets").glob("*"))
+        raise ConfigError(f"{scale}: sheets: {_known(own, known, f'folder of {place.parent}')}")
+    for name in found:
+        if name not in SHEETS:
+            raise ConfigError(f"{place / name}: {_known(name, SHEETS, 'sheet')}")
+    return {name: (place if name in found else folder) / name for name in SHEETS}
+
+
+def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:
+    """The tables that the file ``path`` heads, their rows from the sheets in ``folder``."""
     heads = {name: _validate(TableHead, head, f"{path}: {name}") for name, head in read_yaml(path).items()}
     sheets, where = {}, {}
-    for stray in sorted((folder / "tables").glob("*.tsv")):
+    for stray in sorted(folder.glob("*.tsv")):
         if stray.stem not in heads:
             raise ConfigError(f"{stray}: table '{stray.stem}' is not defined in {path}; add it there (title, columns, metrics)")
     for name, head in heads.items():
@@ -771,7 +791,7 @@ def _tables(folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], 
             continue
         if head.source is None or not head.metrics:
             raise ConfigError(f"{path}: {name}: needs source and metrics (or same_as)")
-        sheet_path = folder / "tables" / f"{name}.tsv"
+        sheet_path = folder / f"{name}.tsv"
         expected = ["key", "section", *head.columns, "source", "baseline", *head.metrics, "note"]
         rows: dict[str, TableRow] = {}
         for line, cells in read_sheet(sheet_path):
@@ -884,10 +904,11 @@ def load(
     checked: Scale = _validate(Scale, values, str(path))
     if rehearse is not None:
         checked = rehearse(checked)
-    autoencoders, at_ae = _rows(folder / "autoencoders.tsv", AutoencoderRow)
-    runs, at_run = _rows(folder / "runs.tsv", RunRow)
-    evaluations, at_ev = _rows(folder / "evaluations.tsv", EvaluationRow)
-    tables, at_table = _tables(folder)
+    files = _sheet_files(folder, checked.sheets, path)
+    autoencoders, at_ae = _rows(files["autoencoders.tsv"], AutoencoderRow)
+    runs, at_run = _rows(files["runs.tsv"], RunRow)
+    evaluations, at_ev = _rows(files["evaluations.tsv"], EvaluationRow)
+    tables, at_table = _tables(files["tables.yaml"], files["tables"])
 
     def same_seed(sheet: dict[str, Any], name: str, seed: int) -> str:
         """The row of that seed where there is one, else the row itself."""
@@ -906,7 +927,7 @@ def load(
         lambda row: once[row.run].seeds if row.run in once else (),
         lambda row, seed: {"run": same_seed(once, row.run, seed)},
     )  # fmt: skip
-    figures = _validate(FigureSheet, read_yaml(folder / "figures.yaml"), str(folder / "figures.yaml"))
+    figures = read(FigureSheet, files["figures.yaml"])
 
     if checked.autoencoder.preset not in paper.autoencoder:
         raise ConfigError(f"{path}: autoencoder: {_known(checked.autoencoder.preset, paper.autoencoder, 'preset')}")
@@ -979,5 +1000,7 @@ def load(
     ):
         for name in names:
             if name not in sheet:
-                raise ConfigError(f"{folder / 'figures.yaml'}: {figure}: {_known(name, sheet, 'name')}")
-    return Experiment(folder, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command), tuple(overrides))
+                raise ConfigError(f"{files['figures.yaml']}: {figure}: {_known(name, sheet, 'name')}")
+    return Experiment(
+        folder, files, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command), tuple(overrides)
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reals import files, flops, rates
-from reals.config import ConfigError, DataConfig, Resources, Teacher
+from reals.config import ConfigError, DataConfig, Resources, TableSheet, Teacher, repeats
 from reals.rates import Rates
 from reals.registry import Artefact, Registry
 
@@ -302,13 +302,19 @@ class Costs:
     def tables(self) -> dict[str, tuple[str, ...]]:
         """What each table, and the figures, show: their targets."""
         registry, experiment = self.registry, self.registry.experiment
-        known = {"evaluation": registry.evaluations, "autoencoder": registry.analyses}
+        known = {
+            "evaluation": (registry.evaluations, experiment.evaluations),
+            "autoencoder": (registry.analyses, experiment.autoencoders),
+        }
+
+        def targets(sheet: TableSheet) -> Iterable[str]:
+            artefacts, rows = known[sheet.source]
+            for name in (row.source for row in sheet.rows if row.source != "literature"):
+                for other in repeats(rows, name).values() or [name]:
+                    yield self.target(artefacts[other])
+
         shown = {
-            name: tuple(
-                dict.fromkeys(self.target(known[sheet.source][row.source]) for row in sheet.rows if row.source != "literature")
-            )
-            if sheet.source in known
-            else ()
+            name: tuple(dict.fromkeys(targets(sheet))) if sheet.source in known else ()
             for name, sheet in experiment.tables.items()
         }
         drawn = [registry.analyses[name] for name in experiment.figures.figure1["autoencoders"]]

@@ -1,4 +1,4 @@
-CONFIG = EXPERIMENT.folder
+SHEETS = EXPERIMENT.sheets
 MODULES = Path(prefork.__file__).parent
 
 
@@ -9,7 +9,7 @@ def figure_inputs(wildcards):
 rule tables:
     input:
         metrics=SHOWN,
-        sheets=[CONFIG / "tables.yaml", *sorted((CONFIG / "tables").glob("*.tsv"))],
+        sheets=[SHEETS["tables.yaml"], *sorted(SHEETS["tables"].glob("*.tsv"))],
         code=MODULES / "report/tables.py",
     output:
         TABLES,
@@ -26,7 +26,7 @@ rule tables:
 rule figure:
     input:
         metrics=figure_inputs,
-        sheet=CONFIG / "figures.yaml",
+        sheet=SHEETS["figures.yaml"],
         code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle"],
     output:
         f"{ROOT}/figures/{{figure}}.pdf",

@@ -128,8 +128,9 @@ class Table:
 
     @property
     def number(self) -> str:
-        """ "table03" is "Table 3"."""
-        return f"Table {int(self.name.removeprefix('table'))}"
+        """ "table03" is "Table 3"; a table that is not the paper's goes by its name."""
+        number = self.name.removeprefix("table")
+        return f"Table {int(number)}" if number.isdigit() else self.name.capitalize()
 
     @property
     def caveat(self) -> str | None:
