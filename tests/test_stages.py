@@ -9,10 +9,11 @@ from conftest import REPOSITORY, edit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reals import config, cost, registry, shards
+from reals import config, cost, extractors, registry, shards
+from reals.metrics.generation import generation_metrics
 from reals.models import autoencoder as models
 from reals.models import teacher as teachers
-from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, features, latents, transformer
+from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, transformer
 
 
 @pytest.fixture
@@ -222,3 +223,28 @@ def test_the_patch_loss_is_the_mean_cross_entropy_of_the_patch_tokens(tmp_path):
         for tokens, label in zip(network.forward_features(x)[:, 1:], y, strict=True)
     ]).mean()  # fmt: skip
     torch.testing.assert_close(task(0.5).loss(x, y), alone + 0.5 * by_hand)
+
+
+def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project):
+    edit(
+        project / "config/scales/smoke.yaml", "  pr_reference:",
+        "  second: {kind: small-cnn, name: other-cnn, width: 4, blocks: 2, steps: 2, batch: 8, lr: 1.0e-3, seed: 99}\n  pr_reference:",
+    )  # fmt: skip
+    context = Context(registry.Registry(config.load("smoke")))
+    r = context.registry
+    data.run(context, r.data)
+    classifiers.extractor(context, r.extractor)
+    classifiers.extractor(context, r.second_extractor)
+    assert r.second_extractor.id != r.extractor.id and "other-cnn" in r.second_reference.id
+    evaluate.reference(context, r.reference)
+    evaluate.reference(context, r.second_reference)
+    evaluation = r.evaluations["sit-b2-reals_400K"]
+    assert [n.kind for n in evaluation.needs] == ["samples", "reference", "reference"]
+    judge = classifiers.load_extractor(context, r.second_extractor)
+    assert judge.network.config.blocks == 2
+    real = evaluate.load_reference(context.folder(r.second_reference))
+    images = context.images("train")
+    found = extractors.extract(judge, evaluate.batches(images))
+    assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
+    plain = registry.Registry(config.load("demo")).evaluations["sit-b2-reals_400K"]
+    assert "second" not in plain.identity

@@ -233,6 +233,7 @@ class TrainedExtractor(Strict):
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
     seed: int
+    blocks: Annotated[int, Field(ge=1)] | None = None  # residual blocks a stage; 1 unless set
 
 
 class InceptionExtractor(Strict):
@@ -249,6 +250,13 @@ class EvaluationConfig(Strict):
     extractor: Extractor
     pr_reference: int = Field(gt=0)
     reference: str | None = None  # ADM's .npz; None: statistics of the training images
+    second: TrainedExtractor | None = None  # another judge, for the FID alone: does the ranking depend on the first?
+
+    @model_validator(mode="after")
+    def _judges_differ(self):
+        if self.second is not None and self.second.name == self.extractor.name:
+            raise ValueError(f"second: name '{self.second.name}' is the first judge's; a second one has its own")
+        return self
 
 
 class AnalysisConfig(Strict):

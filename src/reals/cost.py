@@ -146,12 +146,13 @@ class Costs:
             projector_hidden=repa["hidden"] if repa else 0,
         )  # fmt: skip
 
-    def judge_flops(self) -> int:
-        """One image through the feature network of FID."""
-        x = self.scale.evaluation.extractor
+    def judge_flops(self, judge: Artefact | None = None) -> int:
+        """One image through the feature network of FID, or through the second judge."""
+        evaluation = self.scale.evaluation
+        x = evaluation.second if judge is not None and judge is self.registry.second_extractor else evaluation.extractor
         if x.kind == "inception":
             return flops.INCEPTION_FLOPS
-        return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes)
+        return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
 
     def _job(self, artefact: Artefact, stage: str, work: dict[str, int], size: int, **other) -> Job:
         target = other.pop("target", None) or self.target(artefact)
@@ -190,7 +191,7 @@ class Costs:
 
     def _extractor(self, a: Artefact) -> Iterable[Job]:
         steps = a.spec.get("steps", 0) * a.spec.get("batch", 0)
-        yield self._job(a, "extractor", {"autoencoder": flops.TRAINED * self.judge_flops() * steps}, 0)
+        yield self._job(a, "extractor", {"autoencoder": flops.TRAINED * self.judge_flops(a) * steps}, 0)
 
     def _features(self, a: Artefact) -> Iterable[Job]:
         teacher, grid = a.needed("teacher"), self.scale.latent_size
@@ -261,10 +262,12 @@ class Costs:
     def _reference(self, a: Artefact) -> Iterable[Job]:
         config = self.scale.evaluation
         images = config.pr_reference if config.reference is not None else self.counts.train
-        yield self._job(a, "reference", {"encoding": images * self.judge_flops()}, 8 * 2 * 2048**2)
+        yield self._job(a, "reference", {"encoding": images * self.judge_flops(a.needed("extractor"))}, 8 * 2 * 2048**2)
 
     def _evaluation(self, a: Artefact) -> Iterable[Job]:
-        yield self._job(a, "evaluate", {"encoding": a.needed("samples").spec["n"] * self.judge_flops()}, 0)
+        judges = (n.needed("extractor") for n in a.needs if n.kind == "reference")
+        each = sum(self.judge_flops(judge) for judge in judges)
+        yield self._job(a, "evaluate", {"encoding": a.needed("samples").spec["n"] * each}, 0)
 
     def _analysis(self, a: Artefact) -> Iterable[Job]:
         config = self.scale.analysis

@@ -7,7 +7,7 @@ paths, process counts, log intervals or total steps (milestones are file names, 
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reals.config import AliasBase, ConfigError, Experiment
@@ -101,12 +101,13 @@ class Registry:
             else make("teacher", t.name, grid=scale.latent_size, positions="native", **identity(t, "weights"))
             for key, t in scale.teachers.items()
         }
-        x = scale.evaluation.extractor
-        self.extractor = (
-            make("extractor", x.name, [self.data], flip=d.flip, **identity(x))
-            if x.kind == "small-cnn"
-            else make("extractor", x.name, **identity(x, "weights"))
-        )
+        x, second = scale.evaluation.extractor, scale.evaluation.second
+
+        def trained(extractor) -> Artefact:
+            return make("extractor", extractor.name, [self.data], flip=d.flip, **identity(extractor))
+
+        self.extractor = trained(x) if x.kind == "small-cnn" else make("extractor", x.name, **identity(x, "weights"))
+        self.second_extractor = second and trained(second)
         self.features = {
             key: make(
                 "features", f"{t.name}_{d.name}", [self.data, t], precision="float16", flip=d.flip,
@@ -155,6 +156,9 @@ class Registry:
             "reference", d.name, [self.data, self.extractor], source=adm and Path(adm).name,
             pr_reference=scale.evaluation.pr_reference,
         )  # fmt: skip
+        self.second_reference = second and make(
+            "reference", f"{d.name}_{second.name}", [self.data, self.second_extractor], pr_reference=scale.evaluation.pr_reference
+        )
         for name, row in experiment.evaluations.items():
             run, sampler = self.runs[row.run], row.sampler
             last_size = 0.0 if sampler.last == "none" else sampler.last_size
@@ -176,9 +180,11 @@ class Registry:
                 **({"path": paper.sampler.model_dump() | _stated(stated)} if sampler.name in ("sde", "heun-sde") else {}),
             )  # fmt: skip
             self.samples[name] = samples
-            self.evaluations[name] = make(
-                "evaluation", name, [samples, self.reference], pr_k=paper.pr_k, is_split=paper.is_split, seed=seeds.analysis
-            )
+            made = make(
+                "evaluation", name, [samples, self.reference], pr_k=paper.pr_k, is_split=paper.is_split, seed=seeds.analysis,
+                second=self.second_reference and self.second_reference.id,
+            )  # fmt: skip
+            self.evaluations[name] = replace(made, needs=(*made.needs, self.second_reference)) if self.second_reference else made
         self.analyses = {
             name: make(
                 "analysis", ae.name, [self.data, ae, self.extractor], **scale.analysis.model_dump(),
@@ -256,15 +262,15 @@ class Registry:
                 align={"patch": row.patch, "cls": row.cls, "layers": row.layers, "hidden": config.align_hidden,
                        "lambda_a": row.lambda_a, **paper.alignment.model_dump()} if aligned else None,
             )  # fmt: skip
-            made = Artefact(made.kind, made.name, made.spec, (*made.needs, start))
+            made = replace(made, needs=(*made.needs, start))
         self.autoencoders[name] = made
         return made
 
     def all(self) -> list[Artefact]:
         groups = (self.teachers, self.features, self.autoencoders, self.latents, self.runs, self.samples,
                   self.evaluations, self.analyses, self.downstream)  # fmt: skip
-        single = [self.data, self.extractor, self.reference]
-        return single + [a for group in groups for a in group.values()]
+        single = [self.data, self.extractor, self.second_extractor, self.reference, self.second_reference]
+        return [a for a in single if a is not None] + [a for group in groups for a in group.values()]
 
     def find(self, kind: str, id: str) -> Artefact:
         """The artefact with this id; ConfigError where the sheets (now) define none."""

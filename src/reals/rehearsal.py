@@ -31,6 +31,7 @@ def rehearse(scale: Scale) -> Scale:
     tiny = {"kind": "trained", "width": 16, "depth": 1, "heads": 2, "patch": resolution // size, "seed": 1, **step}
     levels = len(scale.autoencoder.block_out_channels)
     milestones = sorted(scale.milestones, key=scale.milestones.get)
+    judge = {"kind": "small-cnn", "width": 4, "seed": 2, **step}
     values = scale.model_dump()
     values |= {
         "name": f"{scale.name}_rehearsal",
@@ -44,7 +45,11 @@ def rehearse(scale: Scale) -> Scale:
         },
         "models": {key: {"width": 8 * (i + 1), "depth": 2, "heads": 2, "repa_depth": 1} for i, key in enumerate(scale.models)},
         "milestones": {name: 2 * (i + 1) for i, name in enumerate(milestones)},
-        "evaluation": {"extractor": {"kind": "small-cnn", "name": "rehearsal-cnn", "width": 4, "seed": 2, **step}, "pr_reference": 40},
+        "evaluation": {
+            "extractor": judge | {"name": "rehearsal-cnn"},
+            "second": scale.evaluation.second and judge | {"name": "rehearsal-second-cnn"},
+            "pr_reference": 40,
+        },
         "analysis": {"images": 20, "probe_images": 40, "tsne_classes": 10, "tsne_images": 4},
     }  # fmt: skip
     values["autoencoder"] |= step | {

@@ -19,6 +19,7 @@ Status = Literal["measured", "missing", "literature"]
 MISSING, LITERATURE, LITERATURE_MARK, MINUS = "…", "—", "†", "−"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 PLAIN_NAMES = {
+    "fid_second": "FID (second judge)",
     "sc_crop": "Crop",
     "sc_flip": "Flip",
     "sc_blur": "Gaussian blur",

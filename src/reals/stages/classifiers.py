@@ -168,8 +168,8 @@ def teacher(context: Context, artefact: Artefact) -> None:
 
 
 def extractor(context: Context, artefact: Artefact) -> None:
-    """Trains the scale's judge, or verifies Inception's weights."""
-    config = context.scale.evaluation.extractor
+    """Trains one of the scale's judges, or verifies Inception's weights."""
+    config = _judge(context, artefact)
     folder = context.begin(artefact)
     if config.kind == "inception":
         weights = Path(config.weights) if config.weights else None
@@ -181,7 +181,9 @@ def extractor(context: Context, artefact: Artefact) -> None:
         )
         return
     images = context.images("train")
-    network = extractors.SmallCNN(extractors.SmallCNNConfig(len(images.classes), images.resolution, config.width))
+    network = extractors.SmallCNN(
+        extractors.SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1)
+    )
     extractors.initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
     network = network.to(context.device, memory_format=torch.channels_last)
     score = _train(context, config, network, lambda x: x, folder)
@@ -189,10 +191,16 @@ def extractor(context: Context, artefact: Artefact) -> None:
     files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)
 
 
-def load_extractor(context: Context) -> extractors.Extractor:
-    """The scale's feature network, ready on the context's device."""
-    config = context.scale.evaluation.extractor
-    folder = context.folder(context.registry.extractor)
+def _judge(context: Context, artefact: Artefact):
+    evaluation, second = context.scale.evaluation, context.registry.second_extractor
+    return evaluation.second if second is not None and artefact.id == second.id else evaluation.extractor
+
+
+def load_extractor(context: Context, artefact: Artefact | None = None) -> extractors.Extractor:
+    """The scale's feature network (or the one that ``artefact`` is), ready on the context's device."""
+    artefact = artefact or context.registry.extractor
+    config = _judge(context, artefact)
+    folder = context.folder(artefact)
     files.opened(folder)
     if config.kind == "inception":
         return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)

@@ -38,9 +38,10 @@ def reference(context: Context, artefact: Artefact) -> None:
     or everything comes from ADM's own .npz where the scale names one.
     """
     folder = context.begin(artefact)
-    extractor = classifiers.load_extractor(context)
+    judge = artefact.needed("extractor")
+    extractor = classifiers.load_extractor(context, judge)
     config = context.scale.evaluation
-    if config.reference is not None:
+    if config.reference is not None and judge is context.registry.extractor:
         found = evaluation.adm_reference(Path(config.reference), extractor, config.pr_reference, BATCH)
     else:
         images = context.images("train")
@@ -93,6 +94,7 @@ def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, s
         "samples": spec["n"],
         "labels": spec["labels"],
         "feature network": scale.evaluation.extractor.name,
+        **({"second judge": scale.evaluation.second.name} if scale.evaluation.second else {}),
         "reference": f"{n_reference} training images",
         "seeds": f"autoencoder {seeds['autoencoder']}, transformer {seeds['run']}, sampling {spec['seed']}",
     }
@@ -128,6 +130,12 @@ def run(context: Context, artefact: Artefact) -> None:
             found, real, k=artefact.spec["pr_k"], pr_reference=len(real.features), split_size=artefact.spec["is_split"],
             kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=scale.seeds.analysis,
         )  # fmt: skip
+        if registry.second_reference is not None:
+            other = classifiers.load_extractor(context, registry.second_extractor)
+            theirs = extractors.extract(other, (b for s in shards for b in batches(s)))
+            values["fid_second"] = generation_metrics(
+                theirs, load_reference(registry.folder(registry.second_reference)), pr_reference=0
+            )["fid"]
     run_artefact = samples_artefact.needed("run")
     run_folder = registry.folder(run_artefact)
     files.write_json(
