@@ -71,6 +71,7 @@ MISTAKES = [
         ]
     ],
     ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tddim:steps=2000\t1\t", "1000"),
+    ("config/scales/demo.yaml", "pr_reference: 1000", "second: {kind: small-cnn, name: digits-cnn, width: 8, steps: 1, batch: 8, lr: 1, seed: 1}\n  pr_reference: 1000", "a second one has its own"),
     ("config/evaluations.tsv", "0,0.75", "0.75,0", "interval"),
     ("config/evaluations.tsv", "1.5\t-\t-\t3", "1.5\t-\t-\t-", "cfg_channels"),
     ("config/tables/table03.tsv", "\tsit-b2-reals_1M\t", "\tsit-b2-reals_5M\t", "'sit-b2-reals_5M' is not defined"),
@@ -130,4 +131,12 @@ def test_a_scale_may_bring_its_own_sheets(project):
     with pytest.raises(
         ConfigError, match=r"config/sheets/two-arms/run.tsv: sheet 'run.tsv' is not defined; did you mean 'runs.tsv'"
     ):
+        load("demo")
+
+
+def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
+    edit(Path("config/evaluations.tsv"), "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tode")
+    load("demo")
+    edit(Path("config/scales/demo.yaml"), "sampling: {steps: 30", "sampling: {steps: 31")
+    with pytest.raises(ConfigError, match="Heun needs two a step; write ode:steps=32"):
         load("demo")

@@ -27,10 +27,11 @@ def test_ids_are_the_same_in_every_process(project):
 
 def test_comments_notes_batches_and_paths_change_nothing(project):
     before = ids("cifar10")
-    edit(Path("config/autoencoders.tsv"), "# Autoencoders", "# The autoencoders")
-    edit(Path("config/autoencoders.tsv"), "ours, Section 4.1", "the paper's own")
+    sheet = Path("config/sheets/cifar10/autoencoders.tsv")
+    edit(sheet, "# Does", "# Whether")
+    edit(sheet, "Section 4.1", "the paper's own")
     edit(Path("config/scales/cifar10.yaml"), "path: data/cifar10", "path: /somewhere/else")
-    edit(Path("config/scales/cifar10.yaml"), "batch: 500, shards: 4", "batch: 50, shards: 2")
+    edit(Path("config/scales/cifar10.yaml"), "batch: 500, shards: 1", "batch: 50, shards: 2")
     assert ids("cifar10") == before
 
 

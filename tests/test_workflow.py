@@ -273,7 +273,7 @@ def test_an_undefined_table_is_refused(project):
     assert "table 'table99' is not defined in" in done.stderr
 
 
-@pytest.mark.parametrize(("scale", "least"), [("demo", 150), ("cifar10", 270), ("imagenet256", 430)])
+@pytest.mark.parametrize(("scale", "least"), [("demo", 150), ("cifar10", 190), ("imagenet256", 430)])
 def test_other_scales_are_planned_in_seconds(project, scale, least):
     began = time.monotonic()
     jobs = planned(project, "--config", f"scale={scale}")

@@ -989,10 +989,10 @@ def load(
             raise ConfigError(
                 f"{at_ev[name]}: form SBDM is infinite at t = 0, where sampling starts; use sigma (only path vp can)"
             )
-        if sampler.name == "ode" and sampler.steps is None and scale.sampling.steps % 2:
+        if sampler.name == "ode" and sampler.steps is None and checked.sampling.steps % 2:
             raise ConfigError(
-                f"{at_ev[name]}: sampler ode with the scale's {scale.sampling.steps} evaluations: Heun needs two a step; "
-                f"write ode:steps={scale.sampling.steps + 1}"
+                f"{at_ev[name]}: sampler ode with the scale's {checked.sampling.steps} evaluations: Heun needs two a step; "
+                f"write ode:steps={checked.sampling.steps + 1}"
             )
     known = {"evaluation": evaluations, "autoencoder": autoencoders, "settings": SETTINGS_ROWS}
     for table in tables.values():
