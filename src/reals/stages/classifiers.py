@@ -193,7 +193,7 @@ def load_extractor(context: Context) -> extractors.Extractor:
     """The scale's feature network, ready on the context's device."""
     config = context.scale.evaluation.extractor
     folder = context.folder(context.registry.extractor)
-    files.opened(folder)
+    files.verified(folder)
     if config.kind == "inception":
         return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
