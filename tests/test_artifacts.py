@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ import yaml
 from conftest import REPOSITORY, edit, planned, snakemake
 
 from reals import config as configs
-from reals import publish
+from reals import preflight, publish
+from reals.config import ConfigError
 from reals.registry import Registry
 
 RENDERED = {"tables", "figure", "report", "all"}
@@ -45,18 +49,22 @@ def origin(finished, tmp_path_factory) -> Path:
     for name in (".dvcignore", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, folder)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())
-    stages["metrics"], stages["plots"] = [path.replace("imagenet256", "smoke") for path in stages["metrics"][:1]], []
+    for kind in ("metrics", "plots"):
+        stages[kind] = json.loads(json.dumps(stages[kind][:1]).replace("imagenet256", "smoke"))
     (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     (folder / "printed.txt").unlink()
     shutil.copy(REPOSITORY / ".gitignore", folder)
     edit(folder / ".gitignore", "results/smoke*/\n", "")
     run(folder, "git", "init", "-q", "-b", "main")
     dvc(folder, "init", "-q")
+    shutil.copytree(REPOSITORY / ".dvc/plots", folder / ".dvc/plots")
     dvc(folder, "remote", "add", "-d", "store", str(folder.parent / "store"))
     dvc(folder, "remote", "modify", "store", "verify", "true")
     reals(folder, "registry", "smoke")
-    done = reals(folder, "publish", "sit-b2-reals", "sit-b2-control", "autoencoder@reals", "--scale", "smoke")
-    assert "5 recorded and pushed" in done.stdout
+    done = reals(
+        folder, "publish", "sit-b2-reals", "sit-b2-control", "autoencoder@reals", "autoencoder@control", "--scale", "smoke"
+    )
+    assert "6 recorded and pushed" in done.stdout
     run(folder, "git", "add", "-A", ".")
     run(folder, "git", "commit", "-qm", "published")
     return folder
@@ -192,6 +200,104 @@ def test_an_unreachable_remote_gets_one_line(origin, clone):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "dvc push" in done.stderr
+
+
+@pytest.fixture
+def unpublished(origin, clone) -> str:
+    """Something finished in the clone that the remote does not have, by its name for `reals publish`."""
+    extractor = registry(clone).extractor
+    shutil.copytree(origin / registry(clone).folder(extractor), clone / registry(clone).folder(extractor))
+    return f"extractor@{extractor.name}"
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """What `reals` says where it ends with a mistake to mend: one line."""
+    done = reals(folder, *arguments, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    return line
+
+
+@pytest.mark.workflow
+def test_a_remote_that_can_only_be_read_gives_and_takes_nothing_and_says_so(origin, clone, unpublished, tmp_path):
+    store, view = tmp_path / "store", tmp_path / "view"
+    shutil.copytree(origin.parent / "store", store)
+    view.mkdir()
+    if os.getuid() or subprocess.run(["mount", "--bind", str(store), str(view)], capture_output=True).returncode:
+        pytest.skip("mounting a folder read-only needs root")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(view)], check=True)
+        dvc(clone, "remote", "modify", "--local", "store", "url", str(view))
+        dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
+        with pytest.raises(ConfigError, match=r"can be read but not written .*`dvc pull` works, `reals publish` does not"):
+            preflight.dvc_remote(clone)
+        line = refused(clone, "publish", unpublished, "--scale", "smoke")
+        assert "recorded in dvc.lock but not pushed (`dvc push`: " in line and "Read-only file system" in line
+        subprocess.run(["mount", "-o", "remount,rw,bind", str(view)], check=True)
+        assert "1 recorded and pushed" in reals(clone, "publish", unpublished, "--scale", "smoke").stdout
+    finally:
+        subprocess.run(["umount", "-l", str(view)], check=True)
+
+
+@pytest.mark.workflow
+def test_a_remote_behind_http_is_pulled_from(origin, clone, unpublished):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=origin.parent / "store"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    dvc(clone, "remote", "modify", "--local", "store", "url", f"http://127.0.0.1:{server.server_port}")
+    try:
+        dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
+        assert planned(clone, "--", str(registry(clone).outputs(registry(clone).runs["sit-b2-control"])[-1])) == {}
+        assert "answers; HTTP gives and does not take" in preflight.dvc_remote(clone)
+        assert "objects failed" in (line := refused(clone, "publish", unpublished, "--scale", "smoke")) or "501" in line
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(ConfigError, match=r"http://127.0.0.1:\d+/files/md5 does not answer \(.*refused"):
+        preflight.dvc_remote(clone)
+
+
+@pytest.mark.workflow
+def test_a_pulled_file_that_is_not_the_one_that_was_made_is_named_and_pulled_again(clone):
+    dvc(clone, "pull", "-q", "run@smoke_sit-b2-control", "autoencoder@smoke_control")
+    made = registry(clone)
+    evaluation = made.folder(made.evaluations["sit-b2-control_400K"]) / "metrics.json"
+    wanted = json.loads((clone / evaluation).read_text())["values"]
+    forget(clone, "sit-b2-control_400K")
+    for path in (
+        made.folder(made.runs["sit-b2-control"]) / "step_2.safetensors",
+        made.folder(made.autoencoders["control"]) / "diffusion_pytorch_model.safetensors",
+    ):
+        whole = (clone / path).read_bytes()
+        (clone / path).unlink()  # it may be a link into DVC's cache
+        (clone / path).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        done = snakemake(clone, str(evaluation), check=False)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("reals: ")]
+        assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
+        assert lines and all(f"{path}: damaged (sha256 " in line for line in lines)
+        reals(clone, "verify", "--scale", "smoke", "--remove")
+        dvc(clone, "pull", "-q", "run@smoke_sit-b2-control", "autoencoder@smoke_control")
+        assert (clone / path).read_bytes() == whole
+    snakemake(clone, str(evaluation))
+    assert json.loads((clone / evaluation).read_text())["values"] == wanted
+
+
+@pytest.mark.workflow
+def test_plots_of_two_commits_are_drawn_by_our_template(clone):
+    sheet = clone / "results/smoke/evaluations.csv"
+    rows = [line.split(",") for line in sheet.read_text().splitlines()]
+    rows[1][rows[0].index("fid")] = "1.5"
+    sheet.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    content = json.loads(dvc(clone, "plots", "diff", "HEAD", "--json").stdout)
+    [plot] = content["data"]["results/smoke/evaluations.csv"]
+    drawn = json.loads(plot["content"])
+    assert plot["revisions"] == ["workspace", "HEAD"]
+    assert drawn["encoding"]["x"]["field"] == "fid" and drawn["encoding"]["y"]["field"] == "evaluation"
+    bars = {(row["rev"], row["evaluation"]): row["fid"] for row in plot["datapoints"]["workspace"] + plot["datapoints"]["HEAD"]}
+    assert len(bars) == 2 * (len(rows) - 1) and bars["workspace", rows[1][0]] == "1.5"
 
 
 @pytest.mark.workflow

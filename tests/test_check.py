@@ -13,7 +13,7 @@ from conftest import edit
 from PIL import Image
 
 from reals import config as configs
-from reals import files, preflight
+from reals import files, preflight, site
 from reals.cli import main
 from reals.config import ConfigError
 from reals.registry import Registry
@@ -184,39 +184,31 @@ def asking(project, monkeypatch) -> Registry:
     return Registry(configs.load("imagenet256"))
 
 
-PARTITIONS = "gpu*|up|2-00:00:00|4|gpu:h100:8(S:0-1)\ncpu|up|infinite|9|(null)\nold|down|1:00:00|2|gpu:4\nshort|up|1:30:00|2|gpu:a100:8,shard:3\n"
+PARTITIONS = "gpu*|up|2-00:00:00|32|500000|gpu:h100:8(S:0-1)|4\ncpu|up|infinite|64|250000|(null)|9\n"
 
 
 @pytest.mark.parametrize(
     ("prints", "code", "partition", "says"),
     [
         (None, 0, None, "none here"),
-        (None, 0, "gpu", "FIX partition gpu: there is no SLURM on this machine"),
-        (PARTITIONS, 0, None, "partition gpu: 4 nodes with up to 8 GPUs, limit 2-00:00:00"),
-        (PARTITIONS, 0, "cpu", "FIX nodes of partition cpu have 0 GPUs, a rule asks for 8"),
-        (PARTITIONS, 0, "old", "FIX partition old is down"),
-        (PARTITIONS, 0, "short", "FIX partition short allows 90 minutes, a rule asks for 2880"),
-        (PARTITIONS, 0, "gpus", "FIX partition 'gpus' is unknown; name one of gpu, cpu, old, short"),
+        (PARTITIONS, 0, None, "the default partition: 4 nodes with up to 8 GPUs, limit 2880 minutes"),
+        (PARTITIONS, 0, "cpu", "FIX resources.autoencoder.gpu 8: no node of partition cpu has so many GPUs"),
+        (PARTITIONS, 0, "gpus", "FIX --partition: partition: no partition 'gpus' here; known: cpu, gpu"),
+        (PARTITIONS.replace("|up|", "|down|"), 0, "gpu", "FIX --partition: partition: partition gpu is down; name another"),
         ("slurm_load_partitions: Unable to contact slurm controller\n", 1, None, "installed, but sinfo fails"),
-        ("slurm_load_partitions: Unable to contact slurm controller\n", 1, "gpu", "FIX sinfo fails (slurm_load_partitions"),
     ],
 )
 def test_slurm(asking, prints, code, partition, says):
     if prints is not None:
         fake_tool(Path(), "sinfo", prints, code)
+    here = site.load(Path("config/site.yaml")).model_copy(update={"partition": partition, "gpu_partition": partition})
+    where = "--partition" if partition else "config/site.yaml"
     if says.startswith("FIX "):
         with pytest.raises(ConfigError) as error:
-            preflight.slurm(asking, partition)
-        assert str(error.value).startswith("SLURM: " + says.removeprefix("FIX "))
+            preflight.slurm(asking, here, where)
+        assert str(error.value).startswith(says.removeprefix("FIX "))
     else:
-        assert preflight.slurm(asking, partition).startswith(says)
-
-
-@pytest.mark.parametrize(
-    ("limit", "minutes"), [("30", 1), ("30:00", 30), ("2:30:00", 150), ("2-01:00:00", 2940), ("infinite", None)]
-)
-def test_slurm_s_times(limit, minutes):
-    assert preflight._minutes(limit) == minutes
+        assert preflight.slurm(asking, here, where).startswith(says)
 
 
 def test_gpus(asking):
@@ -243,7 +235,7 @@ def test_a_dvc_remote(project):
     assert "written, read and removed" in preflight.dvc_remote(project)
     assert not [p for p in (project / "store").rglob("*") if p.is_file()]
     dvc("remote", "modify", "-q", "store", "url", str(project / "Snakefile" / "store"))
-    with pytest.raises(ConfigError, match="default remote cannot be written and read"):
+    with pytest.raises(ConfigError, match=r"store/files/md5 is out of reach .*dvc remote list"):
         preflight.dvc_remote(project)
 
 
@@ -256,3 +248,6 @@ def test_the_command(project, capsys):
     assert next(line for line in out.splitlines() if line.startswith("FIX")).startswith("FIX data:")
     assert "1 thing to mend" in err
     assert main(["check", "--config", "scale=smok"]) == 2
+    Path("elsewhere.yaml").write_text(Path("config/site.yaml").read_text().replace("account: null", "# account: null"))
+    assert main(["check", "--config", "scale=smoke", "site=elsewhere.yaml"]) == 2
+    assert "elsewhere.yaml: account: " in capsys.readouterr().err

@@ -42,6 +42,16 @@ def test_a_sealed_folder_notices_missing_and_cut_files(tmp_path):
         files.opened(tmp_path)
 
 
+def test_a_changed_byte_is_found_where_files_are_read_before_they_are_used(tmp_path):
+    (tmp_path / "w.bin").write_bytes(b"12345678")
+    files.seal(tmp_path, ["w.bin"])
+    files.verified(tmp_path)
+    (tmp_path / "w.bin").write_bytes(b"12345679")
+    files.opened(tmp_path)
+    with pytest.raises(files.MissingArtefact, match=r"w\.bin: damaged \(sha256 .*reals verify --remove"):
+        files.verified(tmp_path)
+
+
 def test_a_lock_excludes_names_its_holder_and_dies_with_it(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from reals import files\n"

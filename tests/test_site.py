@@ -71,7 +71,8 @@ def test_one_node_and_several_ask_in_their_own_way(tmp_path):
 
 
 SINFO = (
-    "cpu*|1-00:00:00|64|250000|(null)|10\ngpu|2-00:00:00|32+|500000|gpu:a100:4(S:0-1)|6\ngpu|2-00:00:00|32|500000|gpu:h100:8|1"
+    "cpu*|up|1-00:00:00|64|250000|(null)|10\ngpu|up|2-00:00:00|32+|500000|gpu:a100:4(S:0-1)|6\n"
+    "gpu|up|2-00:00:00|32|500000|gpu:h100:8|1\nold|down|1:00:00|32|250000|(null)|2"
 )
 
 
@@ -82,12 +83,13 @@ SINFO = (
         ({"gpu_partition": "gpu"}, Resources(gpu=8), None),
         ({"gpu_partition": "gpu", "gpu_type": "a100"}, Resources(gpu=4, nodes=6), None),
         ({"partition": "cpu,gpu"}, Resources(threads=64), None),
-        ({"partition": "cup"}, Resources(), "partition: no partition 'cup' here; known: cpu, gpu"),
+        ({"partition": "cup"}, Resources(), "partition: no partition 'cup' here; known: cpu, gpu, old"),
         (
             {"gpu_partition": "gpu", "gpu_type": "a100"},
             Resources(gpu=8),
             "no node of partition gpu has so many GPUs of type a100",
         ),
+        ({"partition": "old"}, Resources(), "site.yaml: partition: partition old is down; name another (cpu, gpu, old)"),
         ({"gpu_partition": "gpu", "gpu_type": "h100"}, Resources(gpu=8, nodes=2), "partition gpu has 1 such nodes"),
         ({}, Resources(gpu=1), "no node of the default partition has so many GPUs (most: 0)"),
         ({}, Resources(runtime=1500), "rule asks for 1500 minutes, the default partition allows 1440"),

@@ -12,17 +12,19 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reals import files
+from reals import files, site
 from reals.config import ConfigError, PretrainedBase, PretrainedTeacher, Resources
 from reals.cost import Costs
 from reals.registry import Registry
 
 DEFAULT_RESOURCES = Resources()
-STARTUP_SECONDS = 120.0
+STARTUP_SECONDS = 600.0  # on a machine that is very busy; a server that ends is noticed at once
 TOOL_SECONDS = 15.0  # for sinfo, nvidia-smi and connections to answer
 DECODED = 64  # images that are read to see whether they can be
 CLOCK_SECONDS = 5.0  # between this machine's clock and the file server's
@@ -59,8 +61,8 @@ def check(registry: Registry) -> None:
     disk(registry)
 
 
-def thorough(registry: Registry, partition: str | None = None) -> Iterator[Check]:
-    """Everything `reals check` looks at: (what, the check)."""
+def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]:
+    """Everything `reals check` looks at: (what, the check). ``where`` is the file of the site."""
     yield "data", lambda: data(registry)
     for what, name, digest in _stated_files(registry):
         yield what, lambda what=what, name=name, digest=digest: stated_file(what, name, digest)
@@ -69,7 +71,7 @@ def thorough(registry: Registry, partition: str | None = None) -> Iterator[Check
     yield "file system", lambda: file_system(registry.root)
     yield "clock", lambda: clock(registry.root)
     yield "GPUs", lambda: gpus(registry)
-    yield "SLURM", lambda: slurm(registry, partition)
+    yield "SLURM", lambda: slurm(registry, here, where)
     yield "DVC remote", lambda: dvc_remote(Path())
 
 
@@ -357,52 +359,18 @@ def _tool(command: list[str]) -> tuple[int | None, str]:
     return done.returncode, said
 
 
-def slurm(registry: Registry, partition: str | None) -> str:
-    """The partition (the default one unless named), and whether its limits allow what the rules ask for."""
-    code, printed = _tool(["sinfo", "--noheader", "--format=%P|%a|%l|%D|%G"])
-    if code is None:
-        if partition is not None:
-            raise ConfigError(f"SLURM: partition {partition}: there is no SLURM on this machine (no sinfo); run on a login node")
+def slurm(registry: Registry, here: site.Site, where: str) -> str:
+    """That the partitions of the site file ``where`` have what the rules ask for; where SLURM does not run, jobs need none."""
+    if shutil.which("sinfo") is None:
         return "none here: jobs run on this machine"
+    code, printed = _tool(["sinfo", "--noheader"])
     if code:
-        if partition is not None:
-            raise ConfigError(f"SLURM: sinfo fails ({printed}); is the controller up?")
         return f"installed, but sinfo fails ({printed}); jobs can only run on this machine"
-    rows = [line.split("|") for line in printed.splitlines()]
-    known = {row[0].rstrip("*"): row for row in rows}
-    chosen = partition or next((row[0].rstrip("*") for row in rows if row[0].endswith("*")), None)
-    if chosen not in known:
-        what = f"partition '{chosen}' is unknown" if chosen else "there is no default partition"
-        raise ConfigError(f"SLURM: {what}; name one of {', '.join(known)} with --partition")
-    same = [row for row in rows if row[0].rstrip("*") == chosen]
-    _, available, limit, _, _ = same[0]
-    if available != "up":
-        raise ConfigError(f"SLURM: partition {chosen} is {available}; name another with --partition ({', '.join(known)})")
-    asked, allowed = _asked(registry, "runtime"), _minutes(limit)
-    if allowed is not None and asked > allowed:
-        raise ConfigError(
-            f"SLURM: partition {chosen} allows {allowed} minutes, a rule asks for {asked}; lower resources.<rule>.runtime "
-            f"(training goes on in the next job) or name another partition"
-        )
-    most = max((int(n) for row in same for n in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", row[4])), default=0)
-    if _asked(registry, "gpu") > most:
-        raise ConfigError(f"SLURM: nodes of partition {chosen} have {most} GPUs, a rule asks for {_asked(registry, 'gpu')}; "
-                          f"lower resources.<rule>.gpu or name another partition")  # fmt: skip
-    nodes = sum(int(row[3]) for row in same)
-    return f"partition {chosen}: {nodes} nodes with up to {most} GPUs, limit {limit}"
-
-
-def _minutes(limit: str) -> int | None:
-    """A SLURM time, [days-]hours:minutes:seconds, in minutes; None for infinite."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", limit)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return days * 1440 + hours * 60 + minutes + (seconds > 0)
+    return site.check(here, where, registry.experiment.scale.resources or {"default": DEFAULT_RESOURCES})
 
 
 def dvc_remote(folder: Path) -> str:
-    """That an object can be written to the default DVC remote and read back."""
+    """That an object can be written to the default DVC remote and read back; of one behind HTTP, that it answers."""
     if not (folder / ".dvc").is_dir():
         return "none is set up here: artefacts stay on this machine"
     try:
@@ -414,22 +382,45 @@ def dvc_remote(folder: Path) -> str:
     try:
         with Repo(str(folder)) as repo:
             remote = repo.cloud.get_remote_odb()
-            where, content = f"{remote.fs.protocol}:{remote.path}", os.urandom(32)
-            path = remote.fs.join(remote.path, f"check-{socket.gethostname()}-{os.getpid()}")
-            remote.fs.makedirs(remote.path, exist_ok=True)
-            with remote.fs.open(path, "wb") as file:
-                file.write(content)
-            with remote.fs.open(path, "rb") as file:
-                same = file.read() == content
-            remote.fs.remove(path)
+            return _takes_objects(remote.fs, remote.path)
     except NoRemoteError:
         return "no remote is set up: artefacts stay on this machine (docs/artifacts.md)"
     except DvcException as error:
         raise ConfigError(f"DVC: {error}; see `dvc remote list`") from None
-    except Exception as error:  # each kind of remote has its own
-        raise ConfigError(
-            f"DVC: the default remote cannot be written and read ({type(error).__name__}: {error}); see `dvc remote list`"
-        ) from None
+
+
+def _takes_objects(fs, folder: str) -> str:
+    """``fs`` is one of DVC's file systems, each of which has exceptions of its own."""
+    where, content = folder if fs.protocol in ("http", "https") else f"{fs.protocol}:{folder}", os.urandom(32)
+    if fs.protocol in ("http", "https"):
+        try:
+            urllib.request.urlopen(folder, timeout=TOOL_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # a store need not list its folders
+        except OSError as error:
+            raise ConfigError(
+                f"DVC: {where} does not answer ({getattr(error, 'reason', error)}); see `dvc remote list`"
+            ) from None
+        return f"{where} answers; HTTP gives and does not take, so `reals publish` needs another"
+    path = fs.join(folder, f"check-{socket.gethostname()}-{os.getpid()}")
+    try:
+        fs.makedirs(folder, exist_ok=True)
+        with fs.open(path, "wb") as file:
+            file.write(content)
+    except Exception as error:
+        try:
+            readable = fs.exists(folder)
+        except Exception:
+            readable = False
+        state = "can be read but not written" if readable else "is out of reach"
+        serves = ": `dvc pull` works, `reals publish` does not" if readable else ""
+        raise ConfigError(f"DVC: {where} {state} ({str(error) or type(error).__name__}){serves}; see `dvc remote list`") from None
+    try:
+        with fs.open(path, "rb") as file:
+            same = file.read() == content
+        fs.remove(path)
+    except Exception as error:
+        raise ConfigError(f"DVC: {where} takes objects and cannot give them back ({error}); see `dvc remote list`") from None
     if not same:
         raise ConfigError(f"DVC: {where} gives back other bytes than were written; see `dvc remote list`")
     return f"{where}: an object was written, read and removed"

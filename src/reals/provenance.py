@@ -60,7 +60,16 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
     files.write_json(path, made | {"attempts": [*earlier, attempt]})
     with journal.measured() as times:
         yield
-    files.write_json(path, made | {"attempts": [*earlier, attempt | times]})
+    digest = _digest(target)
+    files.write_json(path, made | ({"sha256": digest} if digest else {}) | {"attempts": [*earlier, attempt | times]})
+
+
+def refuse_damaged(target: Path) -> None:
+    """MissingArtefact where a file is not the one that was made, as far as there is a record of its making."""
+    record = path_of(target)
+    digest = files.read_json(record).get("sha256") if record.exists() else None
+    if digest is not None:
+        files.refuse_damaged(target, digest, record)
 
 
 def _version(package: str) -> str | None:

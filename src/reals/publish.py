@@ -119,10 +119,12 @@ def _listings() -> dict[str, tuple[str, str]]:
 
 
 def damaged(folder: Path) -> list[Path]:
-    """The files of a folder that are gone or differ from its manifest or from what DVC recorded; all are read."""
+    """The files of a folder that are gone or differ from its manifest, their records or what DVC recorded; all are read."""
     manifest = folder / files.MANIFEST
     sealed = files.read_json(manifest)["files"] if manifest.exists() else {}
     expected = {name: ("md5", digest) for name, digest in recorded(folder).items()}
+    records = ((path.stem, files.read_json(path)) for path in folder.glob("made/*.json"))
+    expected |= {name: ("sha256", record["sha256"]) for name, record in records if "sha256" in record}
     expected |= {name: ("sha256", facts["sha256"]) for name, facts in sealed.items()}
 
     def differs(name: str, algorithm: str, digest: str) -> bool:
@@ -140,6 +142,10 @@ def dvc(*arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
-        raise ValueError(f"`dvc {' '.join(arguments)}`: {' '.join(said) or f'exit code {done.returncode}'}")
+        lines = done.stderr.splitlines()
+        said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
+        # Of many objects each has its line; the last line counts them, the first says why.
+        raise ValueError(
+            f"`dvc {arguments[0]}`: {'; '.join(dict.fromkeys(said[-1:] + said[:1])) or f'exit code {done.returncode}'}"
+        )
     return done.stdout

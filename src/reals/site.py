@@ -91,12 +91,17 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
-def check(site: Site, where: str, jobs: dict[str, Resources]) -> None:
-    """ConfigError (one line) where this machine has no SLURM, or its partitions cannot run one of ``jobs`` (rule -> asked)."""
+def check(site: Site, where: str, jobs: dict[str, Resources]) -> str:
+    """The partitions that ``jobs`` (rule -> asked) go to, in words.
+
+    ConfigError (one line) where this machine has no SLURM, or its partitions cannot run one of the jobs.
+    """
     partitions: dict[str, list[dict]] = {}
-    for line in _ask("sinfo", "--noheader", "--format", "%P|%l|%c|%m|%G|%D").splitlines():
-        name, limit, cpus, memory, gres, nodes = line.strip().split("|")
+    used: dict[str, str] = {}
+    for line in _ask("sinfo", "--noheader", "--format", "%P|%a|%l|%c|%m|%G|%D").splitlines():
+        name, available, limit, cpus, memory, gres, nodes = line.strip().split("|")
         row = {
+            "available": available,
             "minutes": _minutes(limit),
             "cpus": _number(cpus),
             "mem_mb": _number(memory),
@@ -106,18 +111,21 @@ def check(site: Site, where: str, jobs: dict[str, Resources]) -> None:
         partitions.setdefault(name.rstrip("*"), []).append(row)
         if name.endswith("*"):
             partitions[""] = partitions[name.rstrip("*")]
+    known = ", ".join(sorted(p for p in partitions if p))
     for key in ("partition", "gpu_partition"):
         name = getattr(site, key)
         for part in name.split(",") if name else ():
             if part not in partitions:
-                known = ", ".join(sorted(p for p in partitions if p))
                 raise ConfigError(f"{where}: {key}: no partition '{part}' here; known: {known}")
     for rule, asked in jobs.items():
         name = site.partition_of(asked) or ""
         rows = [row for part in name.split(",") for row in partitions.get(part, [])]
         if not rows:
-            raise ConfigError(f"{where}: SLURM has no default partition; name one (known: {', '.join(sorted(partitions))})")
+            raise ConfigError(f"{where}: SLURM has no default partition; name one (known: {known})")
         shown = f"partition {name}" if name else "the default partition"
+        if all(row["available"] != "up" for row in rows):
+            key = "gpu_partition" if asked.gpu else "partition"
+            raise ConfigError(f"{where}: {key}: {shown} is {rows[0]['available']}; name another ({known})")
         minutes = site.runtime(asked, 1)
         allowed = min(row["minutes"] for row in rows)
         if minutes > allowed:
@@ -135,12 +143,15 @@ def check(site: Site, where: str, jobs: dict[str, Resources]) -> None:
         rows = fitting or rows
         if sum(row["nodes"] for row in rows) < asked.nodes:
             raise ConfigError(f"resources.{rule}.nodes {asked.nodes}: {shown} has {sum(row['nodes'] for row in rows)} such nodes")
+        most = max(row["gpus"][None] for row in rows)
+        used[shown] = f"{shown}: {sum(row['nodes'] for row in rows)} nodes with up to {most} GPUs, limit {allowed:.0f} minutes"
         for key, wanted in (("mem_mb", asked.mem_mb), ("cpus", asked.threads)):
             if all(row[key] < wanted for row in rows):
                 most = max(row[key] for row in rows)
                 raise ConfigError(f"resources.{rule}: {wanted} {key} asked for, the nodes of {shown} have {most}")
     if site.account:
         _check_account(site.account, where)
+    return "; ".join(used.values())
 
 
 def _check_account(account: str, where: str) -> None:

@@ -7,7 +7,7 @@
 #   cluster.sh node-down NAME  kills a node outright, with all that runs on it; node-up NAME starts it again
 #
 # Needs root on Debian or Ubuntu. Partitions: gpu (default) and spot, whose jobs are requeued when gpu wants their place.
-# A cluster that is already configured here is left alone.
+# A cluster that is already configured here is left alone. Exit code 3: no cluster can be had on this machine.
 set -euo pipefail
 
 HOME_FOLDER=${REALS_CLUSTER:-/tmp/reals-cluster}
@@ -131,7 +131,8 @@ CONF
     done
     tail -n 5 "$HOME_FOLDER"/log/*.err "$HOME_FOLDER"/log/*.log >&2
     stop
-    refuse "the nodes did not come up; the logs' last lines are above"
+    echo "cluster.sh: the nodes did not come up; the logs' last lines are above" >&2
+    exit 1
 }
 
 case "${1:-}" in

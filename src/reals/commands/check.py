@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from reals.commands.experiment import add_experiment, experiment_of
+from reals.commands.experiment import add_experiment, experiment_of, site_file_of
 
 
 def add(commands) -> None:
@@ -15,16 +15,20 @@ def add(commands) -> None:
         epilog="Exit code: 0 everything is in place, 1 something is to be mended, 2 a bad sheet.",
     )
     add_experiment(p)
-    p.add_argument("--partition", help="SLURM partition that jobs go to (its default one)")
+    p.add_argument("--partition", help="a SLURM partition in place of those in config/site.yaml")
     p.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    from reals import preflight
+    from reals import preflight, site
     from reals.registry import Registry
 
+    registry, where = Registry(experiment_of(options)), site_file_of(options)
+    here = site.load(where)
+    if options.partition:
+        here, where = here.model_copy(update=dict.fromkeys(("partition", "gpu_partition"), options.partition)), "--partition"
     bad = 0
-    for what, look in preflight.thorough(Registry(experiment_of(options)), options.partition):
+    for what, look in preflight.thorough(registry, here, str(where)):
         try:
             said, mark = look(), "ok "
         except (ValueError, OSError) as error:

@@ -8,7 +8,7 @@ import yaml
 from reals import rehearsal
 from reals.config import ConfigError, Experiment, load
 
-KEYS = ("scale", "data", "seed", "rehearsal")
+KEYS = ("scale", "data", "seed", "rehearsal", "site")
 
 
 def add_experiment(p: argparse.ArgumentParser) -> None:
@@ -19,8 +19,8 @@ def add_experiment(p: argparse.ArgumentParser) -> None:
     p.add_argument("--sheets", type=Path, default=Path("config"), help="the folder of the sheets (config)")
 
 
-def experiment_of(options: argparse.Namespace) -> Experiment:
-    """ConfigError (one line) for a key nobody knows and for mistakes in sheets or scale."""
+def _given(options: argparse.Namespace) -> dict:
+    """config.yaml with the command line's keys over it; ConfigError (one line) for a key nobody knows."""
     default = options.sheets / "config.yaml"
     given = yaml.safe_load(default.read_text()) if default.exists() else {}
     for entry in options.config:
@@ -28,8 +28,18 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
         if not equals or key not in KEYS:
             raise ConfigError(f"--config {entry}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
         given[key] = value
+    return given
+
+
+def site_file_of(options: argparse.Namespace) -> Path:
+    return Path(_given(options).get("site") or options.sheets / "site.yaml")
+
+
+def experiment_of(options: argparse.Namespace) -> Experiment:
+    """ConfigError (one line) for a key nobody knows and for mistakes in sheets or scale."""
+    given = _given(options)
     if "scale" not in given:
-        raise ConfigError(f"{default} names no scale; pass --config scale=<name>")
+        raise ConfigError(f"{options.sheets / 'config.yaml'} names no scale; pass --config scale=<name>")
     data = given.get("data")
     seed = given.get("seed")
     if seed is not None and not str(seed).isdecimal():

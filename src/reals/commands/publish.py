@@ -69,7 +69,12 @@ def publish(options: argparse.Namespace) -> None:
         raise ValueError("nothing of this is finished; run snakemake first")
     publish.dvc("commit", "--force", *ready)
     if not options.no_push:
-        publish.dvc("push", *ready)
+        try:
+            publish.dvc("push", *ready)
+        except ValueError as error:
+            raise ValueError(
+                f"recorded in dvc.lock but not pushed ({error}); when `reals check` finds the DVC remote well, the same command goes on"
+            ) from None
     print(f"{len(ready)} recorded{'' if options.no_push else ' and pushed'}: {', '.join(ready)}")
     print(f"Now tell git:\n  git add dvc.lock {options.config / publish.REGISTRY} {registry.root}\n  git commit")
 

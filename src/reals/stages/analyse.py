@@ -31,7 +31,7 @@ def run(context: Context, artefact: Artefact) -> None:
     folder, settings = context.begin(artefact), scale.analysis
     ae = artefact.needed("autoencoder")
     source = registry.folder(ae)
-    files.opened(source)
+    files.verified(source)
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)
     held_out, train = context.images("held_out"), context.images("train")
     n = min(settings.images, len(held_out))

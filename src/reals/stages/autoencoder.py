@@ -331,7 +331,7 @@ def run(context: Context, artefact: Artefact) -> None:
         models.initialise(vae, spec["seed"])
     else:
         start = registry.folder(artefact.needed("autoencoder"))
-        files.opened(start)
+        files.verified(start)
         vae = models.load(start)
         if spec["unit_scale"]:
             models.rescale_latents(vae, vae.config.scaling_factor)

@@ -201,7 +201,7 @@ def load_extractor(context: Context, artefact: Artefact | None = None) -> extrac
     artefact = artefact or context.registry.extractor
     config = _judge(context, artefact)
     folder = context.folder(artefact)
-    files.opened(folder)
+    files.verified(folder)
     if config.kind == "inception":
         return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY

@@ -65,7 +65,7 @@ def _counted(batches: Iterator[extractors.Features], progress: Progress) -> Iter
 
 
 def load_reference(folder: Path) -> Reference:
-    files.opened(folder)
+    files.verified(folder)
     with np.load(folder / "reference.npz") as stored:
         return evaluation.reference_from({k: stored[k] for k in stored.files})
 

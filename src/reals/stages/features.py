@@ -29,7 +29,7 @@ def run(context: Context, artefact: Artefact) -> None:
     made_from = {
         "id": artefact.id,
         "teacher": artefact.spec["teacher"],
-        "teacher_sha256": files.fingerprint(files.opened(teacher_folder)),
+        "teacher_sha256": files.fingerprint(files.verified(teacher_folder)),
         "data": artefact.spec["data"],
         "data_sha256": images.fingerprint(),
         "grid": context.scale.latent_size,
@@ -71,7 +71,7 @@ class OnlineFeatures:
     """Teacher features computed from the very images the autoencoder sees."""
 
     def __init__(self, folder: Path, device: torch.device, grid: int | None = None):
-        files.opened(folder)
+        files.verified(folder)
         self.teacher, self.grid = teachers.load(folder, device), grid
 
     @property

@@ -34,7 +34,7 @@ def run(context: Context, artefact: Artefact) -> None:
     made_from = {
         "id": artefact.id,
         "autoencoder": artefact.spec["autoencoder"],
-        "autoencoder_sha256": files.fingerprint(files.opened(source)),
+        "autoencoder_sha256": files.fingerprint(files.verified(source)),
         "data": artefact.spec["data"],
         "data_sha256": images.fingerprint(),
     }

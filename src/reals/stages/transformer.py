@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from reals import checkpoints, ddpm, files, flops, objectives, paths, rates, rng, training
+from reals import checkpoints, ddpm, files, flops, objectives, paths, provenance, rates, rng, training
 from reals.generation import Sampling, decode, draw
 from reals.images import Images
 from reals.models import autoencoder as autoencoders
@@ -275,7 +275,9 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
 
 
 def load(path: Path, device: torch.device) -> tuple[Transformer, dict]:
-    """(the EMA network in eval mode, the facts written with it). MissingArtefact where the file is missing or torn."""
+    """(the EMA network in eval mode, the facts written with it). MissingArtefact where the file is missing or damaged."""
+    if path.exists():
+        provenance.refuse_damaged(path)
     try:
         checkpoint = checkpoints.load(path, device=device)
     except ValueError as error:
