@@ -149,7 +149,7 @@ def test_figure4_shows_masks_below_images(tmp_path):
     rng = np.random.default_rng(0)
     images = np.full((3, 8, 8, 3), 128, np.uint8)
     mask = np.stack([np.zeros((8, 8)), np.ones((8, 8)), np.zeros((8, 8))])
-    picture = imread(figures.figure4(images, mask, rng.random((3, 8, 8)), tmp_path / "figure4")[1])
+    picture = imread(figures.figure4(images, tmp_path / "figure4", mask=mask, depth=rng.random((3, 8, 8)))[1])
     left, cell = 0.2, (6.75 - 0.2 - 0.5) / 3
     centres = [int(DPI * (left + (k + 0.5) * cell)) for k in range(3)]
     middle = picture[picture.shape[0] // 2, centres, 0]

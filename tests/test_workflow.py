@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import copy_project, edit, planned, snakemake
+from scenes import write_depth, write_voc
 
 from reals import config as configs
 from reals.registry import Registry
@@ -93,6 +95,29 @@ def test_a_new_row_in_three_sheets_is_a_new_arm(finished, tmp_path):
         file.write("cls\t-\t+DINO cls alone\tsit-b2-reals-cls_400K\t-\t-\t-\t-\t-\t-\tour addition\n")
     snakemake(folder)
     assert "+DINO cls alone" in (folder / "results/smoke/tables/table05.md").read_text()
+
+
+def test_labelled_images_give_figure_4_classes_and_depth_and_retrain_nothing(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    voc, depth = write_voc(tmp_path / "voc", 16, 40), write_depth(tmp_path / "depth", 16, 40)
+    edit(
+        folder / "config/scales/smoke.yaml", "downstream: {target: ink,",
+        f"downstream: {{target: labelled, segmentation: {{name: scenes, layout: voc, path: {voc}, classes: 4}}, "
+        f"depth: {{name: scenes, layout: depth, path: {depth}, relative: true}},",
+    )  # fmt: skip
+    assert {k for k in planned(folder) if k not in ("tables", "figure", "report", "all")} == {"downstream"}
+    snakemake(folder)
+    registry = at(folder)
+    [made] = {a.id: a for a in registry.downstream.values()}.values()
+    result = json.loads((folder / registry.folder(made) / "metrics.json").read_text())
+    kinds = {"miou": 1, "absrel": None, "delta1": 1}
+    assert result["values"].keys() == {f"{k}_{of}" for k in kinds for of in ("teacher", "align", "base", "generated")}
+    for name, value in result["values"].items():
+        assert 0 <= value <= (kinds[name.split("_")[0]] or float("inf")), name
+    assert "after scale and shift" in result["protocol"]["depth"]
+    with np.load(folder / registry.folder(made) / "maps.npz") as maps:
+        assert maps["classes"].shape == maps["depth"].shape == maps["images"].shape[:3]
+        assert maps["classes"].max() < 4 and "mask" not in maps.files
 
 
 def test_render_marks_what_is_missing_and_starts_nothing(finished, tmp_path):

@@ -266,11 +266,46 @@ class AnalysisConfig(Strict):
     tsne_images: int = Field(gt=0)
 
 
+class LabelsConfig(Strict):
+    """A folder of images with dense labels. Its path is no part of any identity; name and version are."""
+
+    name: Name
+    layout: Literal["voc", "ade", "depth"]
+    path: str
+    version: int = 1  # raise it when the files behind the path change
+    classes: Annotated[int, Field(ge=2, le=255)] | None = None  # of masks; the layout's own (21, 150) unless set
+    relative: bool | None = None  # of depth: known up to scale and shift alone (a model's pseudo-depth)
+    head: str | None = None  # a published segmentation head in place of one trained here
+
+    @model_validator(mode="after")
+    def _fits_its_layout(self):
+        depth = self.layout == "depth"
+        for key in ("classes", "head") if depth else ("relative",):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} means nothing to the {self.layout} layout")
+        return self
+
+
 class DownstreamConfig(Strict):
-    target: Literal["ink", "foreground"]
+    target: Literal["ink", "foreground", "labelled"]
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
+    segmentation: LabelsConfig | None = None
+    depth: LabelsConfig | None = None
+
+    @model_validator(mode="after")
+    def _labels_where_asked(self):
+        given = [key for key in ("segmentation", "depth") if getattr(self, key) is not None]
+        if self.target == "labelled" and not given:
+            raise ValueError("target labelled needs segmentation or depth: a folder of images with masks or depth maps")
+        if self.target != "labelled" and given:
+            raise ValueError(f"{given[0]} is for target labelled, not {self.target}")
+        if self.segmentation is not None and self.segmentation.layout == "depth":
+            raise ValueError("segmentation.layout depth: expected voc or ade")
+        if self.depth is not None and self.depth.layout != "depth":
+            raise ValueError(f"depth.layout {self.depth.layout}: expected depth")
+        return self
 
 
 Rule = Literal[
@@ -897,7 +932,7 @@ def load(
         if isinstance(values.get("evaluation"), dict):
             values["evaluation"] = values["evaluation"] | {"reference": None}
         if isinstance(values.get("downstream"), dict):
-            values["downstream"] = values["downstream"] | {"target": "foreground"}
+            values["downstream"] = values["downstream"] | {"target": "foreground", "segmentation": None, "depth": None}
         command += ["--data", data]
         overrides.append(f"data={data}")
     elif path.parent != folder / "scales" and (folder / "scales" / f"{values.get('name')}.yaml").exists():

@@ -287,6 +287,8 @@ class Costs:
         images = 0
         if a.spec["target"] == "ink":
             images = a.spec["held_out_images"] + (a.spec["steps"] * a.spec["batch"] if source.kind == "teacher" else 0)
+        elif a.spec["target"] == "labelled":  # held-out pairs are not counted: how many there are is known to their folder alone
+            images = a.spec["steps"] * a.spec["batch"] * sum(a.spec[kind] is not None for kind in ("segmentation", "depth"))
         teacher = source if source.kind == "teacher" else source.needed("teacher")
         work = images * self.teacher_flops(teacher, self.scale.latent_size) if images else 0
         yield self._job(a, "downstream", {"sampling teacher": work}, 0)

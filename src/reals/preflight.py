@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reals import files, site
-from reals.config import ConfigError, PretrainedBase, PretrainedTeacher, Resources
+from reals.config import ConfigError, LabelsConfig, PretrainedBase, PretrainedTeacher, Resources
 from reals.cost import Costs
 from reals.registry import Registry
 
 DEFAULT_RESOURCES = Resources()
 STARTUP_SECONDS = 600.0  # on a machine that is very busy; a server that ends is noticed at once
 TOOL_SECONDS = 15.0  # for sinfo, nvidia-smi and connections to answer
+LABELS_READ = 16  # pairs of each split that are read to see whether they can be
 DECODED = 64  # images that are read to see whether they can be
 CLOCK_SECONDS = 5.0  # between this machine's clock and the file server's
 
@@ -39,7 +40,7 @@ Check = tuple[str, Callable[[], str]]
 
 def check(registry: Registry) -> None:
     """The cheap look when the workflow starts. ConfigError where the data source is plainly unusable, a file missing or the disk too small."""
-    from reals import images
+    from reals import images, labelled
 
     scale = registry.experiment.scale
     images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
@@ -58,6 +59,9 @@ def check(registry: Registry) -> None:
             )
         if not Path(base.path).exists() and base.path.count("/") != 1:
             raise ConfigError(f"bases.{name}.path: {base.path}: no such file or folder (a hub name is owner/name)")
+    if any(not output.exists() for artefact in registry.downstream.values() for output in registry.outputs(artefact)):
+        for what, config in _labelled(registry):
+            labelled.pairs(config, what)
     disk(registry)
 
 
@@ -67,6 +71,8 @@ def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]
     for what, name, digest in _stated_files(registry):
         yield what, lambda what=what, name=name, digest=digest: stated_file(what, name, digest)
     yield from _published_weights(registry)
+    for what, config in _labelled(registry):
+        yield what, lambda what=what, config=config: labels(registry, what, config)
     yield "disk", lambda: disk(registry)
     yield "file system", lambda: file_system(registry.root)
     yield "clock", lambda: clock(registry.root)
@@ -104,6 +110,28 @@ def data(registry: Registry) -> str:
     )
 
 
+def _labelled(registry: Registry) -> Iterator[tuple[str, LabelsConfig]]:
+    """The folders of labelled images that a scale names."""
+    config = registry.experiment.scale.downstream
+    for kind in ("segmentation", "depth"):
+        if (labels := getattr(config, kind)) is not None:
+            yield f"downstream.{kind}", labels
+
+
+def labels(registry: Registry, what: str, config: LabelsConfig) -> str:
+    """Pairs in both splits, and whether a few chosen at random can be read."""
+    from reals import labelled, rng
+
+    scale = registry.experiment.scale
+    splits = labelled.pairs(config, what)
+    for split, pairs in splits.items():
+        chosen = rng.permutation(scale.seeds.data, f"labels looked at, {split}", n=len(pairs))[:LABELS_READ]
+        for i in chosen.tolist():
+            pairs.batch([i], scale.data.resolution)
+    train, held_out = (len(splits[split]) for split in labelled.SPLITS)
+    return f"{config.path}: {train:,} pairs to train on, {held_out:,} held out; {min(LABELS_READ, train) + min(LABELS_READ, held_out)} read"
+
+
 def _cifar10(config) -> str:
     root = Path(config.path or "data/cifar10")
     if (root / "cifar-10-batches-py").is_dir() or (root / "cifar-10-python.tar.gz").is_file():
@@ -121,6 +149,7 @@ def _stated_files(registry: Registry) -> Iterator[tuple[str, str, str | None]]:
         ("evaluation.reference", scale.evaluation.reference, None),
         ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None)),
         ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None),
+        ("downstream.segmentation.head", getattr(scale.downstream.segmentation, "head", None), None),
         *((f"teachers.{k}.weights", getattr(t, "weights", None), getattr(t, "sha256", None)) for k, t in scale.teachers.items()),
     ]
     yield from (entry for entry in stated if entry[1] is not None)

@@ -199,10 +199,15 @@ class Registry:
             row = experiment.autoencoders[experiment.runs[experiment.evaluations[name].run].autoencoder]
             if row.teacher is None or not row.patch:
                 raise ConfigError(f"figures.yaml: {name} has no patch alignment; Figures 3 and 4 need an aligned autoencoder")
-            source = self._teaching(row.teacher, patches=True)
+            labelled = scale.downstream.target == "labelled"  # images of their own: no cache of features holds them
+            source = self.teachers[row.teacher] if labelled else self._teaching(row.teacher, patches=True)
+            base = self.autoencoders[row.init] if labelled else None
+            where = {"segmentation": {"path"}, "depth": {"path"}}
+            spec = scale.downstream.model_dump(exclude=where)
+            if spec["segmentation"] and spec["segmentation"]["head"]:
+                spec["segmentation"]["head"] = Path(spec["segmentation"]["head"]).name
             self.downstream[name] = make(
-                "downstream", name, [self.samples[name], self.data, source], **scale.downstream.model_dump(),
-                held_out_images=scale.analysis.images, seed=seeds.analysis,
+                "downstream", name, [self.samples[name], self.data, source, base], **spec, held_out_images=scale.analysis.images, seed=seeds.analysis,
             )  # fmt: skip
 
     def _teaching(self, teacher: str, patches: bool) -> Artefact:

@@ -66,7 +66,9 @@ def rehearse(scale: Scale) -> Scale:
         "batch": 8,
     }
     values["resources"] = {rule: asked | {"threads": 1} for rule, asked in values["resources"].items()}
-    values["downstream"] |= {"steps": 2, "batch": 8}
+    values["downstream"] |= {"steps": 2, "batch": 8, "segmentation": None, "depth": None}
+    if scale.downstream.target == "labelled":
+        values["downstream"] |= {"target": "foreground"}
     return Scale.model_validate(values)
 
 

@@ -155,10 +155,20 @@ def figure3(samples: np.ndarray, stem: Path, *, columns: int = 8) -> list[Path]:
         return _write(figure, stem)
 
 
-def figure4(images: np.ndarray, mask: np.ndarray, depth: np.ndarray, stem: Path, *, columns: int = 8) -> list[Path]:
-    """Generated images [k, H, W, 3] uint8 above masks [k, h, w] in 0..1 and, if given, depths [k, h, w] (any unit)."""
+def figure4(
+    images: np.ndarray, stem: Path, *, mask: np.ndarray | None = None, classes: np.ndarray | None = None,
+    depth: np.ndarray | None = None, columns: int = 8,
+) -> list[Path]:  # fmt: skip
+    """Generated images [k, H, W, 3] uint8 above what is given of masks [k, h, w] in 0..1, class numbers [k, h, w] (each class
+    has its colour) and depths [k, h, w] (any unit)."""
     shown, gap, left, right = min(columns, len(images)), 0.04, 0.2, 0.5
-    rows = [(images, {}, "generated", None), (mask, {"cmap": "gray", "vmin": 0, "vmax": 1}, "mask", "probability")]
+    rows = [(images, {}, "generated", None)]
+    if mask is not None:
+        rows.append((mask, {"cmap": "gray", "vmin": 0, "vmax": 1}, "mask", "probability"))
+    if classes is not None:
+        present = np.unique(classes[:shown])
+        colours = CLASS_COLORS(np.linspace(0, 1, len(present)))[..., :3]
+        rows.append((colours[np.searchsorted(present, classes[:shown])], {"interpolation": "nearest"}, "classes", None))
     if depth is not None:
         bounds = {"vmin": depth[:shown].min(), "vmax": depth[:shown].max()}
         rows.append((depth, bounds, "depth", "relative depth"))

@@ -12,7 +12,7 @@ from reals.models import autoencoder as models
 from reals.models import teacher as teachers
 from reals.progress import Progress
 from reals.registry import Artefact
-from reals.stages import Context
+from reals.stages import Context, labelled
 from reals.stages.evaluate import batches
 from reals.stages.features import CachedFeatures, OnlineFeatures
 from reals.stages.sample import save_npz
@@ -120,7 +120,10 @@ def run(context: Context, artefact: Artefact) -> None:
     arrays = {"images": images.transpose(0, 2, 3, 1), "labels": labels}
     with work():
         generated = align(z.to(context.device))[0]
-        if spec["target"] == "foreground":
+        if spec["target"] == "labelled":
+            values, found = labelled.run(context, artefact, z, images)
+            arrays |= found
+        elif spec["target"] == "foreground":
             mask = foreground(generated.cpu())
             arrays["mask"] = F.interpolate(mask[:, None], scale_factor=scale.latent.factor, mode="bilinear")[:, 0].numpy()
         else:
@@ -150,7 +153,8 @@ def run(context: Context, artefact: Artefact) -> None:
             arrays |= {"mask": mask.sigmoid().cpu().numpy(), "depth": depth.cpu().numpy()}
     files.write_atomically(folder / "maps.npz", lambda p: save_npz(p, **arrays))
     targets = {"ink": "mask: ink; depth stand-in: distance inside the stroke (pixels)",
-               "foreground": "mask: first principal component of the align network's features (no labels)"}  # fmt: skip
+               "foreground": "mask: first principal component of the align network's features (no labels)",
+               "labelled": "heads trained on true teacher features of labelled images"}  # fmt: skip
     files.write_json(
         folder / "metrics.json",
         {
@@ -161,6 +165,7 @@ def run(context: Context, artefact: Artefact) -> None:
             "protocol": {
                 "scale": scale.name,
                 "target": targets[spec["target"]],
+                **labelled.described(context),
                 "heads": f"{spec['steps']} steps on true teacher features" if values else "none",
                 "held-out images": scale.analysis.images,
                 "seeds": f"analysis {spec['seed']}",

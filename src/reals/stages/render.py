@@ -179,7 +179,7 @@ def _figure3(registry: Registry, stem: Path, results: dict) -> None:
 
 def _figure4(registry: Registry, stem: Path, results: dict) -> None:
     arrays = _maps(registry, "figure4")
-    figures.figure4(arrays["images"], arrays["mask"], arrays.get("depth"), stem)
+    figures.figure4(arrays["images"], stem, mask=arrays.get("mask"), classes=arrays.get("classes"), depth=arrays.get("depth"))
 
 
 def _figure5(registry: Registry, stem: Path, results: dict) -> None:
