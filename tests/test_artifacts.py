@@ -250,7 +250,7 @@ def test_a_remote_behind_http_is_pulled_from(origin, clone, unpublished):
     dvc(clone, "remote", "modify", "--local", "store", "url", f"http://127.0.0.1:{server.server_port}")
     try:
         dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
-        assert planned(clone, "--", str(registry(clone).outputs(registry(clone).runs["sit-b2-control"])[-1])) == {}
+        assert planned(clone, str(registry(clone).outputs(registry(clone).runs["sit-b2-control"])[-1])) == {}
         assert "answers; HTTP gives and does not take" in preflight.dvc_remote(clone)
         assert "objects failed" in (line := refused(clone, "publish", unpublished, "--scale", "smoke")) or "501" in line
     finally:
@@ -293,11 +293,11 @@ def test_plots_of_two_commits_are_drawn_by_our_template(clone):
     sheet.write_text("\n".join(",".join(row) for row in rows) + "\n")
     content = json.loads(dvc(clone, "plots", "diff", "HEAD", "--json").stdout)
     [plot] = content["data"]["results/smoke/evaluations.csv"]
-    drawn = json.loads(plot["content"])
+    drawn = plot["content"]
     assert plot["revisions"] == ["workspace", "HEAD"]
     assert drawn["encoding"]["x"]["field"] == "fid" and drawn["encoding"]["y"]["field"] == "evaluation"
-    bars = {(row["rev"], row["evaluation"]): row["fid"] for row in plot["datapoints"]["workspace"] + plot["datapoints"]["HEAD"]}
-    assert len(bars) == 2 * (len(rows) - 1) and bars["workspace", rows[1][0]] == "1.5"
+    bars = {(row["rev"], row["evaluation"]): float(row["fid"]) for row in drawn["data"]["values"]}
+    assert len(bars) == 2 * (len(rows) - 1) and bars["workspace", rows[1][0]] == 1.5
 
 
 @pytest.mark.workflow

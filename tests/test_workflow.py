@@ -16,6 +16,7 @@ from conftest import copy_project, edit, planned, snakemake
 from scenes import write_depth, write_voc
 
 from reals import config as configs
+from reals import files
 from reals.registry import Registry
 
 pytestmark = pytest.mark.workflow
@@ -280,6 +281,28 @@ def test_a_mistake_on_the_command_line_gets_one_line(project, arguments, says):
     assert says in lines[0]
     assert "Traceback" not in done.stderr
     assert not list((project / "results").rglob("*.safetensors"))
+
+
+def test_a_second_snakemake_is_refused_in_one_line_and_goes_on_when_the_first_has_ended(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    target = "results/smoke/tables/table03.md"
+    (folder / target).unlink()
+    with files.lock(folder / "results/smoke/.snakemake.lock", "results/smoke"):
+        done = snakemake(folder, target, check=False)
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("reals: ")]
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert re.search(rf"results/smoke is being written by .* pid {os.getpid()}; wait for it or stop it", line)
+    assert not (folder / target).exists()
+    snakemake(folder, target)
+    assert (folder / target).exists()
+
+
+def test_a_site_file_without_a_key_is_one_line_and_starts_nothing(project):
+    edit(project / "config/site.yaml", "account: null", "# account: null")
+    done = snakemake(project, "--config", "scale=smoke", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "reals: config/site.yaml: account: Field required"
+    assert not (project / "results").exists()
 
 
 def test_too_little_disk_is_said_before_work_starts(project):

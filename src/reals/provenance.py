@@ -32,7 +32,8 @@ def row_of(registry: Registry, artefact: Artefact) -> dict:
     """The line of the sheet that an artefact comes from; empty for those the scale alone defines."""
     sheet = SHEET.get(artefact.kind)
     row = getattr(registry.experiment, sheet).get(artefact.name) if sheet else None
-    return {"sheet": f"{sheet}.tsv", **row.model_dump(mode="json", exclude_none=True)} if row else {}
+    stated = row.model_dump(mode="json", exclude_none=True) if row else {}
+    return {"sheet": f"{sheet}.tsv", **{k: v for k, v in stated.items() if v not in ([], {})}} if row else {}
 
 
 @contextmanager
@@ -192,4 +193,6 @@ def lineage(registry: Registry, target: str) -> Iterator[str]:
 
 
 def _plain(value) -> str:
+    if isinstance(value, dict):  # a sampler: its name and settings
+        return ",".join(str(v) if k == "name" else f"{k}={v}" for k, v in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

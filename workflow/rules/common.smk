@@ -192,7 +192,8 @@ def finish():
     records = journal.read(REGISTRY.root / "journal.jsonl", since=BEGAN)
     rows = journal.by_stage(records)
     if rows:
-        charged = sum(row["cpu"] for row in rows)
+        # On a cluster the jobs' CPU time is that of other machines, but for what is rendered here.
+        charged = sum(row["cpu"] for row in rows if not ON_CLUSTER or row["stage"] == "render")
         overhead = max(0.0, preflight.cpu_of_everything() - charged)
         planned = cost.estimated(cost.Costs(REGISTRY), records, EXPERIMENT.folder / "rates.yaml")
         print(journal.summary(rows, time.time() - BEGAN, overhead, planned), file=sys.stderr)
