@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+import zlib
 from itertools import combinations
 
 import networkx
@@ -9,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from reals.report import figures
-from reals.report.figures import Curve, Latents, WeightPoint
+from reals.report.figures import Curve, Guided, Latents, Milestone, WeightPoint
 
 DOT = """digraph snakemake_dag {
     graph[bgcolor=white, margin=0];
@@ -128,6 +130,7 @@ def some_latents():
         tsne=rng.normal(size=(40, 2)).astype(np.float32),
         labels=rng.integers(0, 4, 40),
         images=np.zeros((3, 8, 8, 3), np.uint8),
+        reconstructions=np.zeros((3, 8, 8, 3), np.uint8),
         maps=rng.uniform(-1, 1, (3, 4, 4)).astype(np.float32),
         anchors=np.array([[0, 0], [1, 2], [3, 3]]),
     )
@@ -158,12 +161,70 @@ def test_figure4_shows_masks_below_images(tmp_path):
 
 
 def test_figure5_leaves_gaps_and_orders_weights(tmp_path):
-    points = [WeightPoint(0, 30.0, 4.0), WeightPoint(2e-5, None, None), WeightPoint(1e-4, 33.0, 0.8)]
+    points = [WeightPoint(0, [30.0, 34.0], 4.0), WeightPoint(2e-5, [], None), WeightPoint(1e-4, [33.0], 0.8)]
     paths = figures.figure5(points, tmp_path / "figure5", fid="FID (digits-cnn)")
     assert width_in_inches(paths[1]) == pytest.approx(3.25, abs=0.01)
-    figures.figure5([WeightPoint(0, None, None)], tmp_path / "empty", fid="FID")
+    figures.figure5([WeightPoint(0, [], None)], tmp_path / "empty", fid="FID")
     with pytest.raises(ValueError, match="must ascend"):
         figures.figure5(points[::-1], tmp_path / "figure5", fid="FID")
+
+
+def test_scores_stand_below_the_tsne_they_belong_to(tmp_path):
+    latents = {"SD-VAE": some_latents(), "ReaLS": some_latents()}
+    plain = imread(figures.figure1(latents, tmp_path / "plain")[1])
+    paths = figures.figure1(latents, tmp_path / "scored", scores={"ReaLS": {"k-NN": 0.25}})
+    scored = imread(paths[1])
+    assert scored.shape[0] - plain.shape[0] == pytest.approx(0.14 * DPI, abs=2)
+    assert "k-NN 0.25" in text_of(paths[0])
+
+
+def test_a_line_over_steps_has_a_band_where_there_are_seeds(tmp_path):
+    one = {"SiT-B/2, sd-vae": [Milestone(1000, [50.0]), Milestone(4000, [30.0])]}
+    three = {"SiT-B/2, sd-vae": [Milestone(1000, [40.0, 50.0, 60.0]), Milestone(4000, [29.0, 30.0, 31.0])]}
+    tint = [0.2 * c + 0.8 for c in to_rgb("#0072B2")]
+
+    def banded(lines, name) -> int:
+        picture = imread(figures.fid_over_steps(lines, tmp_path / name, fid="FID")[1])[..., :3]
+        return int((np.abs(picture - tint).max(-1) < 0.01).sum())
+
+    assert banded(one, "one") < 200  # where the line fades into the page
+    assert banded(three, "three") > 2000
+
+
+def test_guidance_shows_scales_intervals_and_recall(tmp_path):
+    points = [Guided(1, False, [30.0], [0.6]), Guided(1.5, False, [20.0, 22.0], [0.5, 0.52]), Guided(2, True, [18.0], [0.55])]
+    paths = figures.guidance({"SiT-B/2, reals, 1M": points}, tmp_path / "g", fid="FID (x)", recall="Recall (x)")
+    assert width_in_inches(paths[1]) == pytest.approx(6.75, abs=0.01)
+    words = text_of(paths[0])
+    assert "guidance scale" in words
+    assert "Recall (x)" in words
+
+
+def test_rows_of_images_keep_names_and_order(tmp_path):
+    rows = {name: np.full((4, 8, 8, 3), shade, np.uint8) for name, shade in (("image", 40), ("sd-vae", 120), ("reals", 200))}
+    picture = imread(figures.rows_of_images(rows, tmp_path / "rows", columns=3)[1])
+    for k, shade in enumerate((40, 120, 200)):
+        centre = picture[int((k + 0.5) * picture.shape[0] / 3), -60, 0]
+        assert centre == pytest.approx(shade / 255, abs=0.01)
+
+
+def test_cost_has_a_bar_for_each_stage_in_a_fitting_unit(tmp_path):
+    assert "minutes" in text_of(figures.cost({"sample": (60, 90), "train": (600, 580)}, tmp_path / "small")[0])
+    assert "hours" in text_of(figures.cost({"sample": (60, 90), "train": (36000, 36000)}, tmp_path / "large")[0])
+
+
+def text_of(pdf) -> str:
+    """The words of a figure, a line each: its fonts have two bytes a character and kerning between them."""
+    lines = []
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", pdf.read_bytes(), re.DOTALL):
+        try:
+            commands = zlib.decompress(stream)
+        except zlib.error:
+            continue
+        for array in re.findall(rb"\[([^\]]*)\]\s*TJ|(\([^)]*\))\s*Tj", commands):
+            pieces = re.findall(rb"\(((?:\\.|[^\\()])*)\)", b"".join(array))
+            lines.append(re.sub(rb"\\(.)", rb"\1", b"".join(pieces)).replace(b"\0", b"").decode("latin-1"))
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 import csv
+import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +114,79 @@ def test_cells_changes_and_mean():
     assert table.notes == ("a note", "another")
     assert [r.note for r in table.rows] == [1, 2, 1, None]
     assert table.missing == ("evaluation run-b", "evaluation run-c")
+
+
+def seeded(name, *fids, kind="evaluation"):
+    """A result that is repeated with a seed for each FID."""
+    found = result(name, kind, fid=fids[0])
+    return found | {"repeats": [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid}} for k, fid in enumerate(fids)]}
+
+
+def test_seeds_give_mean_deviation_and_a_change_seed_by_seed():
+    results = {
+        ("evaluation", "run-a"): seeded("run-a", 40.0, 50.0, 60.0),
+        ("evaluation", "run-b"): seeded("run-b", 20.0, 20.0, 27.0),
+    }
+    table = tables.build(PAIR, results, **COMMON)
+    a, b, *_ = table.rows
+    assert (a.cells[0].measured, a.cells[0].deviation) == (50.0, 10.0)
+    assert tables.shown("fid", a.cells[0]) == "50.00 ± 10.00"
+    each = [-50.0, -60.0, -55.0]
+    assert b.change.measured == pytest.approx(sum(each) / 3)
+    assert b.change.deviation == pytest.approx(5.0)
+    assert "−55.0 ± 5.0" in tables.markdown(table)
+    assert any("3 seeds" in line for line in table.legend)
+    line = next(line for line in csv.DictReader(tables.comma_separated(table).splitlines()[8:]) if line["key"] == "a")
+    assert (line["fid_measured"], line["fid_std"], line["fid_seeds"]) == ("50.0", "10.0", "3")
+
+
+def test_a_single_seed_prints_no_deviation_and_unequal_counts_are_said():
+    results = {("evaluation", "run-a"): seeded("run-a", 40.0, 50.0, 60.0), ("evaluation", "run-b"): seeded("run-b", 20.0, 20.0)}
+    assert any("2 to 3 (more are planned)" in line for line in tables.build(PAIR, results, **COMMON).legend)
+    alone = tables.build(PAIR, {("evaluation", "run-a"): seeded("run-a", 40.0)}, **COMMON)
+    assert tables.shown("fid", alone.rows[0].cells[0]) == "40.00"
+    assert not any("±" in line for line in alone.legend)
+    assert "fid_std" not in tables.comma_separated(alone)
+
+
+def test_a_seed_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="fid is nan"):
+        tables.build(PAIR, {("evaluation", "run-a"): seeded("run-a", 40.0, math.nan)}, **COMMON)
+
+
+def test_the_best_of_a_section_is_bold_and_ties_as_printed_are_both():
+    rows = (
+        row("a", "run-a", section="S"),
+        row("b", "run-b", section="S"),
+        row("c", "run-c", section="S"),
+        row("d", "run-d", section="T"),
+    )
+    values = {"a": (20.001, 3.0), "b": (20.004, 5.0), "c": (21.0, 4.0), "d": (10.0, 9.0)}
+    results = {("evaluation", f"run-{k}"): result(f"run-{k}", fid=fid, **{"is": score}) for k, (fid, score) in values.items()}
+    table = tables.build(sheet(*rows, compare=False), results, **COMMON)
+    assert {r.key: [cell.best for cell in r.cells] for r in table.rows} == {
+        "a": [True, False], "b": [True, True], "c": [False, False], "d": [False, False],
+    }  # fmt: skip
+    assert "**20.00**" in tables.markdown(table)
+    assert r"\textbf{5.00}" in tables.latex(table)
+    assert "**" not in tables.comma_separated(table)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (texlive-latex-extra)")
+@pytest.mark.parametrize("name", SHEETS)
+def test_latex_of_every_table_compiles(name, tmp_path):
+    rows = {(SHEETS[name].source, r.source) for r in SHEETS[name].rows}
+    results = {key: seeded(key[1], 20.0, 21.0, kind=key[0]) for key in rows if key[0] != "settings"}
+    settings = {key: dict.fromkeys(SHEETS[name].metrics, "1e-4") for key in ("autoencoder", "transformer")}
+    table = tables.latex(tables.build(SHEETS[name], results, **COMMON | {"settings": settings}))
+    packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,adjustbox,xcolor}"
+    document = tmp_path / "table.tex"
+    document.write_text(rf"\documentclass[twocolumn]{{article}}{packages}\begin{{document}}" + "\n" + table + r"\end{document}")
+    made = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", document.name], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stdout[-2000:]
+    assert "Overfull" not in made.stdout
 
 
 def test_columns_name_the_network_unless_it_is_adms():
@@ -234,7 +310,7 @@ def test_markdown_golden():
         "- scale: demo\n- samples: 1000\n- sampler: SDE, 40 steps\n\n"
         "**Measured at demo scale, not under the paper's protocol: measured figures are not comparable "
         "with published ones; compare measured figures with each other.**\n\n"
-        "| Model | FID published | FID (digits-cnn) measured | IS (digits-cnn) measured "
+        "| Model | FID ↓ published | FID ↓ (digits-cnn) measured | IS ↑ (digits-cnn) measured "
         "| ΔFID published % | ΔFID measured % |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| model a | 40.0 | 20.00 | 2.00 | | |\n"
@@ -242,6 +318,7 @@ def test_markdown_golden():
         "| model b¹ | 30.0 | … | … | −25.0 | |\n\n"
         "Mean ΔFID over the 1 pair the paper compares: published −25.0 %, measured ….\n\n"
         "- ¹ x\\_y.\n\n"
+        "- Arrows point to better.\n"
         "- … not measured yet at this scale.\n"
         "- Labels (models, sizes, steps, epochs) are the paper's.\n"
     )

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in RENDERED.items():
         command = commands.add_parser(name, parents=[common], help=text, description=text)
         if name == "figure":
-            command.add_argument("name", help="figure1 ... figure5, or curves")
+            command.add_argument("name", help="figure1 ... figure5, curves, cost, ...")
     for module in COMMANDS:
         module.add(commands)
     commands.add_parser("ids", parents=[common], help="list every artefact: kind, id, folder")

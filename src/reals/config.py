@@ -1,6 +1,7 @@
 """The sheets (what the paper compares) and the scale (how large), checked at the door and frozen."""
 
 import csv
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -647,10 +648,12 @@ class TableSheet:
     source: str
     compare: bool
     rows: tuple[TableRow, ...]
+    remarks: tuple[str, ...] = ()  # sentences below the table as a whole
 
 
 class TableHead(Strict):
     title: str
+    remarks: tuple[str, ...] = ()
     columns: dict[str, str] = {}
     metrics: tuple[str, ...] = ()
     source: Literal["evaluation", "autoencoder", "settings"] | None = None
@@ -663,6 +666,8 @@ class FigureSheet(Strict):
     figure3: dict[Literal["evaluation"], str]
     figure4: dict[Literal["evaluation"], str]
     figure5: dict[Literal["evaluations"], tuple[str, ...]]
+    checkpoints: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
+    reconstructions: dict[Literal["autoencoders"], Annotated[tuple[str, ...], Field(min_length=1)]]
 
 
 @dataclass(frozen=True)
@@ -683,16 +688,16 @@ class Experiment:
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
-        """Evaluations that some table or Figure 5 shows, and their repeats, in sheet order."""
+        """Evaluations that some table or figure shows the numbers of, and their repeats, in sheet order."""
         used = {r.source for t in self.tables.values() if t.source == "evaluation" for r in t.rows}
-        used |= set(self.figures.figure5["evaluations"])
+        used |= {*self.figures.figure5["evaluations"], *self.figures.checkpoints["evaluations"]}
         return tuple(name for name, row in self.evaluations.items() if name in used or row.repeat_of in used)
 
     @cached_property
     def analysed_autoencoders(self) -> tuple[str, ...]:
         """Autoencoders that some table or figure shows, and their repeats, in sheet order."""
         used = {r.source for t in self.tables.values() if t.source == "autoencoder" for r in t.rows}
-        used |= set(self.figures.figure1["autoencoders"])
+        used |= {*self.figures.figure1["autoencoders"], *self.figures.reconstructions["autoencoders"]}
         used |= {self.runs[self.evaluations[e].run].autoencoder for e in self.figures.figure5["evaluations"]}
         return tuple(name for name, row in self.autoencoders.items() if name in used or row.repeat_of in used)
 
@@ -872,13 +877,14 @@ def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple
             source=head.source,
             compare=head.compare,
             rows=tuple(rows.values()),
+            remarks=head.remarks,
         )
     for name, head in heads.items():
         if head.same_as is not None:
             if head.same_as not in sheets:
                 raise ConfigError(f"{path}: {name}: {_known(head.same_as, sheets, 'same_as')}")
             twin = sheets[head.same_as]
-            sheets[name] = TableSheet(name, head.title, twin.columns, twin.metrics, twin.source, twin.compare, twin.rows)
+            sheets[name] = dataclasses.replace(twin, name=name, title=head.title, remarks=twin.remarks + head.remarks)
     return {name: sheets[name] for name in heads}, where
 
 
@@ -1040,6 +1046,8 @@ def load(
         ("figure3", [figures.figure3["evaluation"]], evaluations),
         ("figure4", [figures.figure4["evaluation"]], evaluations),
         ("figure5", figures.figure5["evaluations"], evaluations),
+        ("checkpoints", figures.checkpoints["evaluations"], evaluations),
+        ("reconstructions", figures.reconstructions["autoencoders"], autoencoders),
     ):
         for name in names:
             if name not in sheet:

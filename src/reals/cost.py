@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
-from reals import files, flops, rates
+from reals import drawn, files, flops, rates
 from reals.config import ConfigError, DataConfig, Resources, TableSheet, Teacher, repeats
 from reals.rates import Rates
 from reals.registry import Artefact, Registry
@@ -322,14 +322,8 @@ class Costs:
             name: tuple(dict.fromkeys(targets(sheet))) if sheet.source in known else ()
             for name, sheet in experiment.tables.items()
         }
-        drawn = [registry.analyses[name] for name in experiment.figures.figure1["autoencoders"]]
-        drawn += list(registry.downstream.values())
-        for name in experiment.figures.figure5["evaluations"]:
-            drawn += [
-                registry.evaluations[name],
-                registry.analyses[experiment.runs[experiment.evaluations[name].run].autoencoder],
-            ]
-        return shown | {"figures": tuple(dict.fromkeys(self.target(a) for a in drawn))}
+        shown_in_figures = [artefact for artefacts in drawn.figures(registry).values() for artefact in artefacts]
+        return shown | {"figures": tuple(dict.fromkeys(self.target(a) for a in shown_in_figures))}
 
     def devices_of(self, job: Job, found: Rates, devices: int) -> int:
         """How many devices one copy of a job works on: the GPUs its rule asks for, at most what there is."""

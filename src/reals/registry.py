@@ -311,7 +311,7 @@ class Registry:
         if artefact.kind == "samples":
             return [folder / f"shard_{k:03d}.npy" for k in range(self.shards(artefact))]
         names = {
-            "evaluation": ["metrics.json"],
+            "evaluation": ["metrics.json", "pictures.npz"],
             "analysis": ["metrics.json", "latents.npz"],
             "downstream": ["metrics.json", "maps.npz"],
         }

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import cost, dispatch, failures, files, journal, preflight, prefork, rehearsal, site
+from reals import cost, dispatch, drawn, failures, files, journal, preflight, prefork, rehearsal, site
 from reals.config import ConfigError, load
 from reals.registry import Registry
 
@@ -61,7 +61,7 @@ if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
 TRAINING_RETRIES = SITE.training_retries if workflow.is_main_process and ON_CLUSTER else None
 if workflow.is_main_process:
     logging.getLogger("snakemake.logging").addHandler(failures.Lines())
-FIGURE_NAMES = ["figure1", "figure2", "figure3", "figure4", "figure5", "curves"]
+FIGURE_NAMES = list(drawn.figures(REGISTRY))
 TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
 
@@ -133,25 +133,20 @@ SHOWN += sorted({metrics_of(artefact) for artefact in REGISTRY.downstream.values
 
 def drawn_from(figure):
     """The files a figure is drawn from."""
-    figures = EXPERIMENT.figures
-    if figure == "figure1":
-        analyses = {REGISTRY.analyses[name].id: REGISTRY.analyses[name] for name in figures.figure1["autoencoders"]}
-        return [str(REGISTRY.outputs(artefact)[1]) for artefact in analyses.values()]
-    if figure in ("figure3", "figure4"):
-        return [str(REGISTRY.outputs(REGISTRY.downstream[getattr(figures, figure)["evaluation"]])[1])]
-    if figure == "figure5":
-        names = figures.figure5["evaluations"]
-        used = [REGISTRY.evaluations[name] for name in names]
-        used += [REGISTRY.analyses[EXPERIMENT.runs[EXPERIMENT.evaluations[n].run].autoencoder] for n in names]
-        return [metrics_of(artefact) for artefact in used]
-    return SHOWN if figure == "curves" else []
+    return SHOWN if figure in drawn.WHOLE else [str(file) for file in drawn.inputs(REGISTRY, figure)]
+
+
+def shown_in(table):
+    """The metrics files that a table shows."""
+    return list(cost.Costs(REGISTRY).tables()[table])
 
 
 DRAWN = sorted({file for figure in FIGURE_NAMES for file in drawn_from(figure)} - set(SHOWN))
 
 BEGAN = time.time()
 POWER = journal.energy()
-LIGHT = {"all", "render", "tables", "figure", "report"}  # they run where snakemake runs
+ONLY = {f"only_{table}" for table in EXPERIMENT.tables}
+LIGHT = {"all", "render", "tables", "figure", "report", *ONLY}  # they run where snakemake runs
 HELD = contextlib.ExitStack()
 SERVERS = []  # hooks are functions of their own, so they share through a list
 

@@ -33,6 +33,7 @@ rule evaluate:
         inputs("evaluation", "evaluation"),
     output:
         f"{ROOT}/metrics/{{evaluation}}/metrics.json",
+        f"{ROOT}/metrics/{{evaluation}}/pictures.npz",
     log:
         f"{ROOT}/logs/evaluate/{{evaluation}}.log",
     threads: stated("evaluate").threads

@@ -27,7 +27,7 @@ rule figure:
     input:
         metrics=figure_inputs,
         sheet=SHEETS["figures.yaml"],
-        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle"],
+        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle", MODULES / "stages/figures.py"],
     output:
         f"{ROOT}/figures/{{figure}}.pdf",
         f"{ROOT}/figures/{{figure}}.png",
@@ -45,13 +45,28 @@ rule report:
     input:
         TABLES,
         FIGURES,
-        code=[MODULES / "report/page.py", MODULES / "report/page.html.j2"],
+        code=[MODULES / "report/page.py", MODULES / "report/page.html.j2", MODULES / "report/page.js"],
     output:
         f"{ROOT}/report.html",
     log:
         f"{ROOT}/logs/report.log",
     shell:
         "{REALS} report {ARGS} > {log} 2>&1"
+
+
+# What one table needs and no more, e.g. `snakemake only_table08`; then everything that can be drawn is.
+for table in EXPERIMENT.tables:
+
+    rule:
+        name:
+            f"only_{table}"
+        localrule: True
+        input:
+            shown_in(table),
+        log:
+            f"{ROOT}/logs/only_{table}.log",
+        shell:
+            "{REALS} render {ARGS} 2>&1 | tee {log}"
 
 
 # Tables, figures and report from the metrics that exist. Marks what is missing; never trains, samples or evaluates.

@@ -1,4 +1,4 @@
-"""The paper's figures and the training curves, drawn from arrays and written as PDF and PNG."""
+"""The paper's figures and our own, drawn from arrays and written as PDF and PNG."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Bezier
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
 from reals.files import write_atomically
@@ -31,24 +31,43 @@ CLASS_COLORS = matplotlib.colormaps["viridis"]
 class Latents:
     """What an autoencoder's analysis leaves behind (latents.npz).
 
-    tsne [n, 2]; labels [n]; images [k, H, W, 3] uint8; maps [k, h, w] cosine similarity of the anchor
-    token to all tokens; anchors [k, 2] row and column of the anchor in the map.
+    tsne [n, 2]; labels [n]; images and their reconstructions [k, H, W, 3] uint8; maps [k, h, w] cosine similarity of the
+    anchor token to all tokens; anchors [k, 2] row and column of the anchor in the map.
     """
 
     tsne: np.ndarray
     labels: np.ndarray
     images: np.ndarray
+    reconstructions: np.ndarray
     maps: np.ndarray
     anchors: np.ndarray
 
 
 @dataclass(frozen=True)
 class WeightPoint:
-    """One point of Figure 5; ``fid`` and ``latent_std`` are None while not measured."""
+    """One point of Figure 5; ``fids`` (one a seed) is empty and ``latent_std`` None while not measured."""
 
     lambda_k: float
-    fid: float | None
+    fids: Sequence[float]
     latent_std: float | None
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """One measured checkpoint of a run: its step, and the FID of each seed."""
+
+    step: int
+    fids: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Guided:
+    """One measured evaluation of a checkpoint: guidance scale, if it acts in an interval only, FID and recall of each seed."""
+
+    scale: float
+    interval: bool
+    fids: Sequence[float]
+    recalls: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -59,11 +78,13 @@ class Curve:
     values: Sequence[float]
 
 
-def figure1(autoencoders: Mapping[str, Latents], stem: Path, *, rows: int = 3) -> list[Path]:
+def figure1(
+    autoencoders: Mapping[str, Latents], stem: Path, *, scores: Mapping[str, Mapping[str, float]] | None = None, rows: int = 3
+) -> list[Path]:
     """t-SNE of latents coloured by class, and similarity of one token to all, for each autoencoder.
 
     ``autoencoders`` maps printed names to arrays, the baseline first; all must show the same images and
-    anchors (ValueError otherwise). At most ``rows`` images are shown.
+    anchors (ValueError otherwise). ``scores`` are printed below a name's t-SNE. At most ``rows`` images are shown.
     """
     names = list(autoencoders)
     first = autoencoders[names[0]]
@@ -74,7 +95,7 @@ def figure1(autoencoders: Mapping[str, Latents], stem: Path, *, rows: int = 3) -
     shown = min(rows, len(first.images))
     classes = np.unique(np.concatenate([a.labels for a in autoencoders.values()]))
     with _style():
-        gap, below, cell = 0.05, 0.22, 0.62
+        gap, below, cell = 0.05, 0.36 if scores else 0.22, 0.62
         height = shown * cell + (shown - 1) * gap + below
         maps_left = PAGE - 0.55 - (1 + len(names)) * (cell + gap)
         side = min(height - below, maps_left / len(names) - 0.1)
@@ -83,7 +104,8 @@ def figure1(autoencoders: Mapping[str, Latents], stem: Path, *, rows: int = 3) -
             axes = _place(figure, i * (side + 0.1), below + (height - below - side) / 2, side, side)
             tint = CLASS_COLORS(np.searchsorted(classes, arrays.labels) / max(1, len(classes) - 1))
             axes.scatter(*arrays.tsne.T, c=tint, s=2.5, linewidths=0, rasterized=True)
-            axes.set_xlabel(f"{name}, t-SNE", labelpad=3)
+            said = ", ".join(f"{score} {value:.2f}" for score, value in (scores or {}).get(name, {}).items())
+            axes.set_xlabel(f"{name}, t-SNE" + (f"\n{said}" if said else ""), labelpad=3)
         low = min(a.maps[:shown].min() for a in autoencoders.values())
         for k in range(shown):
             bottom = height - (k + 1) * cell - k * gap
@@ -189,7 +211,7 @@ def figure4(
 
 
 def figure5(points: Sequence[WeightPoint], stem: Path, *, fid: str) -> list[Path]:
-    """FID against the KL weight at even spacing; a point's area and label are the latents' std.
+    """FID against the KL weight at even spacing; a point's area and label are the latents' std, its bar that of the FID over seeds.
 
     ``fid`` is the axis name with its feature network. Points not measured leave their place on the
     axis empty. Raises ValueError if the weights do not ascend.
@@ -197,19 +219,22 @@ def figure5(points: Sequence[WeightPoint], stem: Path, *, fid: str) -> list[Path
     weights = [point.lambda_k for point in points]
     if any(b <= a for a, b in pairwise(weights)):
         raise ValueError(f"figure 5: KL weights {weights} must ascend; order the evaluations in figures.yaml")
-    measured = [(x, p) for x, p in enumerate(points) if p.fid is not None]
+    measured = [(x, p) for x, p in enumerate(points) if p.fids]
     stds = [p.latent_std for _, p in measured if p.latent_std is not None]
     with _style():
         figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
         axes = figure.subplots()
-        axes.plot([x for x, _ in measured], [p.fid for _, p in measured], color="#9A9A9A", linewidth=0.8, zorder=1)
-        for x, point in measured:
+        line, spread = _over_seeds([p.fids for _, p in measured])
+        axes.plot([x for x, _ in measured], line, color="#9A9A9A", linewidth=0.8, zorder=1)
+        for (x, point), y, bar in zip(measured, line, spread, strict=True):
+            if bar:
+                axes.errorbar(x, y, bar, color="#444444", linewidth=0.8, capsize=2, zorder=3)
             area = 60.0 if point.latent_std is None else 160 * point.latent_std / max(stds)
-            axes.scatter(x, point.fid, s=max(area, 8), color="#0072B2", edgecolors="white", linewidths=0.6, zorder=2)
+            axes.scatter(x, y, s=max(area, 8), color="#0072B2", edgecolors="white", linewidths=0.6, zorder=2)
             if point.latent_std is not None:
                 offset = 3 + np.sqrt(max(area, 8)) / 2
                 text = axes.annotate(
-                    f"{point.latent_std:.2f}", (x, point.fid), (0, offset), textcoords="offset points",
+                    f"{point.latent_std:.2f}", (x, y + bar), (0, offset), textcoords="offset points",
                     ha="center", va="bottom", fontsize=7,
                 )  # fmt: skip
                 text.set_path_effects([withStroke(linewidth=2, foreground="white")])
@@ -228,11 +253,7 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], stem: Path, *, y_scale: Li
     A line name keeps its colour and dash in every panel; one legend below serves all.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    palette = [entry["color"] for entry in _prop_cycle()]
-    looks = {
-        name: {"color": palette[i % len(palette)], "linestyle": ("-", "--", ":")[i // len(palette) % 3]}
-        for i, name in enumerate(names)
-    }
+    looks = dict(zip(names, _looks(len(names)), strict=True))
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     legend_columns = 4 if max(map(len, names), default=0) > 12 else 6
@@ -252,6 +273,114 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], stem: Path, *, y_scale: Li
         handles = [Line2D([], [], **looks[name], linewidth=1.2) for name in names]
         figure.legend(handles, names, loc="outside lower center", ncols=min(legend_columns, len(names)))
         return _write(figure, stem)
+
+
+def fid_over_steps(lines: Mapping[str, Sequence[Milestone]], stem: Path, *, fid: str) -> list[Path]:
+    """FID along each run's training, on logarithmic axes; a band is one standard deviation over seeds to both sides."""
+    with _style():
+        figure = Figure(figsize=(COLUMN, 2.5 + 0.14 * -(-len(lines) // 2)), layout="constrained")
+        axes = figure.subplots()
+        for (name, points), look in zip(lines.items(), _looks(len(lines)), strict=True):
+            mean, spread = _over_seeds([point.fids for point in points])
+            steps = [point.step for point in points]
+            axes.plot(steps, mean, marker="o", markersize=3, label=name, **look)
+            if any(spread):
+                axes.fill_between(steps, mean - spread, mean + spread, color=look["color"], alpha=0.2, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ticks = sorted({point.step for points in lines.values() for point in points})
+        axes.set_xticks(ticks, [_thousands(step) for step in ticks])
+        axes.minorticks_off()
+        _few_ticks(axes)
+        axes.set_xlabel("training step")
+        axes.set_ylabel(fid)
+        figure.legend(loc="outside lower center", ncols=2)
+        return _write(figure, stem)
+
+
+def guidance(lines: Mapping[str, Sequence[Guided]], stem: Path, *, fid: str, recall: str) -> list[Path]:
+    """FID against the guidance scale, and the FID's price in recall; hollow points are guided in an interval only."""
+    with _style():
+        figure = Figure(figsize=(PAGE, 2.4 + 0.14 * -(-len(lines) // 3)), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for (name, points), look in zip(lines.items(), _looks(len(lines)), strict=True):
+            points = sorted(points, key=lambda p: (p.interval, p.scale))
+            fids, fid_spread = _over_seeds([p.fids for p in points])
+            recalls, _ = _over_seeds([p.recalls for p in points])
+            everywhere = [k for k, p in enumerate(points) if not p.interval]
+            left.plot([points[k].scale for k in everywhere], fids[everywhere], label=name, **look)
+            right.plot(recalls[everywhere], fids[everywhere], **look)
+            for k, point in enumerate(points):
+                face = "white" if point.interval else look["color"]
+                mark = {"marker": "o", "markersize": 4, "markerfacecolor": face, "color": look["color"], "linestyle": "none"}
+                left.errorbar(point.scale, fids[k], fid_spread[k] or None, elinewidth=0.8, capsize=2, **mark)
+                right.plot(recalls[k], fids[k], **mark)
+                right.annotate(f"{point.scale:g}", (recalls[k], fids[k]), (3, 3), textcoords="offset points", fontsize=6)
+        left.set_xlabel("guidance scale")
+        left.set_ylabel(fid)
+        right.set_xlabel(f"{recall} (labels: guidance scale)")
+        right.set_ylabel(fid)
+        figure.legend(loc="outside lower center", ncols=3)
+        return _write(figure, stem)
+
+
+def rows_of_images(rows: Mapping[str, np.ndarray], stem: Path, *, columns: int = 12) -> list[Path]:
+    """One row of images [k, H, W, 3] uint8 for each name, printed at its left; column by column they belong together."""
+    shown, gap = min([columns, *map(len, rows.values())]), 0.03
+    left = 0.06 * max(len(line) for name in rows for line in name.split("\n")) + 0.08
+    cell = (PAGE - left) / shown - gap
+    height = len(rows) * (cell + gap)
+    with _style():
+        figure = _canvas(PAGE, height)
+        for row, (name, images) in enumerate(rows.items()):
+            bottom = height - (row + 1) * (cell + gap) + gap / 2
+            figure.text(0.02 / PAGE, (bottom + cell / 2) / height, name, ha="left", va="center", fontsize=7)
+            for k in range(shown):
+                _place(figure, left + k * (cell + gap), bottom, cell, cell).imshow(images[k])
+        return _write(figure, stem)
+
+
+def cost(stages: Mapping[str, tuple[float, float]], stem: Path) -> list[Path]:
+    """Wall-clock and CPU seconds of each stage, summed over its jobs, as bars; the longest is on top."""
+    order = sorted(stages, key=lambda stage: stages[stage][0])
+    unit, seconds = ("hours", 3600) if max(stages[order[-1]]) >= 7200 else ("minutes", 60)
+    with _style():
+        figure = Figure(figsize=(COLUMN, 0.5 + 0.24 * len(order)), layout="constrained")
+        axes = figure.subplots()
+        for shift, part, label in ((0.18, 0, "wall clock"), (-0.18, 1, "CPU")):
+            places = [k + shift for k in range(len(order))]
+            axes.barh(places, [stages[stage][part] / seconds for stage in order], height=0.34, label=label)
+        axes.set_yticks(range(len(order)), order)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"{unit}, summed over jobs")
+        axes.legend(loc="lower right")
+        return _write(figure, stem)
+
+
+def _over_seeds(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (n - 1) of each; 0 where there is one seed."""
+    spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
+    return np.array([np.mean(v) for v in values]), np.array(spread)
+
+
+def _looks(count: int) -> list[dict]:
+    """Colour and dash of each line, told apart in grey too."""
+    palette = [entry["color"] for entry in _prop_cycle()]
+    dashes = ("-", "--", ":", "-.")
+    return [{"color": palette[i % len(palette)], "linestyle": dashes[i // len(palette) % len(dashes)]} for i in range(count)]
+
+
+def _few_ticks(axes) -> None:
+    """Plain numbers on a logarithmic axis of less than a decade or two."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+
+
+def _thousands(step: int) -> str:
+    for unit, size in (("M", 1_000_000), ("K", 1000)):
+        if step >= size:
+            return f"{step / size:g}{unit}"
+    return str(step)
 
 
 def read_rulegraph(text: str) -> networkx.DiGraph:

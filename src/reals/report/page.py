@@ -4,6 +4,8 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reals.files import write_text
-from reals.report.tables import LITERATURE_MARK, MISSING, Cell, Results, Table, caveat, percent, shown
+from reals.report.tables import LITERATURE_MARK, MISSING, Cell, Group, Results, Row, Table, caveat, percent, shown
 
 ANALYSIS = {
     "latent_std": "latent std",
@@ -62,11 +64,14 @@ def render(
     tables: Sequence[Table],
     pictures: Sequence[Picture],
     results: Results,
+    commands: Mapping[tuple[str, str], str],
+    overrides: str,
     times: Sequence[StageTime],
 ) -> Path:
-    """Write the page atomically; it needs no network, no script and no other file.
+    """Write the page atomically; it needs no network and no other file, and its script only adds comfort.
 
-    ``tables`` come from ``tables.build`` with the same ``results``: (kind, name) to a metrics file or None.
+    ``tables`` come from ``tables.build`` with the same ``results``: (kind, name) to a metrics file or None. ``commands``: the
+    one that makes each metrics file again; ``overrides``: what the commands on this scale take as --config.
     """
     environment = Environment(
         loader=PackageLoader("reals.report", "."),
@@ -81,7 +86,7 @@ def render(
         "percent": percent,
         "shown": lambda cell, metric: shown(metric, cell),
         "anchor": anchor,
-        "origin": origin,
+        "origin": partial(origin, overrides=overrides),
     }
     found = {name: result for name, result in results.items() if result is not None}
     text = environment.get_template("page.html.j2").render(
@@ -95,6 +100,8 @@ def render(
         missing=_missing(tables, pictures),
         analysis=_analysis(found),
         sources=[(result, flatten(result["provenance"])) for _, result in sorted(found.items())],
+        anchor_commands={anchor(result): commands.get(key) for key, result in found.items()},
+        script=Markup(files("reals.report").joinpath("page.js").read_text()),
         times=times,
         wall_seconds=sum(time.wall_seconds for time in times),
         cpu_seconds=sum(time.cpu_seconds for time in times),
@@ -143,13 +150,16 @@ def anchor(result: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{result['kind']}-{result['name']}")
 
 
-def origin(cell: Cell) -> str:
-    """What a reader sees on hovering over a measured number: its metrics file and protocol."""
+def origin(cell: Cell, table: Table, row: Row, group: Group, *, overrides: str) -> str:
+    """What a reader sees on pointing at a measured number: its metrics file, protocol, and the command for its lineage."""
     result = cell.provenance
-    if result is None:
-        return "used at this scale"
-    lines = [f"{result['kind']} {result['name']}", f"id: {result['id']}", f"value: {cell.measured:.8g}"]
-    return "\n".join([*lines, *(f"{key}: {value}" for key, value in result["protocol"].items())])
+    lines = [f"{result['kind']} {result['name']}", f"id: {result['id']}"]
+    if cell.by_seed:
+        lines += [f"seed {seed}: {value:.8g}" for seed, value in cell.by_seed.items()]
+    else:
+        lines.append(f"value: {cell.measured:.8g}")
+    lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
+    return "\n".join([*lines, f"lineage: reals why {table.name}:{row.key}:{group.metric} --config {overrides}"])
 
 
 def _embedded(png: Path | None) -> str | None:

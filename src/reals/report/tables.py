@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,8 @@ PLAIN_NAMES = {
 # As the paper prints them; distances also get three significant digits: they are small on small images.
 DECIMALS = {"ssim_paper": 3, "ssim": 3, "lpips": 3}
 DISTANCES = ("fid", "sfid", "rfid", "kid")
+LOWER = ("fid", "fid_second", "sfid", "rfid", "kid", "lpips")
+HIGHER = ("is", "precision", "recall", "sc_crop", "sc_flip", "sc_blur", "sc_grayscale", "sc_all", "psnr", "ssim_paper", "ssim")
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,34 @@ class Cell:
     """One metric of one row: the published value as printed (None: blank) and ours.
 
     ``measured`` is a number, or a text in tables of settings; it is None unless ``status`` is "measured".
-    ``provenance`` is the metrics file the number comes from (None in tables of settings).
+    ``provenance`` is the metrics file the number comes from (None in tables of settings). Where the row is repeated with
+    several seeds, ``by_seed`` holds the value of each that is measured and ``measured`` is their mean. ``best``: no row of
+    its section is better, as printed.
     """
 
     published: str | None
     measured: float | str | None
     status: Status
     provenance: Mapping[str, Any] | None = None
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    best: bool = False
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds (n - 1); None with fewer than two."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
 
 @dataclass(frozen=True)
 class Change:
-    """Relative change of the FID against the row's baseline, in percent; negative is better."""
+    """Relative change of the FID against the row's baseline, in percent; negative is better.
+
+    With several seeds ``measured`` and ``deviation`` are mean and standard deviation of the changes seed by seed.
+    """
 
     published: float | None
     measured: float | None
+    deviation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,11 @@ class Group:
     measured_name: str
     published: bool
     ours: str
+
+    @property
+    def heading(self) -> str:
+        """The metric's name with an arrow towards better."""
+        return self.name + (" ↓" if self.metric in LOWER else " ↑" if self.metric in HIGHER else "")
 
     @property
     def measured_as(self) -> str:
@@ -122,6 +143,7 @@ class Table:
     compare: bool
     mean: Mean | None
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]
     scale: str
     protocol: Mapping[str, str]
     comparable: bool
@@ -132,6 +154,16 @@ class Table:
         """ "table03" is "Table 3"; a table that is not the paper's goes by its name."""
         number = self.name.removeprefix("table")
         return f"Table {int(number)}" if number.isdigit() else self.name.capitalize()
+
+    @property
+    def published(self) -> bool:
+        """If the paper prints anything in it."""
+        return any(group.published for group in self.groups)
+
+    @property
+    def repeated(self) -> bool:
+        """If some row is measured with several seeds."""
+        return any(cell.deviation is not None for row in self.rows for cell in row.cells)
 
     @property
     def caveat(self) -> str | None:
@@ -152,7 +184,18 @@ class Table:
     @property
     def legend(self) -> tuple[str, ...]:
         """Explains only the marks this table uses."""
-        lines = []
+        lines = list(self.remarks)
+        cells = [cell for row in self.rows for cell in row.cells]
+        if any(group.heading != group.name for group in self.groups):
+            best = " The best measured value of each section is in bold." if any(cell.best for cell in cells) else ""
+            lines.append(f"Arrows point to better.{best}")
+        if counts := {len(cell.by_seed) for cell in cells if cell.deviation is not None}:
+            few, many = min(counts), max(counts)
+            seeds = f"{few}" if few == many else f"{few} to {many} (more are planned)"
+            lines.append(
+                f"±: standard deviation over {seeds} seeds, of which both the autoencoder's and the transformer's differ; "
+                "the value is their mean, ΔFID that of the changes seed by seed."
+            )
         if any(cell.status == "missing" for row in self.rows for cell in row.cells):
             lines.append(f"{MISSING} not measured yet at this scale.")
         if any(row.literature for row in self.rows):
@@ -172,9 +215,11 @@ def caveat(scale: str) -> str:
     )
 
 
-def percent(value: float | None) -> str:
-    """A signed percentage with one decimal and a true minus; "" for None."""
-    return "" if value is None else f"{value:+.1f}".replace("-", MINUS)
+def percent(value: float | None, deviation: float | None = None) -> str:
+    """A signed percentage with one decimal and a true minus, and its deviation if there is one; "" for None."""
+    if value is None:
+        return ""
+    return f"{value:+.1f}".replace("-", MINUS) + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
 def shown(metric: str, cell: Cell) -> str:
@@ -186,7 +231,8 @@ def shown(metric: str, cell: Cell) -> str:
     decimals = DECIMALS.get(metric, 2)
     if metric in DISTANCES and 0 < abs(cell.measured) < 1:
         decimals = max(decimals, 2 - math.floor(math.log10(abs(cell.measured))))
-    return f"{cell.measured:.{decimals}f}"
+    spread = "" if cell.deviation is None else f" ± {cell.deviation:.{decimals}f}"
+    return f"{cell.measured:.{decimals}f}{spread}"
 
 
 def build(
@@ -211,6 +257,7 @@ def build(
     cells = {
         row.key: tuple(_cell(sheet, row, metric, results, network, settings) for metric in sheet.metrics) for row in sheet.rows
     }
+    cells = _with_best(sheet, cells)
     changes = {row.key: _change(sheet, row, cells) for row in sheet.rows}
     notes = tuple(dict.fromkeys(row.note for row in sheet.rows if row.note is not None))
     missing = [f"{sheet.source} {row.source}" for row in sheet.rows if any(cell.status == "missing" for cell in cells[row.key])]
@@ -235,6 +282,7 @@ def build(
         compare=sheet.compare,
         mean=_mean(changes.values()) if sheet.compare else None,
         notes=notes,
+        remarks=sheet.remarks,
         scale=scale,
         protocol=dict(protocol),
         comparable=paper,
@@ -294,10 +342,33 @@ def _cell(
     used = result.get("protocol", {}).get("feature network")
     if metric in METRIC_NAMES and used is not None and used != network:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{network}'; measure it again")
-    value = float(result["values"][metric])
-    if not math.isfinite(value):
-        raise ValueError(f"{at}: {metric} is {value}, expected a finite number; measure it again")
-    return Cell(published, value, "measured", result)
+    repeats = [repeat for repeat in result.get("repeats", []) if metric in repeat["values"]]
+    by_seed = {repeat["seed"]: float(repeat["values"][metric]) for repeat in repeats}
+    for value in (float(result["values"][metric]), *by_seed.values()):
+        if not math.isfinite(value):
+            raise ValueError(f"{at}: {metric} is {value}, expected a finite number; measure it again")
+    mean = statistics.mean(by_seed.values()) if by_seed else float(result["values"][metric])
+    return Cell(published, mean, "measured", result, by_seed)
+
+
+def _with_best(sheet: TableSheet, cells: Mapping[str, tuple[Cell, ...]]) -> dict[str, tuple[Cell, ...]]:
+    """The cells, the best measured one of each metric in each section marked: all that tie as printed, none where nothing differs."""
+    marked = {key: list(row) for key, row in cells.items()}
+    for section in dict.fromkeys(row.section for row in sheet.rows):
+        keys = [row.key for row in sheet.rows if row.section == section]
+        for at, metric in enumerate(sheet.metrics):
+            sign = (metric in HIGHER) - (metric in LOWER)
+            found = {key: cells[key][at] for key in keys if isinstance(cells[key][at].measured, float)}
+            if not sign or len({sheet_row.source for sheet_row in sheet.rows if sheet_row.key in found}) < 2:
+                continue
+            printed = {key: float(shown(metric, cell).split()[0]) for key, cell in found.items()}
+            if len(set(printed.values())) < 2:
+                continue
+            best = max(sign * value for value in printed.values())
+            for key, value in printed.items():
+                if sign * value == best:
+                    marked[key][at] = replace(marked[key][at], best=True)
+    return {key: tuple(row) for key, row in marked.items()}
 
 
 def _change(sheet: TableSheet, row: TableRow, cells: Mapping[str, tuple[Cell, ...]]) -> Change | None:
@@ -305,10 +376,12 @@ def _change(sheet: TableSheet, row: TableRow, cells: Mapping[str, tuple[Cell, ..
         return None
     fid = sheet.metrics.index("fid")
     ours, baseline = cells[row.key][fid], cells[row.baseline][fid]
-    return Change(
-        _relative(ours.published, baseline.published),
-        _relative(ours.measured, baseline.measured),
-    )
+    published = _relative(ours.published, baseline.published)
+    both = [seed for seed in ours.by_seed if seed in baseline.by_seed]
+    if len(both) < 2:
+        return Change(published, _relative(ours.measured, baseline.measured))
+    each = [_relative(ours.by_seed[seed], baseline.by_seed[seed]) for seed in both]
+    return Change(published, statistics.mean(each), statistics.stdev(each))
 
 
 def _relative(value: str | float | None, baseline: str | float | None) -> float | None:
@@ -338,15 +411,16 @@ def markdown(table: Table) -> str:
         lines += ["", f"**{table.caveat}**"]
     header = list(table.columns)
     for group in table.groups:
-        header += [f"{group.name} published"] * group.published + [f"{group.measured_name} {group.ours}"]
+        network = group.measured_as.removeprefix(group.ours)
+        header += [f"{group.heading} published"] * group.published + [f"{group.heading}{network} {group.ours}"]
     if table.compare:
-        header += ["ΔFID published %", "ΔFID measured %"]
+        header += ["ΔFID published %"] * table.published + ["ΔFID measured %"]
     body, section = [], None
     for row in table.rows:
         if row.section != section:
             section = row.section
             body.append([f"**{_escape_markdown(section or '')}**", *[""] * (len(header) - 1)])
-        body.append([_escape_markdown(label) for label in _marked_labels(row)] + _texts(table, row))
+        body.append([_escape_markdown(label) for label in _marked_labels(row)] + _texts(table, row, "**{}**".format))
     widths = [max(3, *(len(line[i]) for line in [header, *body])) for i in range(len(header))]
     left = len(table.columns)
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -378,35 +452,43 @@ def comma_separated(table: Table) -> str:
     header = ["key", "section", *table.label_names, "source", "id"]
     for group in table.groups:
         header += [f"{group.metric}_published"] * group.published + [f"{group.metric}_measured"]
+        header += [f"{group.metric}_std", f"{group.metric}_seeds"] * table.repeated
     if table.compare:
-        header += ["fid_change_published_percent", "fid_change_measured_percent"]
+        header += ["fid_change_published_percent"] * table.published + ["fid_change_measured_percent"]
+        header += ["fid_change_std_percent"] * table.repeated
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*header, "note"])
     for row in table.rows:
         source = next((cell.provenance for cell in row.cells if cell.provenance is not None), None)
         line = [row.key, row.section or "", *row.labels, row.source, source["id"] if source else ""]
         for group, cell in zip(table.groups, row.cells, strict=True):
-            line += [cell.published or ""] * group.published + ["" if cell.measured is None else cell.measured]
+            line += [cell.published or ""] * group.published + [_plain(cell.measured)]
+            line += [_plain(cell.deviation), len(cell.by_seed) or ""] * table.repeated
         if table.compare:
             change = row.change or Change(None, None)
-            line += ["" if value is None else value for value in (change.published, change.measured)]
+            line += [_plain(change.published)] * table.published + [_plain(change.measured)]
+            line += [_plain(change.deviation)] * table.repeated
         writer.writerow([*line, table.notes[row.note - 1] if row.note else ""])
     return text.getvalue()
+
+
+def _plain(value: float | str | None) -> float | str:
+    return "" if value is None else value
 
 
 def latex(table: Table) -> str:
     """A ``table*`` float for booktabs, adjustbox and xcolor, with published figures in grey."""
     spans = [2 if group.published else 1 for group in table.groups]
-    align = "l" * len(table.columns) + "r" * sum(spans) + ("rr" if table.compare else "")
+    align = "l" * len(table.columns) + "r" * sum(spans) + "r" * (1 + table.published if table.compare else 0)
     top, rules, sub, at = (
         [""] * len(table.columns),
         [],
         [_tex(c) for c in table.columns],
         len(table.columns) + 1,
     )
-    headers = [(group.name, [*(["published"] if group.published else []), group.measured_as]) for group in table.groups]
+    headers = [(group.heading, [*(["published"] if group.published else []), group.measured_as]) for group in table.groups]
     if table.compare:
-        headers.append(("ΔFID (%)", ["published", "measured"]))
+        headers.append(("ΔFID (%)", ["published"] * table.published + ["measured"]))
     for name, below in headers:
         top.append(rf"\multicolumn{{{len(below)}}}{{c}}{{{_tex(name)}}}")
         rules.append(rf"\cmidrule(lr){{{at}-{at + len(below) - 1}}}")
@@ -431,11 +513,12 @@ def latex(table: Table) -> str:
         if row.section != section:
             section = row.section
             lines += [r"\addlinespace"] if k else []
-            lines.append(rf"\multicolumn{{{len(align)}}}{{l}}{{\emph{{{_tex(section or '')}}}}} \\")
+            if section:
+                lines.append(rf"\multicolumn{{{len(align)}}}{{l}}{{\emph{{{_tex(section)}}}}} \\")
         labels = [_tex(label) for label in row.labels]
         marks = (LITERATURE_MARK if row.literature else "") + (str(row.note) if row.note else "")
         labels[0] += rf"\textsuperscript{{{_tex(marks)}}}" if marks else ""
-        texts, grey = _texts(table, row), _published_columns(table)
+        texts, grey = _texts(table, row, BOLD.format), _published_columns(table)
         lines.append(" & ".join(labels + [_grey(t) if g else _tex(t) for t, g in zip(texts, grey, strict=True)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}", ""]
     header = "; ".join([f"scale: {table.scale}", *(f"{key}: {value}" for key, value in table.protocol.items())])
@@ -450,13 +533,14 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _texts(table: Table, row: Row) -> list[str]:
+def _texts(table: Table, row: Row, bold: Callable[[str], str]) -> list[str]:
     texts = []
     for group, cell in zip(table.groups, row.cells, strict=True):
-        texts += [cell.published or ""] * group.published + [shown(group.metric, cell)]
+        ours = shown(group.metric, cell)
+        texts += [cell.published or ""] * group.published + [bold(ours) if cell.best else ours]
     if table.compare:
         change = row.change or Change(None, None)
-        texts += [percent(change.published), percent(change.measured)]
+        texts += [percent(change.published)] * table.published + [percent(change.measured, change.deviation)]
     return texts
 
 
@@ -464,7 +548,7 @@ def _published_columns(table: Table) -> list[bool]:
     columns = []
     for group in table.groups:
         columns += [True, False] if group.published else [False]
-    return columns + ([True, False] if table.compare else [])
+    return columns + [True] * (table.compare and table.published) + [False] * table.compare
 
 
 def _marked_labels(row: Row) -> list[str]:
@@ -484,7 +568,12 @@ def _grey(text: str) -> str:
     return rf"\textcolor{{gray}}{{{_tex(text)}}}" if text else ""
 
 
+BOLD = "⟪{}⟫"  # marks a bold cell until it is spelled in LaTeX
 TEX = {
+    "⟪": r"\textbf{",
+    "⟫": "}",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",

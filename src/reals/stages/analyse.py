@@ -173,11 +173,14 @@ def _figure1(context: Context, vae, images: Images) -> dict[str, np.ndarray]:
     pixels = images.batch(chosen[shown])
     anchors = np.array([_anchor(image, z.shape[-1]) for image in pixels])
     maps = torch.stack([semantics.token_similarity(z[i], tuple(a)) for i, a in zip(shown, anchors.tolist(), strict=True)])
+    moments = models.moments(vae, models.to_input(torch.from_numpy(pixels).to(context.device)))
+    decoded = to_uint8(vae.decode(_sampled(context, *moments, 0)).sample).cpu().numpy()
     return {
         "pooled": pooled,
         "tsne": semantics.tsne(pooled, seed, min(30.0, (len(pooled) - 1) / 3)).astype(np.float32),
         "labels": images.labels[chosen],
         "images": pixels.transpose(0, 2, 3, 1),
+        "reconstructions": decoded.transpose(0, 2, 3, 1),
         "maps": maps.numpy().astype(np.float32),
         "anchors": anchors,
     }

@@ -19,6 +19,7 @@ from reals.stages.sample import save_npz
 from reals.training import OF_THE_MACHINE, read_log
 
 BATCH = 256
+PICTURES = 16  # first samples kept beside the metrics, for the figures: the same noise and labels in every evaluation
 CURVE_POINTS = 100
 
 
@@ -111,7 +112,7 @@ def curve(log: Path, upto: int | None = None) -> dict[str, list[float]]:
 
 
 def run(context: Context, artefact: Artefact) -> None:
-    """Writes metrics.json of one evaluation: values, protocol, provenance and the run's loss curve."""
+    """Writes metrics.json of one evaluation (values, protocol, provenance and the run's loss curve) and its first samples."""
     registry, scale = context.registry, context.scale
     folder = context.begin(artefact)
     samples_artefact = artefact.needed("samples")
@@ -138,6 +139,8 @@ def run(context: Context, artefact: Artefact) -> None:
             )["fid"]
     run_artefact = samples_artefact.needed("run")
     run_folder = registry.folder(run_artefact)
+    first = np.array(shards[0][:PICTURES]).transpose(0, 2, 3, 1)
+    files.write_atomically(folder / "pictures.npz", lambda p: save_npz(p, images=first))
     files.write_json(
         folder / "metrics.json",
         {

@@ -1,0 +1,74 @@
+"""Which figures an experiment has, and the results that each is drawn from."""
+
+from pathlib import Path
+
+from reals.config import EvaluationRow, Experiment, repeats
+from reals.registry import Artefact, Registry
+
+
+def along_training(experiment: Experiment) -> dict[str, list[str]]:
+    """Run -> the evaluations that follow its FID along training: unguided, one sampler, at several milestones."""
+    lines: dict[str, list[str]] = {}
+    for name, row in _of_sheet(experiment).items():
+        first = experiment.evaluations[lines[row.run][0]] if row.run in lines else row
+        if row.cfg == 1 and row.sampler == first.sampler:
+            lines.setdefault(row.run, []).append(name)
+    return {run: names for run, names in lines.items() if len(names) > 1}
+
+
+def along_guidance(experiment: Experiment) -> dict[tuple[str, str], list[str]]:
+    """(run, milestone) -> the evaluations of that checkpoint that differ in guidance alone, where there are several."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for name, row in _of_sheet(experiment).items():
+        key = (row.run, row.milestone)
+        first = experiment.evaluations[lines[key][0]] if key in lines else row
+        if row.sampler == first.sampler:
+            lines.setdefault(key, []).append(name)
+    return {key: names for key, names in lines.items() if len(names) > 1}
+
+
+def _of_sheet(experiment: Experiment) -> dict[str, EvaluationRow]:
+    rows = {name: experiment.evaluations[name] for name in experiment.table_evaluations}
+    return {name: row for name, row in rows.items() if row.repeat_of is None and row.samples == "all"}
+
+
+def figures(registry: Registry) -> dict[str, list[Artefact]]:
+    """Each figure in the order of the report -> what must be measured for it; those of the whole report name nothing."""
+    experiment = registry.experiment
+    sheet, evaluations, analyses = experiment.figures, registry.evaluations, registry.analyses
+    sweep = sheet.figure5["evaluations"]
+    drawn = {
+        "figure1": [analyses[name] for name in sheet.figure1["autoencoders"]],
+        "figure2": [],
+        "figure3": [registry.downstream[sheet.figure3["evaluation"]]],
+        "checkpoints": [evaluations[name] for name in sheet.checkpoints["evaluations"]],
+        "figure4": [registry.downstream[sheet.figure4["evaluation"]]],
+        "figure5": [evaluations[name] for name in sweep]
+        + [analyses[experiment.runs[experiment.evaluations[name].run].autoencoder] for name in sweep],
+        "fid_over_steps": [evaluations[name] for names in along_training(experiment).values() for name in names],
+        "guidance": [evaluations[name] for names in along_guidance(experiment).values() for name in names],
+        "reconstructions": [analyses[name] for name in sheet.reconstructions["autoencoders"]],
+        "curves": [],
+        "cost": [],
+    }
+    derived = ("fid_over_steps", "guidance")  # a sheet may hold nothing for them
+    return {name: artefacts for name, artefacts in drawn.items() if artefacts or name not in derived}
+
+
+ARRAYS = ("figure1", "figure3", "checkpoints", "figure4", "reconstructions")
+"""Figures drawn from an artefact's second output, its arrays, beside metrics.json."""
+
+OVER_SEEDS = ("figure5", "fid_over_steps", "guidance")
+WHOLE = ("curves", "cost")  # drawn from everything that is measured
+
+
+def inputs(registry: Registry, figure: str) -> list[Path]:
+    """The files a figure is drawn from, each once."""
+    found: list[Path] = []
+    for artefact in figures(registry)[figure]:
+        metrics, arrays = registry.outputs(artefact)
+        found += [metrics, arrays] if figure in ARRAYS else [metrics]
+        if figure in OVER_SEEDS and artefact.kind == "evaluation":
+            others = repeats(registry.experiment.evaluations, artefact.name).values()
+            found += [registry.outputs(registry.evaluations[name])[0] for name in others]
+    return list(dict.fromkeys(found))

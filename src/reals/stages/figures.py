@@ -1,0 +1,241 @@
+"""Stage `figure`: each figure drawn from metrics files and the arrays beside them."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from reals import drawn, journal
+from reals.registry import Artefact, Registry
+from reals.report import figures, tables
+
+Results = Mapping[tuple[str, str], dict | None]
+
+CAPTIONS = {
+    "figure1": "t-SNE of averaged latents, one colour a class, and the similarity of one token (marked) to all others. Below: "
+    "silhouette of the classes, and accuracy of k-NN and of a linear probe, all on averaged latents of held-out images.",
+    "figure2": "The pipeline: the rules of the workflow, as Snakemake knows them.",
+    "figure3": "Samples ({figure3}); classes in order, first seeds, nothing picked.",
+    "checkpoints": "The first samples of several checkpoints, nothing picked; each column has the same noise and label throughout.",
+    "figure4": "Masks and depth read from generated latents through the align network ({target}).",
+    "figure5": "KL weight against FID; the size of a point is the standard deviation of the latents. Where there are several "
+    "seeds, points are means and bars one standard deviation.",
+    "fid_over_steps": "FID along training, without guidance. Where there are several seeds, lines are means and bands one "
+    "standard deviation.",
+    "guidance": "FID against the guidance scale, and what it costs in recall. Hollow points: guided in an interval only.",
+    "reconstructions": "Held-out images and their reconstructions from a posterior sample; nothing picked.",
+    "curves": "Training losses of the autoencoders and transformers behind the tables.",
+    "cost": "Wall-clock and CPU time of each stage, on the machine it ran on.",
+}
+TITLES = {
+    "checkpoints": "Samples along training",
+    "fid_over_steps": "FID over steps",
+    "guidance": "Guidance",
+    "reconstructions": "Reconstructions",
+    "curves": "Training curves",
+    "cost": "Cost",
+}
+SCORES = {"silhouette": "silhouette", "knn": "k-NN", "linear_probe": "probe"}
+
+
+class Missing(ValueError):
+    """What a figure is drawn from does not exist yet."""
+
+
+def title(figure: str) -> str:
+    return TITLES.get(figure) or f"Figure {figure.removeprefix('figure')}"
+
+
+def caption(registry: Registry, figure: str, results: Results) -> str:
+    sheet = registry.experiment.figures
+    result = results.get(("downstream", sheet.figure4["evaluation"]))
+    target = result["protocol"]["target"] if result else "not made yet"
+    return CAPTIONS[figure].format(figure3=sheet.figure3["evaluation"], target=target)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        raise Missing(f"{path}: no such file")
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _of(registry: Registry, artefact: Artefact) -> dict[str, np.ndarray]:
+    """An artefact's arrays, the second of its outputs."""
+    return _arrays(registry.outputs(artefact)[1])
+
+
+def _values(result: dict | None, metric: str) -> list[float]:
+    """A metric of a row with each seed that is measured; one value where it has no repeats, none while it is not measured."""
+    if result is None:
+        return []
+    repeats = [repeat["values"][metric] for repeat in result.get("repeats", []) if metric in repeat["values"]]
+    return repeats or [result["values"][metric]]
+
+
+def _metric(registry: Registry, metric: str) -> str:
+    return tables.metric_name(metric, registry.experiment.scale.evaluation.extractor.name)
+
+
+def _run_label(registry: Registry, run: str) -> str:
+    row = registry.experiment.runs[run]
+    return f"{row.model}{' + REPA' * row.repa}, {row.autoencoder}"
+
+
+def _figure1(registry: Registry, stem: Path, results: Results) -> None:
+    names = registry.experiment.figures.figure1["autoencoders"]
+    latents = {name: figures.Latents(**_of(registry, registry.analyses[name])) for name in names}
+    scores = {}
+    for name in names:
+        found = (results["autoencoder", name] or {"values": {}})["values"]
+        scores[name] = {short: found[metric] for metric, short in SCORES.items() if metric in found}
+    figures.figure1(latents, stem, scores=scores)
+
+
+def _figure2(registry: Registry, stem: Path, results: Results) -> None:
+    snakemake = [sys.executable, "-m", "snakemake", "--rulegraph", "dot", "--forceall", "--nolock", "--quiet", "all"]
+    command = [*snakemake, "--config", *registry.experiment.overrides]
+    drawing = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if "digraph" not in drawing.stdout:
+        raise Missing(f"`{shlex.join(command)}` printed no graph: {drawing.stderr.strip().splitlines()[-1:]}")
+    figures.figure2(drawing.stdout[drawing.stdout.index("digraph") :], stem)
+
+
+def _figure3(registry: Registry, stem: Path, results: Results) -> None:
+    (artefact,) = drawn.figures(registry)["figure3"]
+    figures.figure3(_of(registry, artefact)["images"], stem)
+
+
+def _figure4(registry: Registry, stem: Path, results: Results) -> None:
+    (artefact,) = drawn.figures(registry)["figure4"]
+    arrays = _of(registry, artefact)
+    figures.figure4(arrays["images"], stem, mask=arrays.get("mask"), classes=arrays.get("classes"), depth=arrays.get("depth"))
+
+
+def _figure5(registry: Registry, stem: Path, results: Results) -> None:
+    experiment, points = registry.experiment, []
+    for name in experiment.figures.figure5["evaluations"]:
+        autoencoder = experiment.runs[experiment.evaluations[name].run].autoencoder
+        analysed = results["autoencoder", autoencoder]
+        points.append(
+            figures.WeightPoint(
+                experiment.autoencoders[autoencoder].lambda_k,
+                _values(results["evaluation", name], "fid"),
+                analysed and analysed["values"]["latent_std"],
+            )
+        )
+    if not any(p.fids for p in points):
+        raise Missing("no point of Figure 5 is measured")
+    figures.figure5(points, stem, fid=_metric(registry, "fid"))
+
+
+def _checkpoints(registry: Registry, stem: Path, results: Results) -> None:
+    experiment, rows = registry.experiment, {}
+    for name in experiment.figures.checkpoints["evaluations"]:
+        if results["evaluation", name] is None:
+            continue
+        row = experiment.evaluations[name]
+        guidance = "" if row.cfg == 1 else f", {row.cfg:g}" + "*" * (row.interval is not None)
+        run = experiment.runs[row.run]
+        label = f"{run.model}{' + REPA' * run.repa}\n{run.autoencoder}, {row.milestone}{guidance}"
+        rows[label] = _of(registry, registry.evaluations[name])["images"]
+    if not rows:
+        raise Missing("no checkpoint of the sheet is measured")
+    figures.rows_of_images(rows, stem)
+
+
+def _reconstructions(registry: Registry, stem: Path, results: Results) -> None:
+    rows: dict[str, np.ndarray] = {}
+    for name in registry.experiment.figures.reconstructions["autoencoders"]:
+        if results["autoencoder", name] is not None:
+            arrays = _of(registry, registry.analyses[name])
+            rows.setdefault("image", arrays["images"])
+            if not np.array_equal(rows["image"], arrays["images"]):
+                raise ValueError(f"reconstructions: '{name}' shows other images; redo its analysis")
+            rows[name] = arrays["reconstructions"]
+    if not rows:
+        raise Missing("no autoencoder of the sheet is analysed")
+    figures.rows_of_images(rows, stem, columns=8)
+
+
+def _fid_over_steps(registry: Registry, stem: Path, results: Results) -> None:
+    experiment, lines = registry.experiment, {}
+    for run, names in drawn.along_training(experiment).items():
+        points = [
+            figures.Milestone(experiment.scale.milestones[experiment.evaluations[name].milestone], fids)
+            for name in names
+            if (fids := _values(results["evaluation", name], "fid"))
+        ]
+        if points:
+            lines[_run_label(registry, run)] = sorted(points, key=lambda p: p.step)
+    if not lines:
+        raise Missing("no evaluation along a training is measured")
+    figures.fid_over_steps(lines, stem, fid=_metric(registry, "fid"))
+
+
+def _guidance(registry: Registry, stem: Path, results: Results) -> None:
+    experiment, lines = registry.experiment, {}
+    for (run, milestone), names in drawn.along_guidance(experiment).items():
+        points = []
+        for name in names:
+            row, result = experiment.evaluations[name], results["evaluation", name]
+            if result is not None:
+                guided = row.interval is not None
+                points.append(figures.Guided(row.cfg, guided, _values(result, "fid"), _values(result, "recall")))
+        if points:
+            lines[f"{_run_label(registry, run)}, {milestone}"] = points
+    if not lines:
+        raise Missing("no evaluation with guidance is measured")
+    figures.guidance(lines, stem, fid=_metric(registry, "fid"), recall=_metric(registry, "recall"))
+
+
+def _curves(registry: Registry, stem: Path, results: Results) -> None:
+    """Loss curves: one panel for the autoencoders' reconstruction, one per transformer family; repeats are left out."""
+    experiment = registry.experiment
+    panels: dict[str, dict[str, figures.Curve]] = {}
+    for name in registry.autoencoders:
+        result = results["autoencoder", name]
+        if experiment.autoencoders[name].repeat_of is None and result and result["curve"].get("mse"):
+            panels.setdefault("autoencoder MSE", {})[result["name"]] = figures.Curve(
+                result["curve"]["step"], result["curve"]["mse"]
+            )
+    longest: dict[str, dict] = {}
+    for name, row in experiment.evaluations.items():
+        result = results["evaluation", name]
+        if row.repeat_of is None and result and result["curve"] and len(result["curve"]["step"]) >= 2:
+            steps = result["curve"]["step"][-1]
+            if row.run not in longest or steps > longest[row.run]["step"][-1]:
+                longest[row.run] = result["curve"]
+    for run, curve in longest.items():
+        row = experiment.runs[run]
+        panel = "DiT loss" if row.family == "DiT" else "SiT velocity loss"
+        panels.setdefault(panel, {})[run] = figures.Curve(curve["step"], curve["mse" if row.family == "DiT" else "velocity"])
+    if not panels:
+        raise Missing("no training curve exists")
+    figures.curves(panels, stem)
+
+
+def _cost(registry: Registry, stem: Path, results: Results) -> None:
+    rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
+    stages = {row["stage"]: (row["wall"], row["cpu"]) for row in rows if row["stage"] != "render"}
+    if not stages:
+        raise Missing(f"{registry.root}/journal.jsonl records no job")
+    figures.cost(stages, stem)
+
+
+FIGURES: dict[str, Callable[[Registry, Path, Results], None]] = {
+    "figure1": _figure1,
+    "figure2": _figure2,
+    "figure3": _figure3,
+    "checkpoints": _checkpoints,
+    "figure4": _figure4,
+    "figure5": _figure5,
+    "fid_over_steps": _fid_over_steps,
+    "guidance": _guidance,
+    "reconstructions": _reconstructions,
+    "curves": _curves,
+    "cost": _cost,
+}
