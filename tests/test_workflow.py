@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
 from conftest import copy_project, edit, planned, snakemake
@@ -20,6 +21,11 @@ from reals import files
 from reals.registry import Registry
 
 pytestmark = pytest.mark.workflow
+
+FIGURES = (
+    "figure1", "figure2", "figure3", "figure4", "figure5", "checkpoints", "fid_over_steps", "guidance", "reconstructions",
+    "curves", "cost",
+)  # fmt: skip
 
 
 def copy(finished: Path, tmp_path: Path) -> Path:
@@ -36,13 +42,46 @@ def test_every_table_and_figure_is_there(finished):
             text = (root / f"tables/table{n:02d}.{kind}").read_text()
             assert "smoke" in text
             assert "…" not in re.sub(r"…[^\n]*missing", "", text), f"table {n} has missing cells"
-    for name in ("figure1", "figure2", "figure3", "figure4", "figure5", "curves"):
+    for name in FIGURES:
         assert (root / f"figures/{name}.png").stat().st_size > 2000
         assert (root / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     page = (root / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == len(FIGURES)
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
-    assert "<script" not in page
+    assert not re.search(r"<script[^>]", page)
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_the_report_of_a_run_opens_in_a_browser(finished, tmp_path):
+    with browser.page(tmp_path) as tab:
+        tab.size(375, 740, phone=True)
+        tab.open(finished / "results/smoke/report.html")
+        assert tab.run("[...document.images].filter(i => !(i.complete && i.naturalWidth)).length") == 0
+        assert tab.run("document.images.length") == len(FIGURES)
+        assert tab.run("document.documentElement.scrollWidth") <= 375
+        assert tab.run("[...document.querySelectorAll('a')].every(a => document.getElementById(a.hash.slice(1)))")
+        assert tab.run("document.querySelectorAll('td [data-tip]').length") > 300
+        assert tab.complaints() == []
+
+
+def test_snakemakes_own_report_has_captions_and_categories(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    snakemake(folder, "--report", "own.html")
+    text = (folder / "own.html").read_text()
+    for category in ("Tables", "Figures", "Everything on one page"):
+        assert f'"{category}"' in text
+    assert "silhouette of the classes" in text
+    assert all(f"{name}.png" in text for name in FIGURES)
+
+
+def test_one_table_can_be_asked_for_alone(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    registry = Registry(configs.load("smoke", folder=folder / "config"))
+    others = [registry.folder(registry.evaluations[name]) for name in ("sit-xl2-reals_2M_cfg1.4", "sit-b2-reals_400K")]
+    for other in others:
+        shutil.rmtree(folder / other)
+    assert planned(folder, "only_table08") == {"only_table08": 1}
+    assert planned(folder, "only_table05") == {"evaluate": 1, "only_table05": 1}  # the one that it shows
 
 
 def test_the_end_says_where_the_time_went(finished):

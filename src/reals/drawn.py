@@ -1,9 +1,43 @@
-"""Which figures an experiment has, and the results that each is drawn from."""
+"""Which figures an experiment has, what they are called, and the results that each is drawn from."""
 
 from pathlib import Path
 
 from reals.config import EvaluationRow, Experiment, repeats
 from reals.registry import Artefact, Registry
+
+CAPTIONS = {
+    "figure1": "t-SNE of averaged latents, one colour a class, and the similarity of one token (marked) to all others. Below: "
+    "silhouette of the classes, and accuracy of k-NN and of a linear probe, all on averaged latents of held-out images.",
+    "figure2": "The pipeline: the rules of the workflow, as Snakemake knows them.",
+    "figure3": "Samples ({figure3}); classes in order, first seeds, nothing picked.",
+    "checkpoints": "The first samples of several checkpoints, nothing picked; each column has the same noise and label throughout.",
+    "figure4": "Masks and depth read from generated latents through the align network ({target}).",
+    "figure5": "KL weight against FID; the size of a point is the standard deviation of the latents. Where there are several "
+    "seeds, points are means and bars one standard deviation.",
+    "fid_over_steps": "FID along training, without guidance. Where there are several seeds, lines are means and bands one "
+    "standard deviation.",
+    "guidance": "FID against the guidance scale, and what it costs in recall. Hollow points: guided in an interval only.",
+    "reconstructions": "Held-out images and their reconstructions from a posterior sample; nothing picked.",
+    "curves": "Training losses of the autoencoders and transformers behind the tables.",
+    "cost": "Wall-clock and CPU time of each stage, on the machine it ran on.",
+}
+TITLES = {
+    "checkpoints": "Samples along training",
+    "fid_over_steps": "FID over steps",
+    "guidance": "Guidance",
+    "reconstructions": "Reconstructions",
+    "curves": "Training curves",
+    "cost": "Cost",
+}
+
+
+def title(figure: str) -> str:
+    return TITLES.get(figure) or f"Figure {figure.removeprefix('figure')}"
+
+
+def caption(experiment: Experiment, figure: str) -> str:
+    evaluation, target = experiment.figures.figure3["evaluation"], experiment.scale.downstream.target
+    return CAPTIONS[figure].format(figure3=evaluation, target=target)
 
 
 def along_training(experiment: Experiment) -> dict[str, list[str]]:

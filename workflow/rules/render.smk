@@ -2,6 +2,12 @@ SHEETS = EXPERIMENT.sheets
 MODULES = Path(prefork.__file__).parent
 
 
+# In `snakemake --report` the Markdown of each table, by its number and title.
+TABLE_LABELS = {
+    f"{ROOT}/tables/{name}.md": {"table": name, "title": sheet.title.removesuffix(".")} for name, sheet in EXPERIMENT.tables.items()
+}
+
+
 def figure_inputs(wildcards):
     return drawn_from(wildcards.figure)
 
@@ -12,7 +18,10 @@ rule tables:
         sheets=[SHEETS["tables.yaml"], *sorted(SHEETS["tables"].glob("*.tsv"))],
         code=MODULES / "report/tables.py",
     output:
-        TABLES,
+        [
+            report(file, caption="../report/table.rst", category="Tables", labels=TABLE_LABELS[file]) if file in TABLE_LABELS else file
+            for file in TABLES
+        ],
         f"{ROOT}/metrics.json",
         f"{ROOT}/evaluations.csv",
     log:
@@ -30,11 +39,14 @@ rule figure:
         code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle", MODULES / "stages/figures.py"],
     output:
         f"{ROOT}/figures/{{figure}}.pdf",
-        f"{ROOT}/figures/{{figure}}.png",
+        report(
+            f"{ROOT}/figures/{{figure}}.png", caption="../report/figure.rst", category="Figures", labels={"figure": "{figure}"}
+        ),
     log:
         f"{ROOT}/logs/figure/{{figure}}.log",
     params:
         shown=figure_inputs,
+        caption=lambda wildcards: f"{drawn.title(wildcards.figure)}. {drawn.caption(EXPERIMENT, wildcards.figure)}",
     wildcard_constraints:
         figure="|".join(FIGURE_NAMES),
     shell:
@@ -47,7 +59,7 @@ rule report:
         FIGURES,
         code=[MODULES / "report/page.py", MODULES / "report/page.html.j2", MODULES / "report/page.js"],
     output:
-        f"{ROOT}/report.html",
+        report(f"{ROOT}/report.html", caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),
     log:
         f"{ROOT}/logs/report.log",
     shell:

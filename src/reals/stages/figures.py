@@ -14,46 +14,11 @@ from reals.report import figures, tables
 
 Results = Mapping[tuple[str, str], dict | None]
 
-CAPTIONS = {
-    "figure1": "t-SNE of averaged latents, one colour a class, and the similarity of one token (marked) to all others. Below: "
-    "silhouette of the classes, and accuracy of k-NN and of a linear probe, all on averaged latents of held-out images.",
-    "figure2": "The pipeline: the rules of the workflow, as Snakemake knows them.",
-    "figure3": "Samples ({figure3}); classes in order, first seeds, nothing picked.",
-    "checkpoints": "The first samples of several checkpoints, nothing picked; each column has the same noise and label throughout.",
-    "figure4": "Masks and depth read from generated latents through the align network ({target}).",
-    "figure5": "KL weight against FID; the size of a point is the standard deviation of the latents. Where there are several "
-    "seeds, points are means and bars one standard deviation.",
-    "fid_over_steps": "FID along training, without guidance. Where there are several seeds, lines are means and bands one "
-    "standard deviation.",
-    "guidance": "FID against the guidance scale, and what it costs in recall. Hollow points: guided in an interval only.",
-    "reconstructions": "Held-out images and their reconstructions from a posterior sample; nothing picked.",
-    "curves": "Training losses of the autoencoders and transformers behind the tables.",
-    "cost": "Wall-clock and CPU time of each stage, on the machine it ran on.",
-}
-TITLES = {
-    "checkpoints": "Samples along training",
-    "fid_over_steps": "FID over steps",
-    "guidance": "Guidance",
-    "reconstructions": "Reconstructions",
-    "curves": "Training curves",
-    "cost": "Cost",
-}
 SCORES = {"silhouette": "silhouette", "knn": "k-NN", "linear_probe": "probe"}
 
 
 class Missing(ValueError):
     """What a figure is drawn from does not exist yet."""
-
-
-def title(figure: str) -> str:
-    return TITLES.get(figure) or f"Figure {figure.removeprefix('figure')}"
-
-
-def caption(registry: Registry, figure: str, results: Results) -> str:
-    sheet = registry.experiment.figures
-    result = results.get(("downstream", sheet.figure4["evaluation"]))
-    target = result["protocol"]["target"] if result else "not made yet"
-    return CAPTIONS[figure].format(figure3=sheet.figure3["evaluation"], target=target)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

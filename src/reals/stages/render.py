@@ -8,7 +8,7 @@ from reals import drawn, files, journal, provenance
 from reals.config import repeats
 from reals.registry import Registry
 from reals.report import page, tables
-from reals.stages.figures import FIGURES, Missing, caption, title
+from reals.stages.figures import FIGURES, Missing
 
 
 def load_results(registry: Registry) -> dict[tuple[str, str], dict | None]:
@@ -133,7 +133,7 @@ def report(registry: Registry) -> None:
     pictures = []
     for name in drawn.figures(registry):
         png = registry.root / "figures" / f"{name}.png"
-        pictures.append(page.Picture(title(name), caption(registry, name, results), png if png.exists() else None))
+        pictures.append(page.Picture(drawn.title(name), drawn.caption(registry.experiment, name), png if png.exists() else None))
     rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
     times = [page.StageTime(r["stage"], r["jobs"], r["wall"], r["cpu"]) for r in rows]
     kinds = {"evaluation": registry.evaluations, "autoencoder": registry.analyses, "downstream": registry.downstream}
