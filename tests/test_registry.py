@@ -118,6 +118,16 @@ def test_a_run_on_another_path_is_sampled_on_it(project):
         load("demo")
 
 
+def test_a_run_may_scale_its_latents_by_another_factor(project):
+    before = Registry(load("cifar10", folder=project / "config"))
+    fixed, own = before.runs["sit-b2-reals-fixed"], before.runs["sit-b2-reals"]
+    assert (fixed.spec["scaling_factor"], own.spec.get("scaling_factor")) == (0.18215, None)
+    assert fixed.needed("latents").id == own.needed("latents").id
+    edit(project / "config/sheets/cifar10/runs.tsv", "\t0.18215", "\t-0.5")
+    with pytest.raises(ConfigError, match=r"runs.tsv line .*: scaling_factor: .*greater than 0"):
+        load("cifar10", folder=project / "config")
+
+
 def test_other_data_is_another_experiment(project):
     assert changed(ids("cifar10"), ids("cifar10", data="/x/birds")) == set(ids("cifar10", data="/x/birds"))
 

@@ -45,6 +45,10 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
     autoencoder.run(context, r.autoencoders["sd-vae"])
     latents.run(context, r.latents["sd-vae"])
     cache = latents.Latents(context.folder(r.latents["sd-vae"]))
+    noise = torch.zeros(2, 4, *cache.rows("moments", [0], np.zeros(1, int)).shape[2:])
+    double = latents.Latents(context.folder(r.latents["sd-vae"]), scaling_factor=2 * cache.scaling_factor)
+    pair = [c.batch([0, 1], np.zeros(2, int), noise) for c in (cache, double)]
+    torch.testing.assert_close(pair[1], 2 * pair[0])
     vae = models.load(context.folder(r.autoencoders["sd-vae"]))
     indices, flips = np.arange(80), np.arange(80) % 3 == 0
     noise = torch.randn(80, 4, 8, 8)

@@ -13,7 +13,9 @@ from pathlib import Path
 import browser
 import numpy as np
 import pytest
+import yaml
 from conftest import copy_project, edit, planned, snakemake
+from PIL import Image
 from scenes import write_depth, write_voc
 
 from reals import config as configs
@@ -391,18 +393,47 @@ def test_every_cell_of_every_table_has_its_source(project):
                 assert row.source in known[table.source]
 
 
-def test_own_photographs_by_a_path(project):
-    """Mixed sizes and modes, unbalanced classes; only a path is named."""
-    import numpy as np
-    from PIL import Image
-
+def write_photographs(folder: Path) -> None:
+    """An ImageFolder as people have them: mixed sizes and modes, unbalanced classes."""
     random = np.random.default_rng(0)
     for name, count in (("cat", 14), ("dog", 9), ("eel", 30)):
-        (project / "photos" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for i in range(count):
             size = random.integers(20, 90, 2)
             image = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
-            image.convert(["RGB", "L", "CMYK"][i % 3]).save(project / "photos" / name / f"{i}.jpg")
+            image.convert(["RGB", "L", "CMYK"][i % 3]).save(folder / name / f"{i}.jpg")
+
+
+def test_own_photographs_at_64_pixels_by_a_copy_of_the_scale_file(project):
+    write_photographs(project / "photos")
+    values = yaml.safe_load((project / "config/scales/cifar10.yaml").read_text())
+    values |= {
+        "name": "mine", "description": "53 photographs at 64x64", "milestones": {"early": 2, "middle": 4, "late": 6},
+        "analysis": {"images": 4, "probe_images": 40, "tsne_classes": 3, "tsne_images": 4},
+    }  # fmt: skip
+    values["data"] |= {"name": "photos", "source": "folder", "path": "photos", "resolution": 64, "held_out": 0.2}
+    values["transformer"]["batch"] = values["autoencoder"]["batch"] = 8
+    values["autoencoder"]["steps"] = 3
+    values["sampling"] |= {"steps": 4, "samples": 24, "gallery": 8, "batch": 24}
+    values["evaluation"]["pr_reference"] = 30
+    for trained in (
+        *values["teachers"].values(),
+        values["bases"]["sd-vae"],
+        *(values["evaluation"][k] for k in ("extractor", "second")),
+    ):
+        trained |= {"steps": 3, "batch": 8}
+    (project / "mine.yaml").write_text(yaml.safe_dump(values))
+    registry = Registry(configs.load(str(project / "mine.yaml"), folder=project / "config"))
+    target = registry.folder(registry.evaluations["sit-b2-reals_late_cfg1.5"]) / "metrics.json"
+    snakemake(project, str(target), str(registry.root / "figures/reconstructions.png"), "--config", "scale=mine.yaml")
+    result = json.loads((project / target).read_text())
+    assert result["protocol"]["data"] == "photos 64x64"
+    assert {"fid", "fid_second", "recall"} <= result["values"].keys()
+    assert np.load(project / target.with_name("pictures.npz"))["images"].shape == (16, 64, 64, 3)
+
+
+def test_own_photographs_by_a_path(project):
+    write_photographs(project / "photos")
     scale = project / "config/scales/smoke.yaml"
     edit(scale, "pr_reference: 100", "pr_reference: 30")
     edit(scale, "target: ink", "target: foreground")

@@ -579,6 +579,8 @@ class RunRow(Repeatable):
     repa: bool
     milestones: Annotated[tuple[str, ...], BeforeValidator(_numbers), Field(min_length=1)]
     path: Annotated[Literal["gvp", "vp"] | None, BeforeValidator(_blank)] = None  # '-' or no column: SiT's linear
+    # What the latents are multiplied by; '-' or no column: the autoencoder's own factor.
+    scaling_factor: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_blank)] = None
 
     @model_validator(mode="after")
     def _has_a_path(self):

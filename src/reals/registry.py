@@ -148,6 +148,7 @@ class Registry:
                     "grad_clip": paper.transformer.repa_grad_clip,
                 }
             spec["path"] = row.path
+            spec["scaling_factor"] = row.scaling_factor
             self.runs[name] = make("run", name, needs, **spec)
         self.samples: dict[str, Artefact] = {}
         self.evaluations: dict[str, Artefact] = {}

@@ -75,11 +75,11 @@ def run(context: Context, artefact: Artefact) -> None:
 
 
 class Latents(Cache):
-    """Scaled sampled latents by image index, from the cache."""
+    """Scaled sampled latents by image index, from the cache; scaled by the autoencoder's own factor unless another is given."""
 
-    def __init__(self, folder: Path, images: Images | None = None):
+    def __init__(self, folder: Path, images: Images | None = None, scaling_factor: float | None = None):
         super().__init__(folder, images)
-        self.scaling_factor: float = self.manifest["scaling_factor"]
+        self.scaling_factor: float = scaling_factor or self.manifest["scaling_factor"]
 
     def batch(self, indices, flips: np.ndarray, noise: Tensor) -> Tensor:
         """noise [B, C, h, w] -> (mean + std * noise) * scaling_factor, float32."""

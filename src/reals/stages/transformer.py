@@ -230,7 +230,7 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
             f"or delete the milestone to train again from the start"
         )
     images = context.images("train")
-    latents = Latents(registry.folder(artefact.needed("latents")), images)
+    latents = Latents(registry.folder(artefact.needed("latents")), images, spec.get("scaling_factor"))
     teacher = online = None
     if "repa" in spec:
         grid = spec["latent_size"] // spec["patch"]
