@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_transformer import GMAC, ours, peak, row, seconds, theirs
+from bench_transformer import GMAC, linear_rate, ours, peak, row, seconds, theirs
 from torch import nn
 
 from reals import rng, shards
@@ -184,6 +184,11 @@ def main() -> None:
         for arm in arms:
             limit = limits["bf16" if arm == "ours recommended" else "fp32"]
             row(arm, times[arm], options.batch, 3 * GMAC[options.model], limit, None, base)
+        print("\nlinear layers of a block alone, forward and backward")
+        for arm in tasks:
+            bf16 = arm == "ours recommended"
+            found, limit = linear_rate(options.model, options.batch, bf16, options.clock), limits["bf16" if bf16 else "fp32"]
+            print(f"  {arm:34} {found:.0f} of {limit:.0f} GMAC/s: {found / limit:.0%} of peak")
         del arms
         print("\noutside forward and backward")
         for arm, task in tasks.items():

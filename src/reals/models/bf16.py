@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IMAGES_AT_ONCE = 2  # in attention's backward
+ROWS_AT_ONCE = 64  # in a transposed copy
 
 
 class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not _applies(x):
             return super().forward(x)
-        return _Linear.apply(*(a.to(torch.bfloat16) for a in (x, self.weight, self.bias)))
+        return _Linear.apply(x.to(torch.bfloat16), self.weight, self.bias)
 
 
 def attention(qkv: Tensor) -> Tensor:
@@ -40,18 +41,35 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
+        ctx.dtype, half = weight.dtype, weight.to(x.dtype)
+        ctx.save_for_backward(x, half)
+        return F.linear(x, half, bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         outer, inner = grad.flatten(0, -2), x.flatten(0, -2)
         if outer.shape[1] > inner.shape[1]:  # the narrower one is the cheaper to copy
-            d_weight = (inner.t().contiguous() @ outer).t()
+            d_weight = _transposed(_transposed(inner, inner.dtype) @ outer, ctx.dtype)
         else:
-            d_weight = outer.t().contiguous() @ inner
-        return grad @ weight, d_weight, outer.sum(dim=0)
+            d_weight = (_transposed(outer, outer.dtype) @ inner).to(ctx.dtype)
+        d_bias = outer.new_ones(1, len(outer)) @ outer  # as a product: a sum over rows is read twice as slowly
+        return grad @ weight, d_weight, d_bias[0].to(ctx.dtype)
+
+
+@torch.library.custom_op("reals::transposed", mutates_args=())
+def _transposed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x [n, m] -> [m, n], contiguous; some rows at a time, since whole columns of a power of two fall on the same cache lines."""
+    out = torch.empty(x.shape[1], x.shape[0], dtype=dtype, device=x.device)
+    for first in range(0, len(x), ROWS_AT_ONCE):
+        some = slice(first, first + ROWS_AT_ONCE)
+        out[:, some].copy_(x[some].t())
+    return out
+
+
+@_transposed.register_fake
+def _(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(x.shape[1], x.shape[0], dtype=dtype, device=x.device)
 
 
 class _Attention(torch.autograd.Function):
