@@ -43,7 +43,7 @@ def test_attention_is_as_close_to_float64_as_the_stock_kernel(spread, batch):
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16)])  # the input or the gradient is the narrower one
 def test_linear_is_as_close_to_float64_as_the_stock_layer(shape):
     layer = Linear(*shape)
-    x, slope = drawn(3, 20, shape[0]), drawn(3, 20, shape[1], name="slope")
+    x, slope = drawn(3, 50, shape[0]), drawn(3, 50, shape[1], name="slope")
 
     def gradients(layer: torch.nn.Module, x, slope, autocast: bool) -> list[torch.Tensor]:
         layer.zero_grad(set_to_none=True)

@@ -78,7 +78,7 @@ class Task(TransformerTask):
 
 
 def train(folder: Path, family: str, steps: int, *, wide: bool = False, accumulate: int = 1, precision: str = "fp32",
-          engine: EngineConfig | None = None, blocks: bool = False, **changes) -> None:  # fmt: skip
+          engine: EngineConfig | None = None, blocks: bool = False, compiled: bool = False, **changes) -> None:  # fmt: skip
     """Trains the real task in this process and, at the end, writes its weights, EMA and moments."""
     if wide:
         torch.set_default_dtype(torch.float64)
@@ -94,7 +94,7 @@ def train(folder: Path, family: str, steps: int, *, wide: bool = False, accumula
     if blocks:
         checkpoint_blocks(model)
     labels = torch.arange(IMAGES) % CLASSES
-    with Processes(precision, accumulate) as several:
+    with Processes(precision, accumulate, compiled) as several:
         task = Task(spec, model, Latents(), labels, several, Teacher() if repa else None)
         for name, value in changes.items():
             setattr(task, name, value)
@@ -149,9 +149,10 @@ def test_any_split_of_the_batch_trains_the_same_network(tmp_path, family):
     one(tmp_path / "1x3", family, 12, wide=True, accumulate=3, blocks=True)
     many(2, tmp_path / "2", family, 12, wide=True)
     many(3, tmp_path / "3x2", family, 12, wide=True, accumulate=2)
+    many(4, tmp_path / "4", family, 12, wide=True)
     expected = final(tmp_path / "1")
     assert not same(tmp_path / "1", tmp_path / "2")  # another order of summation: equality below says something
-    for split in ("1x3", "2", "3x2"):
+    for split in ("1x3", "2", "3x2", "4"):
         for got, wanted in zip(final(tmp_path / split), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
         for got, wanted in zip(curve(tmp_path / split), curve(tmp_path / "1"), strict=True):
@@ -163,6 +164,19 @@ def test_two_processes_agree_with_one_in_single_precision(tmp_path):
     many(2, tmp_path / "2", "SiT", 20)
     for got, wanted in zip(final(tmp_path / "2"), final(tmp_path / "1"), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_compiled_networks_train_the_same_and_are_saved_under_plain_names(tmp_path, count, monkeypatch):
+    compiles = torch.nn.Module.compile
+    # Not inductor, which needs a C++ compiler: the graph is what could go wrong, not its code.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options=None: compiles(module, backend="aot_eager"))
+    many(count, tmp_path / "plain", "SiT", 6, wide=True)
+    many(count, tmp_path / "compiled", "SiT", 6, wide=True, compiled=True)
+    plain, compiled = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("plain", "compiled"))
+    assert compiled["model"].keys() == plain["model"].keys()
+    for got, wanted in zip(final(tmp_path / "compiled"), final(tmp_path / "plain"), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -127,6 +129,38 @@ class Slow(Line):
 
     def state(self):
         return super().state() | {"ballast": self.ballast}
+
+
+def test_event_files_hold_what_the_log_holds_and_start_anew_where_a_run_goes_on(tmp_path, monkeypatch):
+    written, purged = {}, []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            assert folder == str(tmp_path / "tensorboard")
+            purged.append(purge_step)
+
+        def add_scalar(self, name, value, step):
+            written.setdefault(step, {})[name] = value
+
+        def close(self):
+            written["closed"] = True
+
+    package = types.ModuleType("torch.utils.tensorboard")
+    package.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    engine = EngineConfig(log_every=1, tensorboard=True)
+    for steps in (3, 6):
+        training.train(Line(), tmp_path, steps, label="line", engine=engine)
+        assert written.pop("closed")
+    assert purged == [1, 4]
+    assert written == {record["step"]: record for record in training.read_log(tmp_path / "log.jsonl")}
+
+
+def test_without_tensorboard_one_line_says_so_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    training.train(Line(), tmp_path, 2, label="line", engine=EngineConfig(log_every=1, tensorboard=True))
+    assert "the package tensorboard is not installed; log.jsonl holds the same numbers" in capsys.readouterr().err
+    assert len(training.read_log(tmp_path / "log.jsonl")) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
