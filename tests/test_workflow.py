@@ -353,6 +353,36 @@ def test_too_little_disk_is_said_before_work_starts(project):
     assert re.search(r"reals: disk: .* GB free, about .* GB are still needed", done.stderr)
 
 
+def test_a_disk_that_fills_during_generation_stops_with_one_line_and_the_same_command_goes_on(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    edit(folder / "config/scales/smoke.yaml", "samples: 24", "samples: 480")
+    registry = Registry(configs.load("smoke", folder=folder / "config"))
+    target = registry.outputs(registry.samples["sit-b2-reals_400K"])[0]
+    disk = folder / target.parent
+    disk.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = snakemake(folder, str(target), check=False)
+        assert done.returncode != 0
+        said = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if "no room for" in line]
+        assert said and all("make room and run the same command again" in line for line in said)
+        assert "Traceback" not in done.stdout + done.stderr
+        kept = sorted((disk / "parts").glob("*.npz"))
+        assert kept and not (folder / target).exists()
+        with np.load(kept[0]) as part:
+            marked = {name: part[name] for name in part.files}
+        marked["images"][:] = 7  # to be seen in the end: what was done is not done again
+        np.savez(kept[0], **marked)
+        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+        snakemake(folder, str(target))
+        shard = np.load(folder / target)
+        assert shard.shape == (240, 3, 32, 32)
+        assert (shard[:12] == 7).all() and not (shard[12:] == 7).all()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_an_undefined_table_is_refused(project):
     done = snakemake(project, "-n", "results/demo/tables/table99.md", check=False)
     assert done.returncode != 0
