@@ -12,7 +12,7 @@ SRC = REPOSITORY / "src/reals"
 LAYERS = [
     {"config", "rng", "prefork", "flops", "dispatch", "failures"},
     {"registry", "files", "tensors", "progress", "journal", "rehearsal", "site"},
-    {"rates"},
+    {"rates", "drawn"},
     {"images", "paths", "ddpm", "cost", "shards", "processes", "states"},
     {"labelled", "objectives", "models", "extractors", "sources", "provenance", "publish"},
     {"preflight"},
