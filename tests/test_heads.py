@@ -10,7 +10,7 @@ from scenes import write_depth, write_voc
 
 from reals import config, labelled, registry
 from reals.config import ConfigError, LabelsConfig
-from reals.models import heads
+from reals.models import heads, moge
 from reals.registry import Artefact
 from reals.stages import Context, data
 from reals.stages import labelled as stage
@@ -88,7 +88,7 @@ def write_head(path: Path, dim: int = 16, classes: int = 4) -> heads.Segmentatio
 
 def test_a_published_head_loads_for_its_backbone(tmp_path):
     written = write_head(tmp_path / "head.pth")
-    loaded = heads.published(tmp_path / "head.pth", DINO, 16, 4)
+    loaded = heads.published(tmp_path / "head.pth", "voc", DINO, 16, 4)
     x = torch.randn(2, 16, 8, 8)
     assert torch.equal(loaded(x, 32), written(x, 32))
     by_hand = F.interpolate(written.conv_seg(written.bn(x)), (32, 32), mode="bilinear", align_corners=False)
@@ -104,7 +104,7 @@ def test_a_published_head_loads_for_its_backbone(tmp_path):
 def test_a_head_for_another_backbone_is_refused_with_the_reason(tmp_path, teacher, dim, classes, says):
     write_head(tmp_path / "head.pth")
     with pytest.raises(ValueError, match=says):
-        heads.published(tmp_path / "head.pth", teacher, dim, classes)
+        heads.published(tmp_path / "head.pth", "voc", teacher, dim, classes)
 
 
 def test_files_that_are_no_heads(tmp_path):
@@ -118,7 +118,54 @@ def test_files_that_are_no_heads(tmp_path):
         ("none", "or damaged"),
     ):
         with pytest.raises(ValueError, match=says):
-            heads.published(tmp_path / f"{name}.pth", DINO, 16, 4)
+            heads.published(tmp_path / f"{name}.pth", "voc", DINO, 16, 4)
+
+
+MOGE = {"encoder": "dinov2_vitl14", "remap_output": "exp", "intermediate_layers": 4, "dim_upsample": [256, 128, 64],
+        "dim_times_res_block_hidden": 2, "num_res_blocks": 2, "num_tokens_range": [1200, 2500], "last_conv_channels": 32,
+        "last_conv_size": 1}  # fmt: skip
+SMALL = MOGE | {"dim_proj": 32, "dim_upsample": [32, 32], "num_res_blocks": 1, "dim_times_res_block_hidden": 1}
+
+
+def write_moge(path: Path, dim: int, model_config: dict = SMALL, **changed) -> moge.MoGeHead:
+    torch.manual_seed(4)
+    head = moge.MoGeHead(dim, model_config)
+    state = {f"head.{k}": v for k, v in head.state_dict().items()} | {"backbone.cls_token": torch.zeros(1, 1, dim)}
+    torch.save({"model_config": model_config, "model": state} | changed, path)
+    return head.eval()
+
+
+def test_moges_head_at_its_own_sizes():
+    head = moge.MoGeHead(1024, MOGE)
+    shapes = {name: tuple(value.shape) for name, value in head.state_dict().items()}
+    assert shapes["projects.3.weight"] == (512, 1024, 1, 1) and shapes["upsample_blocks.0.0.0.weight"] == (514, 256, 2, 2)
+    assert shapes["upsample_blocks.2.2.layers.5.weight"] == (64, 128, 3, 3) and shapes["output_block.0.2.weight"] == (3, 32, 1, 1)
+    assert shapes["output_block.1.0.weight"] == (32, 66, 3, 3) and shapes["output_block.1.2.weight"] == (1, 32, 1, 1)
+    with torch.no_grad():
+        depth = head(torch.randn(1, 1024, 32, 32), 256)
+    assert depth.shape == (1, 256, 256) and (depth > 0).all() and depth.std() > 0
+
+
+def test_moges_view_plane_reaches_one_half_diagonal():
+    plane = moge.view_plane(4)
+    assert plane.shape == (2, 4, 4) and torch.equal(plane[0], plane[1].T) and torch.equal(plane, -plane.flip(1, 2))
+    assert plane[0, 0].tolist() == pytest.approx([c / 2**0.5 for c in (-0.75, -0.25, 0.25, 0.75)])
+
+
+def test_moges_file_loads_and_what_it_does_not_fit_is_one_line(tmp_path):
+    written, x = write_moge(tmp_path / "moge.pt", 16), torch.randn(2, 16, 4, 4)
+    assert torch.equal(heads.published(tmp_path / "moge.pt", "depth", "", 16, 0)(x, 32), written(x, 32))
+    write_moge(tmp_path / "two.pt", 16, model={"neck.input_blocks.0.weight": torch.zeros(1)})
+    write_moge(tmp_path / "bare.pt", 16, model_config=SMALL, model=None)
+    write_moge(tmp_path / "other.pt", 16, model={"head.projects.0.weight": torch.zeros(1, 16)})
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "moge.pt").read_bytes()[:5000])
+    for name, dim, says in (
+        ("moge", 32, "reads 16 features, the teacher gives 32"), ("two", 16, "MoGe-2's head is another"), ("torn", 16, "or damaged"),
+        ("bare", 16, "no file of MoGe-1"), ("other", 16, "does not fit its own model_config"), ("none", 16, "or damaged"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says) as raised:
+            heads.published(tmp_path / f"{name}.pt", "depth", "", dim, 0)
+        assert "\n" not in str(raised.value)
 
 
 def test_at_dinov2_larges_sizes():
@@ -164,7 +211,10 @@ def test_labels_are_part_of_the_identity_by_name_not_by_path(project, folders):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [("layout: voc", "layout: depth", "classes means nothing to the depth layout"), ("target: labelled", "target: ink", "is for target labelled"),
-     ("layout: depth", "layout: voc", "depth.layout voc: expected depth")],
+     ("layout: depth", "layout: voc", "depth.layout voc: expected depth"),
+     ("layout: depth", "layout: depth, head: moge.pt", "MoGe's depth head reads four layers of a backbone without registers"),
+     ("layout: depth", "layout: depth, head: moge.pt, experimental: true", "scale and shift alone; add relative: true"),
+     ("layout: voc", "layout: voc, experimental: true", "experimental means nothing to the voc layout")],
 )  # fmt: skip
 def test_labels_in_the_wrong_place_are_one_line(project, folders, old, new, says):
     labelled_scale(project, folders)
@@ -178,6 +228,25 @@ def test_missing_labels_are_said_before_the_first_job(project, folders):
 
     labelled_scale(project, ("/no/such/folder", folders[1]))
     with pytest.raises(ConfigError, match=r"downstream.segmentation.path: /no/such/folder is not a folder"):
+        preflight.check(registry.Registry(config.load("smoke")))
+
+
+def test_heads_that_do_not_fit_the_teacher_are_said_before_the_first_job(project, folders, tmp_path):
+    from reals import preflight
+
+    labelled_scale(project, folders)
+    scale = project / "config/scales/smoke.yaml"
+    dim = config.load("smoke").scale.teachers["large"].width
+    write_moge(tmp_path / "moge.pt", dim)
+    edit(scale, "layout: depth", f"layout: depth, head: {tmp_path / 'moge.pt'}, experimental: true, relative: true")
+    preflight.check(registry.Registry(config.load("smoke")))
+    write_moge(tmp_path / "moge.pt", dim + 1)
+    with pytest.raises(ConfigError, match=f"reads {dim + 1} features, the teacher gives {dim}"):
+        preflight.check(registry.Registry(config.load("smoke")))
+    write_moge(tmp_path / "moge.pt", dim)
+    write_head(tmp_path / "head.pth")
+    edit(scale, "layout: voc", f"layout: voc, head: {tmp_path / 'head.pth'}")
+    with pytest.raises(ConfigError, match="not for a teacher trained here; leave head out"):
         preflight.check(registry.Registry(config.load("smoke")))
 
 

@@ -276,14 +276,22 @@ class LabelsConfig(Strict):
     version: int = 1  # raise it when the files behind the path change
     classes: Annotated[int, Field(ge=2, le=255)] | None = None  # of masks; the layout's own (21, 150) unless set
     relative: bool | None = None  # of depth: known up to scale and shift alone (a model's pseudo-depth)
-    head: str | None = None  # a published segmentation head in place of one trained here
+    head: str | None = None  # a published file in place of a head trained here: DINOv2's of classes, MoGe-1's of depth
+    experimental: bool | None = None  # of a depth head: yes, MoGe's on features that it was not made for
 
     @model_validator(mode="after")
     def _fits_its_layout(self):
         depth = self.layout == "depth"
-        for key in ("classes", "head") if depth else ("relative",):
+        for key in ("classes",) if depth else ("relative", "experimental"):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} means nothing to the {self.layout} layout")
+        if depth and self.head and not self.experimental:
+            raise ValueError(
+                "head: MoGe's depth head reads four layers of a backbone without registers that was fine-tuned with it, not one "
+                "aligned map; leave head out to train one here, or add experimental: true to try it all the same"
+            )
+        if depth and self.head and not self.relative:
+            raise ValueError("head: what MoGe's head gives is known up to scale and shift alone; add relative: true")
         return self
 
 

@@ -104,7 +104,7 @@ def read_depth(path: Path) -> np.ndarray:
 
 
 def classes(config: LabelsConfig) -> int:
-    return config.classes or CLASSES[config.layout]
+    return config.classes or CLASSES.get(config.layout, 0)
 
 
 def pairs(config: LabelsConfig, what: str) -> dict[str, Pairs]:

@@ -62,6 +62,8 @@ def check(registry: Registry) -> None:
     if any(not output.exists() for artefact in registry.downstream.values() for output in registry.outputs(artefact)):
         for what, config in _labelled(registry):
             labelled.pairs(config, what)
+            if config.head is not None:
+                published_head(registry, config)
     disk(registry)
 
 
@@ -118,12 +120,29 @@ def _labelled(registry: Registry) -> Iterator[tuple[str, LabelsConfig]]:
             yield f"downstream.{kind}", labels
 
 
+def published_head(registry: Registry, config: LabelsConfig) -> None:
+    """That a published head file fits the teacher whose features the head will be given. ConfigError where it does not."""
+    from reals.cost import teacher_width
+    from reals.labelled import classes
+    from reals.models import heads
+
+    for key, teacher in registry.experiment.scale.teachers.items():
+        if any(registry.teachers[key] is artefact.needed("teacher") for artefact in registry.downstream.values()):
+            model = teacher.model if isinstance(teacher, PretrainedTeacher) else ""
+            try:
+                heads.published(Path(config.head or ""), config.layout, model, teacher_width(teacher), classes(config))
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+
+
 def labels(registry: Registry, what: str, config: LabelsConfig) -> str:
     """Pairs in both splits, and whether a few chosen at random can be read."""
     from reals import labelled, rng
 
     scale = registry.experiment.scale
     splits = labelled.pairs(config, what)
+    if config.head is not None:
+        published_head(registry, config)
     for split, pairs in splits.items():
         chosen = rng.permutation(scale.seeds.data, f"labels looked at, {split}", n=len(pairs))[:LABELS_READ]
         for i in chosen.tolist():
@@ -149,7 +168,7 @@ def _stated_files(registry: Registry) -> Iterator[tuple[str, str, str | None]]:
         ("evaluation.reference", scale.evaluation.reference, None),
         ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None)),
         ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None),
-        ("downstream.segmentation.head", getattr(scale.downstream.segmentation, "head", None), None),
+        *((f"{what}.head", labels.head, None) for what, labels in _labelled(registry)),
         *((f"teachers.{k}.weights", getattr(t, "weights", None), getattr(t, "sha256", None)) for k, t in scale.teachers.items()),
     ]
     yield from (entry for entry in stated if entry[1] is not None)

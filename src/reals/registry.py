@@ -205,8 +205,9 @@ class Registry:
             base = self.autoencoders[row.init] if labelled else None
             where = {"segmentation": {"path"}, "depth": {"path"}}
             spec = scale.downstream.model_dump(exclude=where)
-            if spec["segmentation"] and spec["segmentation"]["head"]:
-                spec["segmentation"]["head"] = Path(spec["segmentation"]["head"]).name
+            for labels in (spec["segmentation"], spec["depth"]):
+                if labels and labels["head"]:
+                    labels["head"] = Path(labels["head"]).name
             self.downstream[name] = make(
                 "downstream", name, [self.samples[name], self.data, source, base], **spec, held_out_images=scale.analysis.images, seed=seeds.analysis,
             )  # fmt: skip

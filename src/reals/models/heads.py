@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reals.models import moge
+
 DEPTH_WIDTH = 128  # our choice
 SMALLEST_DEPTH = 1e-3
 
@@ -81,7 +83,7 @@ def _normalised(values: Tensor) -> Tensor:
     return centred / centred.abs().mean().clamp_min(1e-6)
 
 
-def published(path: Path, teacher: str, dim: int, classes: int) -> SegmentationHead:
+def published_segmentation(path: Path, teacher: str, dim: int, classes: int) -> SegmentationHead:
     """DINOv2's published linear segmentation head (mmseg's file: decode_head.bn.*, decode_head.conv_seg.*), for its own backbone.
 
     ValueError (one line) where the teacher is another network than the head was made for. The published heads belong to the
@@ -110,3 +112,8 @@ def published(path: Path, teacher: str, dim: int, classes: int) -> SegmentationH
             )
     head.load_state_dict({name: state[name] for name in head.state_dict()})
     return head.eval()
+
+
+def published(path: Path, layout: str, teacher: str, dim: int, classes: int) -> nn.Module:
+    """The published head of a kind of labels: DINOv2's for masks, MoGe's (an experiment) for depth. ValueError as theirs."""
+    return moge.load(path, dim) if layout == "depth" else published_segmentation(path, teacher, dim, classes)

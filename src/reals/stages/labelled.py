@@ -75,9 +75,9 @@ def run(context: Context, artefact: Artefact, z: Tensor, images: np.ndarray) -> 
         if labels is None:
             continue
         splits = labelled.pairs(labels, f"downstream.{kind}")
-        if kind == "segmentation" and labels.head is not None:
-            head = networks.published(Path(labels.head), found.teacher_name, found.dim, labelled.classes(labels))
-            head = head.to(context.device)
+        if labels.head is not None:
+            classes = labelled.classes(labels)
+            head = networks.published(Path(labels.head), labels.layout, found.teacher_name, found.dim, classes).to(context.device)
         else:
             head = train(context, artefact, kind, splits["train"], found.teacher, found.dim, "teacher")
         probe = train(context, artefact, kind, splits["train"], found.base, found.channels, "base")
@@ -171,5 +171,6 @@ def described(context: Context) -> dict[str, str]:
         facts["segmentation"] = f"{config.segmentation.name} ({config.segmentation.layout}): {head}; mIoU over the held-out split"
     if config.depth is not None:
         how = "after scale and shift by least squares for each image" if config.depth.relative else "as predicted, no alignment"
-        facts["depth"] = f"{config.depth.name}: AbsRel and delta1 {how}, means over images"
+        head = "MoGe's head, experimental, on one last-layer map in place of its own backbone's four" if config.depth.head else ""
+        facts["depth"] = f"{config.depth.name}: {head or 'head trained here'}; AbsRel and delta1 {how}, means over images"
     return facts
