@@ -38,6 +38,17 @@ def judge(**config) -> SmallCNN:
     return model.eval()
 
 
+@pytest.mark.parametrize("width", [2, 3, 4, 8])
+def test_narrow_judges_train_in_channels_last_order(width):
+    """A strided 1x1 convolution there ends the process on CPUs without AVX-512."""
+    model = SmallCNN(SmallCNNConfig(classes=10, width=width))
+    initialise_small_cnn(model, generator(0, "judge"))
+    model.to(memory_format=torch.channels_last)
+    images = image_bytes(4).contiguous(memory_format=torch.channels_last)
+    model(images).square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
 def test_the_judge_has_the_stated_sizes():
     extractor = small_cnn_extractor(judge(), "digits-cnn")
     features = extractor.features(image_bytes(3))

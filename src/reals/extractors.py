@@ -304,10 +304,12 @@ class _Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(*_conv_norm(before, after, stride), nn.ReLU(inplace=True), *_conv_norm(after, after, stride=1))
         same = before == after and stride == 1
-        self.skip = nn.Identity() if same else nn.Sequential(*_conv_norm(before, after, stride, kernel=1))
+        self.stride = stride
+        self.skip = nn.Identity() if same else nn.Sequential(*_conv_norm(before, after, 1, kernel=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.skip(x))
+        # Not a convolution with a stride: that one crashes oneDNN on CPUs without AVX-512 (channels last, fewer than 8 channels).
+        return F.relu(self.body(x) + self.skip(x[:, :, :: self.stride, :: self.stride]))
 
 
 def _conv_norm(before: int, after: int, stride: int, kernel: int = 3) -> tuple[nn.Module, nn.Module]:
