@@ -29,11 +29,17 @@ def main() -> None:
     def by_seed(arm: str, point: str, metric: str) -> dict[int, float]:
         name = f"{options.run.format(arm=arm)}_{point}"
         rows = registry.experiment.evaluations
-        files = {s: registry.folder(registry.evaluations[n]) / "metrics.json" for s, n in (repeats(rows, name) or {0: name}).items()}
+        files = {
+            s: registry.folder(registry.evaluations[n]) / "metrics.json" for s, n in (repeats(rows, name) or {0: name}).items()
+        }
         return {seed: read_json(file)["values"][metric] for seed, file in files.items() if file.exists()}
 
     for metric in options.metrics:
-        print(f"\n| {metric} | {' | '.join(ARMS.values())} | ReaLS against base | against control |\n" + "|---" * (3 + len(ARMS)) + "|")
+        print(
+            f"\n| {metric} | {' | '.join(ARMS.values())} | ReaLS against base | against control |\n"
+            + "|---" * (3 + len(ARMS))
+            + "|"
+        )
         for point, label in POINTS.items():
             values = {arm: by_seed(arm, point, metric) for arm in ARMS}
             cells = [spread(list(of_seed.values()), "{:.2f}") for of_seed in values.values()]

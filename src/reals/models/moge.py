@@ -111,5 +111,7 @@ def load(path: Path, dim: int, where: str = "downstream.depth.head") -> MoGeHead
     try:
         head.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{where}: {path} does not fit its own model_config ({str(error).splitlines()[1].strip()[:100]})") from None
+        raise ValueError(
+            f"{where}: {path} does not fit its own model_config ({str(error).splitlines()[1].strip()[:100]})"
+        ) from None
     return head.eval().requires_grad_(False)
