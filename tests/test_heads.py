@@ -208,6 +208,13 @@ def test_labels_are_part_of_the_identity_by_name_not_by_path(project, folders):
     assert identity() == with_labels
 
 
+def test_labels_stay_when_other_photographs_are_trained_on(project, folders):
+    assert config.load("smoke", data="/photos/birds").scale.downstream.target == "foreground"
+    labelled_scale(project, folders)
+    downstream = config.load("smoke", data="/photos/birds").scale.downstream
+    assert downstream.target == "labelled" and downstream.segmentation.classes == 4
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [("layout: voc", "layout: depth", "classes means nothing to the depth layout"), ("target: labelled", "target: ink", "is for target labelled"),

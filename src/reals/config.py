@@ -947,8 +947,8 @@ def load(
         values |= {"paper": False, "description": f"the sizes of scale {scale} on the images of {name}"}
         if isinstance(values.get("evaluation"), dict):
             values["evaluation"] = values["evaluation"] | {"reference": None}
-        if isinstance(values.get("downstream"), dict):
-            values["downstream"] = values["downstream"] | {"target": "foreground", "segmentation": None, "depth": None}
+        if isinstance(values.get("downstream"), dict) and values["downstream"].get("target") == "ink":
+            values["downstream"] = values["downstream"] | {"target": "foreground"}
         command += ["--data", data]
         overrides.append(f"data={data}")
     elif path.parent != folder / "scales" and (folder / "scales" / f"{values.get('name')}.yaml").exists():
