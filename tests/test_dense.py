@@ -163,6 +163,15 @@ def test_a_depth_map_that_is_none(tmp_path, array, says):
 
 
 def test_settings_that_mean_nothing_are_refused(tmp_path):
-    for more, layout in (({"relative": True}, "voc"), ({"classes": 3}, "depth"), ({"head": "a.pth"}, "depth")):
+    for more, layout in (({"relative": True}, "voc"), ({"classes": 3}, "depth"), ({"experimental": True}, "voc")):
         with pytest.raises(ValueError, match="means nothing to the"):
             config(layout, tmp_path, **more)
+
+
+def test_the_correlation_of_depths_sees_neither_scale_nor_shift_and_is_a_mean_over_images():
+    one = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert dense.depth_correlation(one, 3 * one + 7) == pytest.approx(1)
+    assert dense.depth_correlation(one, torch.stack([one[0], -one[1], torch.ones(6, 6)])) == pytest.approx(0)
+    other = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1))
+    by_hand = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one.numpy(), other.numpy(), strict=True)])
+    assert dense.depth_correlation(one, other) == pytest.approx(by_hand, rel=1e-5)

@@ -153,7 +153,9 @@ def test_labelled_images_give_figure_4_classes_and_depth_and_retrain_nothing(fin
     [made] = {a.id: a for a in registry.downstream.values()}.values()
     result = json.loads((folder / registry.folder(made) / "metrics.json").read_text())
     kinds = {"miou": 1, "absrel": None, "delta1": 1}
-    assert result["values"].keys() == {f"{k}_{of}" for k in kinds for of in ("teacher", "align", "base", "generated")}
+    named = {f"{k}_{of}" for k in kinds for of in ("teacher", "align", "base")} | {"miou_generated", "correlation_generated"}
+    assert result["values"].keys() == named
+    assert -1 <= result["values"].pop("correlation_generated") <= 1
     for name, value in result["values"].items():
         assert 0 <= value <= (kinds[name.split("_")[0]] or float("inf")), name
     assert "after scale and shift" in result["protocol"]["depth"]

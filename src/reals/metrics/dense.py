@@ -57,3 +57,14 @@ def depth_errors(predicted: Tensor, truth: Tensor) -> dict[str, float]:
     near = p.clamp_min(torch.finfo(torch.float64).tiny)
     right = ((torch.maximum(near / t, t / near) < DELTA) & known).sum((1, 2))[some] / n
     return {"absrel": float(relative.mean()), "delta1": float(right.mean())}
+
+
+def depth_correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson correlation of two depth maps [B, H, W], image by image, then the mean: -1 to 1; a constant map has none (0).
+
+    For two predictions that are both known up to scale and shift, of which neither has the depths that relative errors divide by.
+    """
+    a, b = (maps.double().flatten(1) for maps in (one, other))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    size = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return float(torch.where(size > 0, (a * b).sum(1) / size.clamp_min(torch.finfo(torch.float64).tiny), 0.0).mean())

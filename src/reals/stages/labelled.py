@@ -96,8 +96,11 @@ def run(context: Context, artefact: Artefact, z: Tensor, images: np.ndarray) -> 
             values["miou_generated"] = dense.mean_iou(dense.confusion(seen, true, labelled.classes(labels)))
         else:
             arrays["depth"] = seen.cpu().numpy()
-            errors = dense.depth_errors(*_comparable(labels, seen.cpu(), true.cpu()))
-            values |= {f"{metric}_generated": value for metric, value in errors.items()}
+            if labels.relative:
+                values["correlation_generated"] = dense.depth_correlation(seen.cpu(), true.cpu())
+            else:
+                errors = dense.depth_errors(seen.cpu(), true.cpu())
+                values |= {f"{metric}_generated": value for metric, value in errors.items()}
     return values, arrays
 
 
