@@ -24,6 +24,7 @@ from reals.config import load
 from reals.models import teacher as teachers
 from reals.registry import Registry
 from reals.stages import Context
+from reals.stages.evaluate import batches
 
 NUMBER = {"train": 1200, "held_out": 400}
 FITTED = 10_000  # tokens behind the clusters
@@ -47,9 +48,7 @@ def main() -> None:
         chosen = rng.permutation(0, f"clusters, {split}", n=len(images))[: NUMBER[split]]
         pixels = images.batch(chosen)
         with torch.no_grad():
-            blocks = [
-                teacher.features(block.to(context.device).float() / 255)[0] for block in torch.from_numpy(pixels).split(100)
-            ]
+            blocks = [teacher.features(block.to(context.device).float() / 255)[0] for block in batches(pixels)]
         tokens = torch.cat(blocks).cpu().numpy()
         if clusters is None:
             flat = tokens.reshape(-1, tokens.shape[-1])

@@ -1,12 +1,12 @@
 """Light heads on a map of teacher features: classes (DINOv2's linear head) and depth, and published head files."""
 
-import pickle
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reals import tensors
 from reals.models import moge
 
 DEPTH_WIDTH = 128  # our choice
@@ -95,10 +95,9 @@ def published_segmentation(path: Path, teacher: str, dim: int, classes: int) -> 
             f"{teacher or 'a teacher trained here'}; leave head out to train one on this teacher"
         )
     try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise ValueError(f"downstream.segmentation.head: {path} is no .pth of tensors, or damaged ({reason})") from None
+        file, _ = tensors.read(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"downstream.segmentation.head: {path} is no .pth of tensors, or damaged ({error})") from None
     state = file.get("state_dict", file) if isinstance(file, dict) else {}
     state = {k.removeprefix("decode_head."): v for k, v in state.items() if isinstance(v, Tensor)}
     head = SegmentationHead(dim, classes)

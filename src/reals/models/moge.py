@@ -1,6 +1,5 @@
 """MoGe-1's depth head on one map of features: an experiment, since the head was made for another backbone's four maps."""
 
-import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reals import tensors
+
+WHERE = "downstream.depth.head"
 REMAPS = {"linear": lambda z: z, "sinh": torch.sinh, "exp": torch.exp, "sinh_exp": torch.exp}
 PIXELS_PER_TOKEN = 14  # DINOv2's patch, at which the last block works whatever size is asked for
 
@@ -88,30 +90,28 @@ def _resize(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
 
 
-def load(path: Path, dim: int, where: str = "downstream.depth.head") -> MoGeHead:
+def load(path: Path, dim: int) -> MoGeHead:
     """The head of a MoGe-1 file (model.pt: model_config, model) for features of ``dim`` channels, in eval mode.
 
     ValueError (one line) where the file is damaged, of another model (MoGe-2 has another head), or of a backbone of another width.
     """
     try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise ValueError(f"{where}: {path} is no .pt of tensors, or damaged ({reason})") from None
+        file, _ = tensors.read(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{WHERE}: {path} is no .pt of tensors, or damaged ({error})") from None
     config, model = (file.get("model_config"), file.get("model")) if isinstance(file, dict) else (None, None)
     if not isinstance(config, dict) or not isinstance(model, dict):
-        raise ValueError(f"{where}: {path} has no model_config and model; it is no file of MoGe-1")
+        raise ValueError(f"{WHERE}: {path} has no model_config and model; it is no file of MoGe-1")
     if config.get("remap_output") not in (*REMAPS, None, False) or not any(name.startswith("head.projects.") for name in model):
-        raise ValueError(f"{where}: {path} is not MoGe-1 (no head.projects, or another remap_output); MoGe-2's head is another")
+        raise ValueError(f"{WHERE}: {path} is not MoGe-1 (no head.projects, or another remap_output); MoGe-2's head is another")
     state = {name.removeprefix("head."): value for name, value in model.items() if name.startswith("head.")}
     width = state.get("projects.0.weight", torch.empty(0, 0)).shape[1]
     if width != dim:
-        raise ValueError(f"{where}: {path} reads {width} features, the teacher gives {dim}; it belongs to another backbone")
+        raise ValueError(f"{WHERE}: {path} reads {width} features, the teacher gives {dim}; it belongs to another backbone")
     head = MoGeHead(dim, config)
     try:
-        head.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: {path} does not fit its own model_config ({str(error).splitlines()[1].strip()[:100]})"
-        ) from None
+        tensors.check(path, state, head.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{WHERE}: {path} does not fit its own model_config ({error})") from None
+    head.load_state_dict(state)
     return head.eval().requires_grad_(False)

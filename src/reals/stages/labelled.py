@@ -174,6 +174,10 @@ def described(context: Context) -> dict[str, str]:
         facts["segmentation"] = f"{config.segmentation.name} ({config.segmentation.layout}): {head}; mIoU over the held-out split"
     if config.depth is not None:
         how = "after scale and shift by least squares for each image" if config.depth.relative else "as predicted, no alignment"
-        head = "MoGe's head, experimental, on one last-layer map in place of its own backbone's four" if config.depth.head else ""
-        facts["depth"] = f"{config.depth.name}: {head or 'head trained here'}; AbsRel and delta1 {how}, means over images"
+        head = (
+            "MoGe's head, experimental, on one last-layer map in place of its own backbone's four"
+            if config.depth.head
+            else "head trained here"
+        )
+        facts["depth"] = f"{config.depth.name}: {head}; AbsRel and delta1 {how}, means over images"
     return facts
