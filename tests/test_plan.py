@@ -197,6 +197,14 @@ def test_a_table_of_rates_with_a_hole(project, capsys):
     assert "a100: bf16: needs a number of TFLOP/s for sampling" in capsys.readouterr().err
 
 
+def test_a_device_that_is_slow_at_a_type_is_not_kept_busy_with_large_products(monkeypatch):
+    from reals.commands import measure
+
+    monkeypatch.setattr(measure, "SQUARES", (8, 10**7))  # the second would take 400 TB
+    monkeypatch.setattr(measure, "STEP_SECONDS", 0.0)
+    assert measure.peak(measure.Bench(torch.device("cpu"), 1, 0.1), "fp32") > 0
+
+
 def test_a_measurement_feeds_the_plan(project, capsys, monkeypatch):
     from reals.commands import measure
 
