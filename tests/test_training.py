@@ -186,10 +186,44 @@ def test_the_data_order_is_one_stream_of_permutations(n, batch, seed):
 
 
 def test_the_log_never_repeats_a_step(tmp_path):
-    log = training.Log(tmp_path / "log.jsonl", 0)
+    log = training.Log(tmp_path / "log.jsonl", 0, 6)
     for step in range(1, 6):
         log.write({"step": step})
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # a line a kill cut short
-    training.Log(tmp_path / "log.jsonl", 3).write({"step": 4})
+    training.Log(tmp_path / "log.jsonl", 3, 6).write({"step": 4})
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_milestone_put_in_before_finished_ones_can_be_interrupted_and_costs_them_nothing(tmp_path):
+    class Asked(Line):
+        def update(self, step):
+            if step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().update(step)
+
+    folder = tmp_path / "a"
+    run(folder, 20, 40)
+    with pytest.raises(training.Stopped):
+        training.train(Asked(), folder, 10, label="line", engine=EACH_STEP, keep=(10, 20, 40))
+    assert states(folder).newest(10) == 8
+    logged = [r["step"] for r in training.read_log(folder / "log.jsonl")]
+    assert logged == [*range(1, 9), *range(11, 41)]
+    assert same(run(folder, 10), run(tmp_path / "b", 10))
+    assert [r["step"] for r in training.read_log(folder / "log.jsonl")] == list(range(1, 41))
+    assert states(folder).newest(40) == 40 and same(run(folder, 40), run(tmp_path / "b", 40))
+
+
+def test_going_on_does_not_write_into_the_log_that_was_pulled(tmp_path):
+    folder, cached = tmp_path / "a", tmp_path / "object"
+    run(folder, 3)
+    cached.hardlink_to(folder / "log.jsonl")  # as DVC leaves it with cache.type hardlink
+    before = cached.read_text()
+    run(folder, 6)
+    assert cached.read_text() == before
+    assert [r["step"] for r in training.read_log(folder / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_line_cut_short_does_not_hide_the_rest_of_a_log(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n{"step": 3, "loss": 1.0}\n')
+    assert [r["step"] for r in training.read_log(tmp_path / "log.jsonl")] == [1, 3]

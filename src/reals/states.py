@@ -36,6 +36,9 @@ class States:
     def steps(self) -> list[int]:
         return sorted(int(p.stem.removeprefix("step_")) for p in self.folder.glob("step_*.sha256"))
 
+    def upto(self, step: int) -> list[int]:
+        return [s for s in self.steps() if s <= step]
+
     def tidy(self) -> None:
         """Removes what a killed writer left behind."""
         whole = {self.path(step).name for step in self.steps()}
@@ -45,7 +48,7 @@ class States:
 
     def newest(self, upto: int) -> int:
         """The newest whole state not beyond ``upto``; 0 where there is none. A damaged one is said loudly and passed over."""
-        for step in reversed([s for s in self.steps() if s <= upto]):
+        for step in reversed(self.upto(upto)):
             path = self.path(step)
             expected = path.with_suffix(".sha256").read_text().strip()
             if path.exists() and files.sha256(path) == expected:
@@ -94,13 +97,14 @@ class States:
             self._failure = self._explained(error, step, state)
             return
         self.written, self.bytes = self.written + 1, digest.bytes
-        for old in self.steps()[:-KEPT]:
+        # Later states, where a milestone is put in between afterwards, are not this run's to count.
+        for old in self.upto(step)[:-KEPT]:
             if old not in self.keep:
                 self.path(old).with_suffix(".sha256").unlink(missing_ok=True)
                 self.path(old).unlink(missing_ok=True)
 
     def _explained(self, error: OSError, step: int, state: dict) -> OSError:
-        good = self.steps()
+        good = self.upto(step)
         kept = f"the last good state is that of step {good[-1]}" if good else "there is no earlier state"
         if error.errno not in files.NO_ROOM:
             return OSError(

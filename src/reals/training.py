@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -108,14 +108,19 @@ def update_ema(ema: list[Tensor], parameters: Iterable[Tensor], decay: float) ->
 
 
 class Log:
-    """log.jsonl of a run: one line a record; records beyond the resumed step are dropped on opening."""
+    """log.jsonl of a run: one line a record.
 
-    def __init__(self, path: Path, step: int):
+    On opening, the records of the steps that are about to be made (beyond ``step``, up to ``last``) are dropped, and those
+    of later steps, which an earlier call made, stay.
+    """
+
+    def __init__(self, path: Path, step: int, last: int):
         self.path = path
         if path.exists():
             lines = path.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            if kept != lines:
+            kept = [json.dumps(record) for record in read_log(path) if not step < record["step"] <= last]
+            # A file with other names is not only ours: DVC links what it pulls to its cache.
+            if kept != lines or path.is_symlink() or path.stat().st_nlink > 1:
                 files.write_text(path, "".join(line + "\n" for line in kept))
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = path.open("a")
@@ -129,7 +134,12 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The records of a run's log in order of their steps; a line that a kill or a full disk cut short is passed over."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return sorted(records, key=lambda record: record["step"])
 
 
 def tensorboard(folder: Path, step: int):
@@ -223,7 +233,7 @@ class _Run:
             loaded = states.read(done)
             self.task.load(loaded["task"])
             processes.load(loaded.get("processes", {}))
-        self.log = Log(self.folder / "log.jsonl", done) if processes.main else None
+        self.log = Log(self.folder / "log.jsonl", done, self.steps) if processes.main else None
         board = tensorboard(self.folder / "tensorboard", done) if processes.main and self.engine.tensorboard else None
         self.progress = Progress(self.label, self.steps, done, quiet=not processes.main)
         saved = self.marked = time.monotonic()
@@ -281,9 +291,9 @@ class _Run:
         terms = {
             (step, name): terms[name]
             for step, terms in self.unchecked
-            for name in ("loss", "grad_norm")
+            for name in terms
             # An overflow in fp16 is part of finding the loss scale; the step was left out.
-            if name in terms and not (name == "grad_norm" and self.processes.scaler)
+            if name == "loss" or (name.endswith("grad_norm") and not self.processes.scaler)
         }
         values = self.processes.means(terms) if terms else {}
         bad = [step for (step, _), value in values.items() if not abs(value) < float("inf")]
@@ -295,7 +305,7 @@ class _Run:
 
     def fail(self, step: int, what: str) -> None:
         terms = self.processes.means(dict(self.unchecked)[step])
-        good = max([0, *self.states.steps()])
+        good = max([0, *self.states.upto(step)])
         raise NotFinite(
             f"{self.label}: {what} at step {step} ({', '.join(f'{k} {v:.4g}' for k, v in terms.items())}); the last good state is "
             f"that of step {good} in {self.states.folder}; lower the learning rate or look at the data"
