@@ -8,12 +8,25 @@ import torch
 from conftest import REPOSITORY, edit
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
-from reals import config, cost, extractors, registry, shards
+from reals import config, cost, extractors, files, registry, shards
 from reals.metrics.generation import generation_metrics
 from reals.models import autoencoder as models
 from reals.models import teacher as teachers
-from reals.stages import Context, analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, transformer
+from reals.stages import (
+    Context,
+    analyse,
+    autoencoder,
+    classifiers,
+    data,
+    downstream,
+    evaluate,
+    features,
+    latents,
+    sample,
+    transformer,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -122,6 +135,45 @@ def test_a_checkpoint_says_what_it_is_and_a_torn_one_is_refused(context):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"step_2\.safetensors"):
         transformer.load(path, torch.device("cpu"))
+
+
+def another_copy(folder):
+    """The same network with one weight moved, sealed as if it had been made that way elsewhere."""
+    manifest = files.read_json(folder / files.MANIFEST)
+    (weights,) = (folder / name for name in manifest["files"] if name.endswith("model.safetensors"))
+    state = load_file(weights)
+    next(iter(state.values())).view(-1)[0] += 1
+    save_file(state, weights)
+    facts = {k: v for k, v in manifest.items() if k not in ("files", "code")}
+    files.seal(folder, list(manifest["files"]), **facts)
+
+
+def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
+    r = context.registry
+    base, cache = r.autoencoders["sd-vae"], r.latents["sd-vae"]
+    run, samples = r.runs["sit-b2-sd-vae"], r.samples["sit-b2-sd-vae_400K"]
+    step = samples.spec["step"]
+    autoencoder.run(context, base)
+    latents.run(context, cache)
+    transformer.run(context, run, step)
+    sample.run(context, samples, 0)
+    for shard in context.folder(samples).glob("shard_*"):
+        shard.unlink()
+    another_copy(context.folder(base))
+    with pytest.raises(files.MissingArtefact, match=f"{run.id}.*another copy of .*{base.id}.*dvc pull"):
+        sample.run(context, samples, 0)
+    transformer.weights_path(context.folder(run), step).unlink()
+    with pytest.raises(files.MissingArtefact, match=f"{cache.id}.*another copy of .*{base.id}"):
+        transformer.run(context, run, step)
+    (context.folder(base) / files.MANIFEST).unlink()  # pulled without its autoencoder, a cache is enough to train
+    transformer.run(context, run, step)
+
+    classifiers.extractor(context, r.extractor)
+    evaluate.reference(context, r.reference)
+    evaluate.load_reference(context, r.reference)
+    another_copy(context.folder(r.extractor))
+    with pytest.raises(files.MissingArtefact, match=f"{r.reference.id}.*another copy of .*{r.extractor.id}"):
+        evaluate.load_reference(context, r.reference)
 
 
 def test_ink_and_depth_of_a_stroke():
@@ -246,7 +298,7 @@ def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project
     assert [n.kind for n in evaluation.needs] == ["samples", "reference", "reference"]
     judge = classifiers.load_extractor(context, r.second_extractor)
     assert judge.network.config.blocks == 2
-    real = evaluate.load_reference(context.folder(r.second_reference))
+    real = evaluate.load_reference(context, r.second_reference)
     images = context.images("train")
     found = extractors.extract(judge, evaluate.batches(images))
     assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)

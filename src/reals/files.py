@@ -156,6 +156,19 @@ def verified(folder: Path) -> dict:
     return manifest
 
 
+def refuse_other_copy(found: str, made_with: str | None, folder: Path, user: Path) -> None:
+    """MissingArtefact where ``folder`` (fingerprint ``found``) is not the copy that ``user`` says it was made with.
+
+    One id, other bits: made again on another machine, or pulled from elsewhere than its user. Combined, they would give
+    numbers that belong to neither. Users of before this was recorded say nothing (None) and are taken as they are.
+    """
+    if made_with not in (None, found):
+        raise MissingArtefact(
+            f"{user} was made with another copy of {folder} (sha256 {str(made_with)[:16]}, here is {found[:16]}): `dvc pull` the one "
+            f"that belongs to it, or delete {user} to make it again from what is here"
+        )
+
+
 def refuse_damaged(path: Path, digest: str, record: Path) -> None:
     """MissingArtefact where a file's sha256 is not the one that ``record`` says."""
     if (found := sha256(path)) != digest:

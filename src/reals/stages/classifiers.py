@@ -196,6 +196,12 @@ def _judge(context: Context, artefact: Artefact):
     return evaluation.second if second is not None and artefact.id == second.id else evaluation.extractor
 
 
+def extractor_sha256(context: Context, artefact: Artefact) -> str:
+    """What tells one copy of a judge from another: its files, or the weights that it was made from."""
+    manifest = files.opened(context.folder(artefact))
+    return manifest.get("weights_sha256") or files.fingerprint(manifest)
+
+
 def load_extractor(context: Context, artefact: Artefact | None = None) -> extractors.Extractor:
     """The scale's feature network (or the one that ``artefact`` is), ready on the context's device."""
     artefact = artefact or context.registry.extractor

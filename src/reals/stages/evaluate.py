@@ -54,7 +54,8 @@ def reference(context: Context, artefact: Artefact) -> None:
             found = evaluation.merged_reference([streamed_reference(_counted(features, progress), chosen)])
     arrays = evaluation.reference_arrays(found)
     files.write_atomically(folder / "reference.npz", lambda p: save_npz(p, **arrays))
-    files.seal(folder, ["reference.npz"], images=found.pool.n, pr_reference=len(found.features))
+    facts = {"images": found.pool.n, "pr_reference": len(found.features)}
+    files.seal(folder, ["reference.npz"], extractor_sha256=classifiers.extractor_sha256(context, judge), **facts)
 
 
 def _counted(batches: Iterator[extractors.Features], progress: Progress) -> Iterator[extractors.Features]:
@@ -65,8 +66,11 @@ def _counted(batches: Iterator[extractors.Features], progress: Progress) -> Iter
         yield features
 
 
-def load_reference(folder: Path) -> Reference:
-    files.verified(folder)
+def load_reference(context: Context, artefact: Artefact) -> Reference:
+    """MissingArtefact where it is gone, damaged, or of another copy of its judge than the one that is here."""
+    folder, judge = context.folder(artefact), artefact.needed("extractor")
+    made_with = files.verified(folder).get("extractor_sha256")
+    files.refuse_other_copy(classifiers.extractor_sha256(context, judge), made_with, context.folder(judge), folder)
     with np.load(folder / "reference.npz") as stored:
         return evaluation.reference_from({k: stored[k] for k in stored.files})
 
@@ -121,8 +125,7 @@ def run(context: Context, artefact: Artefact) -> None:
     n = sum(len(s) for s in shards)
     if n != samples_artefact.spec["n"]:
         raise ValueError(f"{samples} holds {n} samples, {samples_artefact.spec['n']} expected; delete the folder and run again")
-    reference_folder = registry.folder(artefact.needed("reference"))
-    real = load_reference(reference_folder)
+    real = load_reference(context, registry.reference)
     extractor = classifiers.load_extractor(context)
     progress = Progress(f"features {artefact.name}", n)
     with work():
@@ -134,9 +137,8 @@ def run(context: Context, artefact: Artefact) -> None:
         if registry.second_reference is not None:
             other = classifiers.load_extractor(context, registry.second_extractor)
             theirs = extractors.extract(other, (b for s in shards for b in batches(s)))
-            values["fid_second"] = generation_metrics(
-                theirs, load_reference(registry.folder(registry.second_reference)), pr_reference=0
-            )["fid"]
+            beside = load_reference(context, registry.second_reference)
+            values["fid_second"] = generation_metrics(theirs, beside, pr_reference=0)["fid"]
     run_artefact = samples_artefact.needed("run")
     run_folder = registry.folder(run_artefact)
     first = np.array(shards[0][:PICTURES]).transpose(0, 2, 3, 1)

@@ -55,7 +55,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     path = transformers.weights_path(registry.folder(artefact.needed("run")), spec["step"])
     model, facts = transformers.load(path, context.device)
     source = registry.folder(artefact.needed("autoencoder"))
-    files.verified(source)
+    files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)
     labels, sampling = labels_of(spec, model.config.classes), sampling_of(spec)
     sampling.check(facts["family"], model.config)

@@ -231,6 +231,11 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
         )
     images = context.images("train")
     latents = Latents(registry.folder(artefact.needed("latents")), images, spec.get("scaling_factor"))
+    made_with = latents.manifest.get("autoencoder_sha256")
+    autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
+    if (autoencoder / files.MANIFEST).exists():  # where the cache was pulled alone it is not needed
+        here = files.fingerprint(files.read_json(autoencoder / files.MANIFEST))
+        files.refuse_other_copy(here, made_with, autoencoder, registry.folder(artefact.needed("latents")))
     teacher = online = None
     if "repa" in spec:
         grid = spec["latent_size"] // spec["patch"]
@@ -247,7 +252,6 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
         checkpoint_blocks(model)
     with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
-        autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
         pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
         training.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
@@ -263,6 +267,7 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
         "scaling_factor": latents.scaling_factor,
         "run": artefact.id,
         "autoencoder": latents.manifest["autoencoder"],
+        "autoencoder_sha256": made_with,
         "data_sha256": images.fingerprint(),
         "code": files.code_version(),
     }
