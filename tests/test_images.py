@@ -51,6 +51,18 @@ def test_files_storage_gives_the_same_pixels(tmp_path):
     assert np.array_equal(a.batch([4], np.array([True])), a.batch([4])[..., ::-1])
 
 
+def test_files_that_moved_are_read_where_they_are_now(tmp_path, monkeypatch):
+    root = folder(tmp_path / "in")
+    images.prepare(config(root, storage="files"), 0, tmp_path / "out")
+    before = images.Images(tmp_path / "out", "train").batch([0, 3])
+    root.rename(tmp_path / "moved")
+    folder(root, classes=("bee", "ant"))  # other pixels under the same names
+    assert np.array_equal(images.Images(tmp_path / "out", "train", tmp_path / "moved").batch([0, 3]), before)
+    images.prepare(config(None, source="procedural", storage="files", held_out=None), 0, tmp_path / "painted")
+    (tmp_path / "painted").rename(tmp_path / "elsewhere")
+    assert images.Images(tmp_path / "elsewhere", "train").batch([0]).shape == (1, 3, 16, 16)
+
+
 def test_the_split_is_fixed_and_a_folder_may_bring_its_own(tmp_path):
     a = images.list_folder(config(folder(tmp_path / "in")), 0)
     assert a.paths == images.list_folder(config(tmp_path / "in"), 0).paths
@@ -113,6 +125,20 @@ def test_an_unreadable_image_is_named_or_skipped_and_counted(tmp_path):
     assert (
         len(images.Images(tmp_path / "b", "train").batch(np.arange(manifest["images"]["train"]))) == manifest["images"]["train"]
     )
+
+
+def test_what_is_left_without_unreadable_images_must_be_a_data_set(tmp_path):
+    root = folder(tmp_path / "in" / "train")
+    folder(tmp_path / "in" / "val")
+    for path in (root / "bee").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ConfigError, match="no readable training image of class 'bee'"):
+        images.prepare(config(tmp_path / "in", unreadable="skip"), 0, tmp_path / "a")
+    for path in list((root / "ant").iterdir())[:5]:
+        path.write_bytes(b"")
+    photo(root / "bee" / "6.png")
+    with pytest.raises(ConfigError, match="2 readable images for the train split, at least 4"):
+        images.prepare(config(tmp_path / "in", unreadable="skip"), 0, tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,16 @@ def unreadable_among(listing: Listing, config: DataConfig, seed: int, count: int
         return [path for path, good in zip(chosen, pool.map(readable, chosen), strict=True) if not good]
 
 
+def _refuse_emptied(listing: Listing, split: str, labels: np.ndarray) -> None:
+    """What is left without unreadable images must still be a data set."""
+    if split == "train" and (gone := sorted(set(range(len(listing.classes))) - set(labels.tolist()))):
+        raise ConfigError(f"data.path: {listing.root} has no readable training image of class '{listing.classes[gone[0]]}'")
+    if len(labels) < SMALLEST_SPLIT:
+        raise ConfigError(
+            f"data.path: {listing.root} has {len(labels)} readable images for the {split} split, at least {SMALLEST_SPLIT} are needed"
+        )
+
+
 def _held_out(n: int, share: float, seed: int, label: int) -> np.ndarray:
     """Which of a class's n images (in order of name) are held out: a fixed random ``share``, at least one of two."""
     chosen = np.zeros(n, bool)
@@ -273,14 +283,16 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     the fly. Always ``<split>_labels.npy`` int64. Raises ConfigError naming the first unreadable image unless
     ``unreadable`` is ``skip``, which leaves such images out and counts them in the manifest.
     """
-    if config.source == "procedural":
-        paint(folder / "pictures", seed)
-        config = config.model_copy(update={"source": "folder", "path": str(folder / "pictures")})
+    painted = config.source == "procedural"
+    if painted:
+        paint(folder / PAINTED_FOLDER, seed)
+        config = config.model_copy(update={"source": "folder", "path": str(folder / PAINTED_FOLDER)})
     skipped: list[str] = []
     facts: dict[str, str] = {}
     if config.source == "folder":
         listing = list_folder(config, seed)
-        facts = {"listing": listing_hash(listing, config.storage == "array"), "root": str(listing.root.resolve())}
+        root = PAINTED_FOLDER if painted else str(listing.root.resolve())
+        facts = {"listing": listing_hash(listing, config.storage == "array"), "root": root}
         classes, labels, images = listing.classes, dict(listing.labels), {}
         for split in SPLITS:
             images[split], bad = _decode_all(listing, split, config)
@@ -294,6 +306,7 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
                 labels[split] = labels[split][keep]
                 listing.paths[split][:] = [listing.paths[split][i] for i in keep]
                 images[split] = images[split][keep] if images[split] is not None else None
+                _refuse_emptied(listing, split, labels[split])
                 skipped += [str(reason) for _, reason in sorted(bad.items())]
         if config.storage == "files":
             for split in SPLITS:
@@ -305,8 +318,8 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
         if config.storage == "array":
             save_array(folder / f"{split}_images.npy", images[split])
         save_array(folder / f"{split}_labels.npy", labels[split])
-    for skip in skipped:
-        print(f"skipped: {skip}", flush=True)
+    for skip in skipped:  # a file's name may be in no encoding
+        print(os.fsencode(f"skipped: {skip}").decode(errors="replace"), flush=True)
     files.seal(
         folder, [f"{s}_{part}" for s in SPLITS for part in (kind, "labels.npy")],
         classes=classes, resolution=config.resolution, storage=config.storage, skipped=len(skipped),
@@ -314,6 +327,7 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     )  # fmt: skip
 
 
+PAINTED_FOLDER = "pictures"
 PAINTED = {"train": 24, "val": 8}  # pictures a class
 PAINTED_CLASSES = 12
 
@@ -366,9 +380,12 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 class Images:
-    """One split of a prepared data set; ``batch`` reads by index."""
+    """One split of a prepared data set; ``batch`` reads by index.
 
-    def __init__(self, folder: Path, split: str):
+    ``root`` is where the image files are now (``files`` storage); without it, where they were when it was prepared.
+    """
+
+    def __init__(self, folder: Path, split: str, root: Path | None = None):
         self.manifest = files.opened(folder)
         self.classes: list[str] = self.manifest["classes"]
         self.resolution: int = self.manifest["resolution"]
@@ -377,7 +394,8 @@ class Images:
             self._array = np.load(folder / f"{split}_images.npy", mmap_mode="r")
         else:
             self._array = None
-            self._paths = [Path(self.manifest["root"], p) for p in files.read_json(folder / f"{split}_files.json")]
+            root = root or folder / self.manifest["root"]
+            self._paths = [root / p for p in files.read_json(folder / f"{split}_files.json")]
             self._pool = ThreadPoolExecutor(THREADS)
 
     def __len__(self) -> int:

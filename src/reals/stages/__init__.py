@@ -41,4 +41,6 @@ class Context:
         return folder
 
     def images(self, split: str) -> Images:
-        return Images(self.folder(self.registry.data), split)
+        data = self.scale.data
+        moved = Path(data.path) if data.source == "folder" and data.path else None
+        return Images(self.folder(self.registry.data), split, moved if moved and moved.is_dir() else None)
