@@ -45,6 +45,13 @@ MISTAKES = [
     ("config/scales/demo.yaml", "400K: 400,", "400K: -400,", "milestones.400K"),
     ("config/scales/demo.yaml", "latent: {channels", "latent: {chanels", "chanels"),
     ("config/scales/demo.yaml", "name: demo", "name: [demo", "line"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\nfeatures: online", "key 'features' stands there twice"),
+    ("config/scales/demo.yaml", "latent: {channels: 4,", "latent: {channels: 4, channels: 8,", "key 'channels' stands there twice"),
+    ("config/scales/demo.yaml", "batch: 250, shards: 1}", "batch: 250, shards: 5000}", "some would be empty"),
+    ("config/scales/demo.yaml", "seed: 11", "seed: -11", "teachers.large"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\nseeds: {analysis: -1}", "seeds.analysis"),
+    ("config/scales/demo.yaml", "lr: 5.0e-4", "lr: .inf", "autoencoder.lr"),
+    ("config/scales/demo.yaml", "sampling: {steps: 30", "sampling: {steps: 1200", "DiT's chain has 1000"),
     ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\tsd-vea", "did you mean 'sd-vae'?"),
     ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\t", "autoencoder"),
     ("config/runs.tsv", "400K,1M,2M", "1M,400K,2M", "must ascend"),
@@ -95,6 +102,13 @@ def test_a_mistake_gets_one_line(file, old, new, says, project):
     assert says in message
     assert "\n" not in message
     assert len(message) < 400
+
+
+def test_a_file_that_is_not_utf8_gets_one_line(project):
+    path = Path("config/runs.tsv")
+    path.write_bytes(path.read_bytes() + "# é\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config/runs.tsv line \d+: not UTF-8 text"):
+        load("demo")
 
 
 def test_unknown_scale_names_the_nearest(project):

@@ -1,6 +1,7 @@
 """The command line: what Snakemake calls (`reals stage`, tables, figures) and what people call themselves."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -123,7 +124,12 @@ def _first() -> bool:
 
 
 def _ours(error: Exception) -> bool:
-    """Whether this package raised it, to be read as it is; an error from inside a library keeps its traceback."""
+    """Whether this package raised it, to be read as it is; an error from inside a library keeps its traceback.
+
+    A folder or file that may not be read or written says all there is to say, whoever stumbled over it.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Path(last.filename).is_relative_to(Path(__file__).parent)
 

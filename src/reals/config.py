@@ -15,9 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 SETTINGS_ROWS = ("autoencoder", "transformer")
 LPIPS_SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels below which a backbone's last layer is empty
+DIT_CHAIN = 1000  # steps of DiT's diffusion, of which samplers take a part
 OWN_DATA_HELD_OUT = 0.1  # share of each class, where a folder given on the command line has no split of its own
 NAME = r"^[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*$"
 Name = Annotated[str, Field(pattern=NAME)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what all generators take, scikit-learn's among them
 
 
 class ConfigError(ValueError):
@@ -25,7 +27,7 @@ class ConfigError(ValueError):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _blank(value: Any) -> Any:
@@ -92,7 +94,7 @@ class TrainedTeacher(Strict):
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
-    seed: int
+    seed: Seed
     crop_scale: tuple[float, float] | None = None  # random resized crops of this share of the area; None: small shifts
     patch_loss: float | None = Field(None, gt=0)  # weight of each patch token's own classification; None: cls alone
 
@@ -165,7 +167,7 @@ class LpipsConfig(Strict):
 class AutoencoderConfig(Strict):
     """Architecture and fine-tuning of the autoencoder."""
 
-    block_out_channels: tuple[int, ...]
+    block_out_channels: tuple[Annotated[int, Field(gt=0)], ...]
     layers_per_block: int = Field(ge=1)
     norm_num_groups: int = Field(ge=1)
     steps: int = Field(gt=0)
@@ -223,6 +225,12 @@ class SamplingConfig(Strict):
     shards: int = Field(ge=1)
     labels: Literal["random", "balanced"] = "random"
 
+    @model_validator(mode="after")
+    def _no_empty_shard(self):
+        if self.shards > self.samples:
+            raise ValueError(f"{self.shards} shards of {self.samples} samples: some would be empty; use fewer shards")
+        return self
+
 
 class TrainedExtractor(Strict):
     """A small CNN trained in the DAG on the training split; never the teacher's architecture or seed."""
@@ -233,7 +241,7 @@ class TrainedExtractor(Strict):
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     lr: float = Field(gt=0)
-    seed: int
+    seed: Seed
     blocks: Annotated[int, Field(ge=1)] | None = None  # residual blocks a stage; 1 unless set
 
 
@@ -337,11 +345,11 @@ class Resources(Strict):
 
 
 class Seeds(Strict):
-    data: int = 0
-    autoencoder: int = 0
-    transformer: int = 0
-    sampling: int = 0
-    analysis: int = 0
+    data: Seed = 0
+    autoencoder: Seed = 0
+    transformer: Seed = 0
+    sampling: Seed = 0
+    analysis: Seed = 0
 
 
 class Scale(Strict):
@@ -498,7 +506,7 @@ class Repeatable(Strict):
     """
 
     name: Name
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = ()  # '-' or no column: the scale's
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] = ()  # '-' or no column: the scale's
     repeat_of: str | None = None
 
     @model_validator(mode="after")
@@ -570,8 +578,8 @@ class SamplerCell(Strict):
             raise ValueError(f"{key} means nothing to {self.name}, which takes {', '.join(known) or 'no settings'}")
         if self.name == "ode" and self.steps is not None and self.steps % 2:
             raise ValueError(f"ode with {self.steps} evaluations: Heun needs two a step, so an even number")
-        if self.family == "DiT" and self.steps is not None and self.steps > 1000:
-            raise ValueError(f"{self.name} with {self.steps} steps: DiT's chain has 1000")
+        if self.family == "DiT" and self.steps is not None and self.steps > DIT_CHAIN:
+            raise ValueError(f"{self.name} with {self.steps} steps: DiT's chain has {DIT_CHAIN}")
         if self.last == "none" and self.name == "heun-sde":
             raise ValueError("last=none: Heun would need the score at t = 1, which is infinite; use mean")
         if self.last is not None and self.last_size is not None and (self.last == "none") != (self.last_size == 0):
@@ -739,12 +747,36 @@ def _known(value: str, known, what: str) -> str:
     return f"{what} '{value}' is not defined; {hint}"
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path} line {line}: not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys without a word; a scale in which one block is dead is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict:
     """A YAML mapping; ConfigError names file and line."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        content = yaml.load(_text(path), _OnceLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -756,10 +788,7 @@ def read_yaml(path: Path) -> dict:
 
 def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) of a tab-separated sheet; `#` lines are comments, cells are stripped."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+    lines = _text(path).splitlines()
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     if not numbered:
         raise ConfigError(f"{path}: the sheet is empty; it needs a header line")
@@ -1044,6 +1073,11 @@ def load(
             raise ConfigError(
                 f"{at_ev[name]}: sampler ode with the scale's {checked.sampling.steps} evaluations: Heun needs two a step; "
                 f"write ode:steps={checked.sampling.steps + 1}"
+            )
+        if run.family == "DiT" and sampler.steps is None and checked.sampling.steps > DIT_CHAIN:
+            raise ConfigError(
+                f"{at_ev[name]}: sampler {sampler.name} with the scale's {checked.sampling.steps} steps: DiT's chain has {DIT_CHAIN}; "
+                f"write {sampler.name}:steps={DIT_CHAIN}"
             )
     known = {"evaluation": evaluations, "autoencoder": autoencoders, "settings": SETTINGS_ROWS}
     for table in tables.values():

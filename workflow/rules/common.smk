@@ -167,7 +167,7 @@ onstart:
             site.check(SITE, str(SITE_FILE), {rule: stated(rule) for rule in sorted(used)})
         if not light:
             preflight.check(REGISTRY)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
         print(f"reals: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     if workflow.local_exec and not light:

@@ -3,10 +3,8 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from reals import rehearsal
-from reals.config import ConfigError, Experiment, load
+from reals.config import ConfigError, Experiment, load, read_yaml
 
 KEYS = ("scale", "data", "seed", "rehearsal", "site")
 
@@ -22,7 +20,7 @@ def add_experiment(p: argparse.ArgumentParser) -> None:
 def _given(options: argparse.Namespace) -> dict:
     """config.yaml with the command line's keys over it; ConfigError (one line) for a key nobody knows."""
     default = options.sheets / "config.yaml"
-    given = yaml.safe_load(default.read_text()) if default.exists() else {}
+    given = read_yaml(default) if default.exists() else {}
     for entry in options.config:
         key, equals, value = entry.partition("=")
         if not equals or key not in KEYS:

@@ -342,11 +342,12 @@ def run(context: Context, artefact: Artefact) -> None:
         else:
             teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device)
         a = spec["align"]
-        _check_grid(teacher, context.images("train"), context.scale.latent_size, a["patch"], context.device)
         align = AlignNetworks(spec["latent_channels"], teacher.dim, a["layers"], a["hidden"], a["patch"], a["cls"])
         alignment.initialise(align, rng.generator(spec["seed"], "align weights"))
     lpips = lpips_network(spec["lpips"]["net"], spec["lpips"]["backbone"], config.lpips.weights)
     with Processes(spec["precision"] or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
+        if teacher is not None:  # not before: cuBLAS reads what makes it deterministic once, at its first product
+            _check_grid(teacher, context.images("train"), context.scale.latent_size, spec["align"]["patch"], context.device)
         task = AutoencoderTask(spec, vae, align, teacher, lpips, context.images("train"), context.images("held_out"),
                                processes, config.held_out_images, config.held_out_every)  # fmt: skip
         training.train(
