@@ -44,6 +44,20 @@ def test_visible_gpus_are_those_the_environment_names():
     assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
 
 
+def test_gpus_that_pytorch_cannot_use_end_the_job(monkeypatch, tmp_path):
+    monkeypatch.setenv(dispatch.GRANTED, "2")
+    dispatch.refuse_idle_gpus(0, "2.0")  # no device here: a pretended node
+    (tmp_path / "nvidia3").touch()
+    (tmp_path / "nvidia5").touch()
+    monkeypatch.setattr(dispatch, "Path", lambda *parts: tmp_path)
+    assert dispatch.visible_gpus({}) == ["0", "1"]  # as CUDA counts them
+    dispatch.refuse_idle_gpus(2, "2.0")
+    with pytest.raises(ValueError, match=r"given 2 GPUs on .*PyTorch 2\.0 can use 1"):
+        dispatch.refuse_idle_gpus(1, "2.0")
+    monkeypatch.delenv(dispatch.GRANTED)
+    dispatch.refuse_idle_gpus(0, "2.0")
+
+
 def test_many_leases_at_once_never_share_a_gpu_and_a_large_one_is_not_starved(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from reals import dispatch\n"

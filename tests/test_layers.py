@@ -10,8 +10,8 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
-    {"config", "rng", "prefork", "flops", "dispatch", "failures"},
-    {"registry", "files", "tensors", "progress", "journal", "rehearsal", "site"},
+    {"config", "rng", "files", "prefork", "flops", "dispatch", "failures"},
+    {"registry", "tensors", "progress", "journal", "rehearsal", "site"},
     {"rates", "drawn"},
     {"images", "paths", "ddpm", "cost", "shards", "processes", "states"},
     {"labelled", "objectives", "models", "extractors", "sources", "provenance", "publish"},

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from reals import journal, provenance, rates, rehearsal
+from reals import dispatch, journal, provenance, rates, rehearsal
 from reals.commands import check, evaluate, export, measure, plan, publish, reference, sample, why
 from reals.config import load
 from reals.registry import Registry
@@ -102,9 +102,12 @@ def _run(options: argparse.Namespace) -> int | None:
             else:
                 {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
         return None
+    import torch
+
     from reals import training
     from reals.stages import Context
 
+    dispatch.refuse_idle_gpus(torch.cuda.device_count(), torch.__version__)
     training.set_threads()
     kind, _ = STAGES[options.stage]
     artefact = registry.find(kind, options.id)

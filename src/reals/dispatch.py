@@ -27,8 +27,10 @@ from typing import NoReturn
 STOP_AT = "REALS_STOP_AT"  # seconds since 1970 at which a training saves its state and ends, before SLURM kills it
 STOP_SHARE, STOP_SECONDS = 0.2, 300.0  # of the time limit, at most: to save in, and what starting up had used of the limit
 SITE = "REALS_SITE"  # JSON: setup, scratch, container, python of the site file; set in jobs that our workflow sent
+GRANTED = "REALS_GPUS"  # how many GPUs of this node the job was given
 STARTS = "REALS_STARTS"  # the file that records which SLURM job started what
 LEASE_SECONDS = 0.2  # between looks at GPUs that others hold
+DEVICES = "nvidia[0-9]*"  # of /dev: a GPU each
 FIRST_PORT, PORTS = 15000, 10000  # below what systems hand out by themselves
 
 
@@ -37,7 +39,21 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1", "NoDevFiles")]
-    return sorted((p.name[6:] for p in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    # CUDA counts from 0 what it finds: in a container that holds /dev/nvidia3 alone, that is GPU 0.
+    return [str(number) for number in range(len(list(Path("/dev").glob(DEVICES))))]
+
+
+def refuse_idle_gpus(usable: int, version: str) -> None:
+    """ValueError where the job holds GPUs that PyTorch (``version``) cannot use: it would crawl on the CPU instead.
+
+    Nothing where there is no GPU at all, as on the pretended nodes of a test cluster.
+    """
+    granted = int(os.environ.get(GRANTED, "0"))
+    if usable < granted and any(Path("/dev").glob(DEVICES)):
+        raise ValueError(
+            f"this job was given {granted} GPUs on {socket.gethostname()}, PyTorch {version} can use {usable}: look at nvidia-smi there "
+            f"and at torch.version.cuda, or keep jobs away from that node"
+        )
 
 
 def lease(count: int, gpus: list[str], folder: Path) -> tuple[list[str], list[int]]:
@@ -126,6 +142,7 @@ def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
     python = [*shlex.split(site.get("container", "")), site.get("python", sys.executable)]
     processes = max(1, options.gpus) if options.together else 1
     environment["REALS_THREADS"] = str(max(1, options.threads // processes))
+    environment[GRANTED] = str(options.gpus)
     _become(in_site([*started(python, processes, options.nodes, environment), *options.command], site))
 
 
@@ -151,7 +168,7 @@ def _on_this_machine(options: argparse.Namespace) -> None:
     held: list[int] = []
     if gpus and options.gpus:
         taken, held = lease(min(options.gpus, len(gpus)), gpus, Path(tempfile.gettempdir(), f"reals-gpus-{os.getuid()}"))
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+        os.environ["CUDA_VISIBLE_DEVICES"], os.environ[GRANTED] = ",".join(taken), str(len(taken))
         processes = len(taken) if options.together else 1
     os.environ["REALS_THREADS"] = str(max(1, options.threads // processes))
     if processes == 1:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,15 @@ def read_json(path: Path) -> Any:
         raise MissingArtefact(f"{path}: no such file; run `snakemake {path}`") from None
     except json.JSONDecodeError as error:
         raise MissingArtefact(f"{path}: damaged ({error}); delete it and run `snakemake {path}`") from None
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The JSON objects of a file of lines, none where there is no file; a line that a kill or a full disk cut short is passed over."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def sha256(path: Path) -> str:

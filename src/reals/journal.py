@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from reals import files
+
 SUMMED = ("wall", "cpu", "work", "queued")
 
 _work_seconds = 0.0
@@ -104,10 +106,7 @@ def energy_between(before: dict[str, tuple[int, int]], after: dict[str, tuple[in
 
 def read(path: Path, since: float = 0.0) -> list[dict]:
     """Records of jobs that began at or after ``since`` (seconds since 1970)."""
-    if not path.exists():
-        return []
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return [r for r in records if r["began"] >= since]
+    return [r for r in files.read_lines(path) if r["began"] >= since]
 
 
 def by_stage(records: list[dict]) -> list[dict]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from reals import dispatch
+from reals import dispatch, files
 from reals.config import ConfigError, Resources, Strict, read
 
 SECONDS = 30.0  # patience with a SLURM command
@@ -175,11 +175,8 @@ def left_running(folder: Path) -> list[str]:
 
 def started_again(book: Path, since: float) -> list[str]:
     """A line for each command that SLURM had to start more than once since then (seconds since 1970), from the book of starts."""
-    if not book.exists():
-        return []
     starts: dict[str, list[dict]] = {}
-    for line in book.read_text().splitlines():
-        row = json.loads(line)
+    for row in files.read_lines(book):
         if row["began"] >= since:
             starts.setdefault(" ".join(row["command"]), []).append(row)
     return [

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -134,12 +134,8 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The records of a run's log in order of their steps; a line that a kill or a full disk cut short is passed over."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return sorted(records, key=lambda record: record["step"])
+    """The records of a run's log in order of their steps."""
+    return sorted(files.read_lines(path), key=lambda record: record["step"])
 
 
 def tensorboard(folder: Path, step: int):

@@ -26,7 +26,7 @@ rule latents:
     resources:
         **asked("latents"),
     shell:
-        LAUNCH + " stage latents {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " --together stage latents {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule analyse:

@@ -38,7 +38,7 @@ rule features:
     resources:
         **asked("features"),
     shell:
-        LAUNCH + " stage features {ARGS} {wildcards.id} > {log} 2>&1"
+        LAUNCH + " --together stage features {ARGS} {wildcards.id} > {log} 2>&1"
 
 
 rule extractor:
