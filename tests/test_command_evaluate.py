@@ -221,6 +221,9 @@ def test_bad_samples_and_options_are_refused(here, capsys):
     np.savez(here / "float.npz", pictures(90) / np.float32(255))
     (here / "cut.npz").write_bytes((here / "samples.npz").read_bytes()[:-300])
     (here / "empty").mkdir()
+    torch.save({"x": torch.zeros(3)}, here / "other.pth")
+    torch.save({"x": Path("y")}, here / "object.pth")
+    np.savez(here / "negative.npz", pictures(90, 1), np.arange(90) % 3 - 1)
     for arguments, message in (
         (("float.npz", *real), "float32, expected uint8"),
         (("cut.npz", *real), "truncated"),
@@ -236,9 +239,69 @@ def test_bad_samples_and_options_are_refused(here, capsys):
         (("real.npz", *real, "--n", 80, "--per-class"), "has no labels"),
         (("samples.npz", *real[:4], "--n", "1"), "at least 2"),
         (("samples.npz", *real, "--kid", "--pr-reference", "0"), "--kid"),
+        (("samples.npz", *real, "--pr-reference", "3"), "3rd neighbour"),
+        (("samples.npz", *real, "--n", "3"), "too few for precision and recall"),
+        (("samples.npz", *real, "--device", "tpu9"), "--device tpu9"),
+        (("samples.npz", *real, "--out", "samples.npz/m.json"), "cannot be written"),
+        (("samples.npz", *real, "--features", "samples.npz/f.npz"), "cannot be written"),
+        (("samples.npz", *real, "--network", "inception", "--weights", "other.pth"), "not torch-fidelity's Inception"),
+        (("samples.npz", *real, "--network", "inception", "--weights", "object.pth"), "could run code"),
+        (("negative.npz", *real, "--per-class"), "labels below 0"),
     ):
         assert message in refused(capsys, "evaluate", *arguments), arguments
     assert not list(here.glob("*.json"))
+
+
+def test_fewer_reference_rows_are_drawn_and_not_the_first(here):
+    real = np.sort(pictures(80).reshape(80, -1), axis=0).reshape(80, 16, 16, 3)  # as a file sorted by class
+    np.savez(here / "sorted.npz", real)
+    assert reals("reference", "sorted.npz", "--out", "ref.npz", "--network", NAME, "--pr-reference", 80) == 0
+    extractor = small_cnn_extractor(extractors.load_small_cnn(here / NAME), NAME)
+    reference, _ = evaluation.any_reference(here / "ref.npz", extractor, (16, 16), 20, 5, 16, "bytes", False)
+    stored = evaluation.load_arrays(here / "ref.npz")[1]["features"]
+    kept = torch.from_numpy(stored[evaluation.reference_rows(80, 20, 5)])
+    assert torch.equal(reference.features, kept) and not torch.equal(kept, torch.from_numpy(stored[:20]))
+
+
+def test_features_belong_to_what_floats_were_taken_to_mean(here, capsys):
+    np.savez(here / "unit.npz", pictures(90, 1) / np.float32(255))
+    base = (
+        "evaluate",
+        "unit.npz",
+        "--reference",
+        "real.npz",
+        "--network",
+        NAME,
+        "--n",
+        90,
+        "--pr-reference",
+        80,
+        "--features",
+        "f.npz",
+    )
+    assert reals(*base, "--range", "signed") == 0
+    assert "range is signed, unit expected" in refused(capsys, *base, "--range", "unit")
+
+
+def test_samples_in_the_current_folder_have_a_name(here, monkeypatch):
+    np.save(here / "shard_000.npy", pictures(90, 1).transpose(0, 3, 1, 2))
+    options = ("--reference", "real.npz", "--network", NAME, "--n", 90, "--pr-reference", 80)
+    assert reals("evaluate", ".", *options) == 0
+    assert here.with_name(here.name + ".metrics.json").exists()
+
+
+def test_damaged_parts_and_references_are_one_line(here, capsys):
+    shared = ("--network", NAME, "--n", 90, "--features", "f.npz")
+    assert reals("evaluate", "samples.npz", *shared, "--shard", "0/1") == 0
+    part = here / "f.000-of-001.npz"
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    options = ("--reference", "real.npz", "--pr-reference", 80)
+    assert "truncated" in refused(capsys, "evaluate", "samples.npz", *shared, *options)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    part.write_bytes(flipped)
+    assert "damaged" in refused(capsys, "evaluate", "samples.npz", *shared, *options)
 
 
 def test_floats_are_compared_with_a_reference_of_bytes(here):
@@ -371,6 +434,10 @@ def test_adms_network_reads_adms_reference_and_alone_has_plain_names(here, capsy
         expected = ((x.mean(0) - mu) ** 2).sum() + ((roots - 1) ** 2).sum() + len(mu) - 5
         assert record["metrics"][name] == pytest.approx(expected, rel=1e-9)
     assert "has no images (arr_0)" in refused(capsys, "evaluate", "few.npz", "--reference", "statistics.npz", *base)
+    np.savez(here / "others.npz", **statistics | {"mu": np.zeros(64), "sigma": np.eye(64)})
+    assert "those of inception-v3-compat are (2048,)" in refused(
+        capsys, "evaluate", "few.npz", "--reference", "others.npz", *base, "--pr-reference", 0
+    )
     found, facts = evaluation.any_reference(
         here / "statistics.npz", extractors.inception(weights), (16, 16), 0, 0, 16, "bytes", False
     )

@@ -274,6 +274,10 @@ BAD = {
     "names of others": (["--class-names", "few.txt"], "2 names, but"),
     "interval order": (["--interval", "0.75,0.2"], r"got \[0.75, 0.2\], expected 0 <= low <= high <= 1"),
     "interval text": (["--interval", "all"], "expected two numbers"),
+    "interval time alone": (["--interval-time", "data"], "give both"),
+    "eta": (["--sampler", "ode", "--eta", "0.5"], "--eta means nothing"),
+    "endless cfg": (["--cfg", "inf"], "expected a finite number"),
+    "one step of ode": (["--sampler", "ode", "--steps", "2"], "expected at least 4"),
     "SBDM": (["--form", "SBDM"], "'SBDM' is infinite at t = 0"),
     "unknown form": (["--form", "sigmas"], "diffusion form: got 'sigmas'"),
     "last step": (["--last-step", "none", "--last-size", "0.1"], "expected 0"),
@@ -354,3 +358,15 @@ def test_export_goes_round(made, tmp_path):
     foreign = ["sample", str(tmp_path / "a.pt"), "--family", "sit", "--heads", "2", *settings, "--npz", str(tmp_path / "b.npz")]
     assert main(foreign) == 0
     assert np.array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
+
+
+def test_the_interval_is_counted_as_asked(made, tmp_path):
+    drawn = {}
+    for name, arguments in {
+        "noise": ["--interval", "0.25,1"],
+        "data": ["--interval", "0,0.75", "--interval-time", "data"],
+        "other": ["--interval", "0,0.75"],
+    }.items():
+        sample(made, "--random", 3, "--cfg", 4, *arguments, "--npz", tmp_path / f"{name}.npz")
+        drawn[name] = images(tmp_path / f"{name}.npz")
+    assert close(drawn["noise"], drawn["data"]) and not close(drawn["noise"], drawn["other"])

@@ -1,7 +1,9 @@
 """Image sources: every layout gives the same bytes in the same order; every broken one a line that says what to do."""
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,38 @@ def test_bad_folders_and_files_are_refused(tmp_path):
         open_source(tmp_path / "none.zip")
 
 
+def png_of_16_bits(image: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel in RGB, which Pillow reads but does not write."""
+    height, width, _ = image.shape
+    rows = (image.astype(">u2") * 257).reshape(height, -1)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_a_list_of_batches_is_read_as_needed_and_damage_in_it_is_one_line(tmp_path):
+    x = images(9)
+    np.savez(tmp_path / "list.npz", x[:5], x[5:])
+    assert np.array_equal(read_all(open_source(tmp_path / "list.npz")), x)
+    np.savez_compressed(tmp_path / "single.npz", *x)
+    data = bytearray((tmp_path / "single.npz").read_bytes())
+    with zipfile.ZipFile(tmp_path / "single.npz") as archive:
+        info = archive.getinfo("arr_4.npy")
+    at = info.header_offset + 30 + len("arr_4.npy") + 20 + info.compress_size // 2
+    data[at : at + 8] = bytes(8)
+    (tmp_path / "single.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"single\.npz.*(damaged|cannot be read)"):
+        read_all(open_source(tmp_path / "single.npz"))
+    labels = np.array(["a", None], object)
+    np.savez(tmp_path / "objects.npz", x[:2], labels)
+    with pytest.raises(ValueError, match=r"objects\.npz"):
+        open_source(tmp_path / "objects.npz")
+
+
 def test_image_files_that_would_lose_something_are_refused(tmp_path):
     x = images(3)
     for name, image in (
@@ -200,6 +234,10 @@ def test_image_files_that_would_lose_something_are_refused(tmp_path):
         image.save(tmp_path / name / "001.png")
         with pytest.raises(ValueError, match=r"001\.png: mode .*, expected 8-bit RGB or grey"):
             read_all(open_source(tmp_path / name))
+    write(tmp_path / "wide", x)
+    (tmp_path / "wide/001.png").write_bytes(png_of_16_bits(x[0]))
+    with pytest.raises(ValueError, match=r"001\.png: mode RGB of 16 bits, expected 8-bit RGB or grey"):
+        read_all(open_source(tmp_path / "wide"))
     write(tmp_path / "cut", images(3, 40))
     data = (tmp_path / "cut/002.png").read_bytes()
     (tmp_path / "cut/002.png").write_bytes(data[: len(data) // 2])

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from reals import files, rng
-from reals.extractors import ADM_NETWORK, Extractor, Features, extract, metric_name
+from reals.extractors import ADM_NETWORK, POOL_WIDTH, SPATIAL_WIDTH, Extractor, Features, extract, metric_name
 from reals.metrics.contributions import class_contributions
 from reals.metrics.features import finite_rows
 from reals.metrics.frechet import Moments, Statistics, read_adm_statistics
 from reals.metrics.generation import Measured, Reference, streamed_reference
 from reals.metrics.intervals import bootstrap_frechet, bootstrap_inception_score, bootstrap_share, centred_interval
 from reals.progress import Progress
-from reals.sources import Source, open_source, open_zip
+from reals.sources import Source, open_source, open_zip, whole
 
 ADM_SAMPLES, ADM_PR_REFERENCE, ADM_SPLIT, ADM_K = 50_000, 10_000, 5000, 3
 _FIELDS = ("pool", "spatial", "logits")
@@ -91,11 +91,8 @@ def save_arrays(path: Path, facts: dict, arrays: dict[str, np.ndarray]) -> None:
 def load_arrays(path: Path) -> tuple[dict | None, dict[str, np.ndarray]]:
     """(facts, arrays) of an .npz; facts are None where it has none. ValueError where it is damaged."""
     open_zip(path).close()
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it and make it again") from None
+    with whole(path), np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
     facts = arrays.pop("facts", None)
     return None if facts is None else json.loads(str(facts)), arrays
 
@@ -196,7 +193,8 @@ def features_of(
 
 def own_rows_of(part: Path) -> tuple[int, int]:
     """(start, stop) that a part's facts state."""
-    with np.load(part, allow_pickle=False) as stored:
+    open_zip(part).close()
+    with whole(part), np.load(part, allow_pickle=False) as stored:
         facts = json.loads(str(stored["facts"])) if "facts" in stored.files else {}
     if "start" not in facts:
         raise ValueError(f"{part}: is not a part written by --shard; delete it")
@@ -228,6 +226,19 @@ def reference_from(arrays: dict[str, np.ndarray]) -> Reference:
     return Reference(Statistics(a["mu"], a["sigma"], n), Statistics(a["mu_s"], a["sigma_s"], n), a["features"])
 
 
+def _adm_statistics(path: Path, n: int) -> tuple[Statistics, Statistics]:
+    """`read_adm_statistics`; ValueError where the file is damaged or its statistics are of other features than ADM's network's."""
+    with whole(path):
+        pool, spatial = read_adm_statistics(path, n)
+    for name, found, width in (("mu", pool, POOL_WIDTH), ("mu_s", spatial, SPATIAL_WIDTH)):
+        if found.mu.shape != (width,) or found.sigma.shape != (width, width):
+            raise ValueError(
+                f"{path}: {name} and its covariance are {tuple(found.mu.shape)} and {tuple(found.sigma.shape)}, those of {ADM_NETWORK} "
+                f"are ({width},) and ({width}, {width}); make a reference from the images with `reals reference`"
+            )
+    return pool, spatial
+
+
 def adm_reference(path: Path, extractor: Extractor, count: int, batch: int, progress=None) -> Reference:
     """ADM's reference .npz: its stored statistics, and pool features of its first ``count`` images.
 
@@ -237,7 +248,7 @@ def adm_reference(path: Path, extractor: Extractor, count: int, batch: int, prog
     source = open_source(path)
     if len(source) < count:
         raise ValueError(f"{path}: holds {len(source)} images, {count} are asked for as precision/recall reference")
-    pool, spatial = read_adm_statistics(path, len(source))
+    pool, spatial = _adm_statistics(path, len(source))
     found = joined(list(feature_batches(source, extractor, 0, count, batch, progress))) if count else None
     return Reference(pool, spatial, found.pool if found else torch.zeros(0, len(pool.mu)))
 
@@ -283,7 +294,9 @@ def reference_in_parts(
         for part in parts:
             stop = own_rows_of(part)[1]
             found, a = load_arrays(part)
-            checked_facts(part, found, facts | {"start": start, "stop": stop, "pr_reference": count})
+            # The code may have changed between parts; what it does to features is in the network's checksum.
+            stated = {name: value for name, value in facts.items() if name != "made by code"}
+            checked_facts(part, found, stated | {"start": start, "stop": stop, "pr_reference": count})
             moments = [Moments.from_dict({k: a[f"{name}_{k}"] for k in ("n", "mean", "scatter")}) for name in _FIELDS[:2]]
             loaded.append((*moments, torch.from_numpy(a["features"])))
             start = stop
@@ -322,13 +335,16 @@ def any_reference(
     """
     if path.suffix == ".npz" and path.is_file() and "facts.npy" in open_zip(path).namelist():
         reference, facts = checked_reference(path, extractor, size)
-        _enough(path, len(reference.features), count, allow_fewer)
+        kept = _enough(path, len(reference.features), count, allow_fewer)
+        if kept < len(reference.features):  # not the first: the rows lie by class
+            rows = torch.from_numpy(reference_rows(len(reference.features), kept, seed))
+            reference = replace(reference, features=reference.features[rows])
         return reference, facts
     stored = has_statistics(path)
     if stored and extractor.name == ADM_NETWORK and "arr_0.npy" not in open_zip(path).namelist():
         if count:
             raise ValueError(f"{path}: has no images (arr_0) for precision and recall; pass --pr-reference 0 to go without them")
-        statistics = read_adm_statistics(path, 0)
+        statistics = _adm_statistics(path, 0)
         reference = Reference(*statistics, torch.zeros(0, len(statistics[0].mu)))
         return reference, {"statistics": "stored in the file", "images": None, "source": path.name,
                            "source_sha256": files.sha256(path), "size": None}  # fmt: skip
@@ -338,10 +354,10 @@ def any_reference(
     if stored and extractor.name == ADM_NETWORK:
         progress = Progress("reference", max(kept, 1))
         reference = adm_reference(path, extractor, kept, batch, progress.update)
-        return reference, reference_facts(extractor, source, "stored in the file", None, seed)
+        return reference, reference_facts(extractor, source, "stored in the file", None, seed, value_range)
     progress = Progress("reference", len(source))
     reference = made_reference(source, extractor, kept, seed, batch, progress.update)
-    return reference, reference_facts(extractor, source, "computed", len(source), seed)
+    return reference, reference_facts(extractor, source, "computed", len(source), seed, value_range)
 
 
 def _enough(path: Path, have: int, count: int, allow_fewer: bool) -> int:
@@ -353,7 +369,14 @@ def _enough(path: Path, have: int, count: int, allow_fewer: bool) -> int:
     return min(have, count)
 
 
-def reference_facts(extractor: Extractor, source: Source, statistics: str, images: int | None, seed: int) -> dict:
+def range_facts(value_range: str) -> dict:
+    """What floating images were taken to mean, where that was said: other numbers, so part of what a file was made from."""
+    return {} if value_range == "bytes" else {"range": value_range}
+
+
+def reference_facts(
+    extractor: Extractor, source: Source, statistics: str, images: int | None, seed: int, value_range: str
+) -> dict:
     """What :func:`checked_reference` compares, and what a reader must know."""
     return {
         "network": extractor.name,
@@ -365,6 +388,7 @@ def reference_facts(extractor: Extractor, source: Source, statistics: str, image
         "source_sha256": source.sha256,
         "seed": seed,
         "made by code": files.code_version(),
+        **range_facts(value_range),
     }
 
 

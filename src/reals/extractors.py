@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reals import tensors
 from reals.files import sha256 as file_sha256
 
 ADM_NETWORK = "inception-v3-compat"
 SPATIAL_CHANNELS = 7  # of the spatial map, as in ADM's sFID
+POOL_WIDTH, SPATIAL_WIDTH = 2048, SPATIAL_CHANNELS * 17 * 17  # of ADM's network
 METRIC_NAMES = {
     "fid": "FID",
     "sfid": "sFID",
@@ -131,6 +133,8 @@ def inception(weights: Path | None, sha256: str | None = None) -> Extractor:
     from torch_fidelity import feature_extractor_inceptionv3 as published
 
     _check_file(weights, sha256)
+    if weights is not None:
+        tensors.named(weights, tensors.read(weights)[0])  # torch-fidelity would run whatever else the file holds
     if weights is None:
         # Its own loader does not check what it downloads.
         url = published.URL_INCEPTION_V3
@@ -142,11 +146,14 @@ def inception(weights: Path | None, sha256: str | None = None) -> Extractor:
             ) from None
         except RuntimeError as error:
             raise ValueError(f"Inception: the download of {url} is damaged ({error}); try again") from None
-    network = published.FeatureExtractorInceptionV3(
-        ADM_NETWORK,
-        ["2048", "logits_unbiased"],
-        feature_extractor_weights_path=None if weights is None else str(weights),
-    )
+    try:
+        network = published.FeatureExtractorInceptionV3(
+            ADM_NETWORK,
+            ["2048", "logits_unbiased"],
+            feature_extractor_weights_path=None if weights is None else str(weights),
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: not torch-fidelity's Inception ({str(error).splitlines()[0].rstrip(':')})") from None
 
     @torch.no_grad()
     def features(images: Tensor) -> Features:

@@ -1,5 +1,6 @@
 """Drawing images: settings, labels, noise by sample index, sampling, decoding. What the sample stage and command share."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,12 @@ class Sampling:
             raise ValueError(f"path: got {self.path!r}, expected one of {', '.join(paths.PATHS)}")
         if self.sampler == "ode" and self.steps % 2:
             raise ValueError(f"sampler ode: got {self.steps} evaluations, expected an even number (Heun needs two a step)")
+        if self.sampler == "ode" and self.steps < 4:
+            raise ValueError(f"sampler ode: got {self.steps} evaluations, expected at least 4: two steps of two")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta: got {self.eta}, expected 0 (no noise) to 1 (as DDPM)")
+        if not math.isfinite(self.cfg):
+            raise ValueError(f"guidance scale: got {self.cfg}, expected a finite number")
         if self.sampler == "ddpm" and not config.learn_sigma:
             raise ValueError("sampler ddpm: this DiT has no variance channels; use ddim")
         if self.cfg != 1 and not config.label_dropout:

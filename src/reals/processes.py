@@ -64,6 +64,13 @@ def add_weighted(sums: dict[str, Tensor], terms: dict[str, Tensor], weight: floa
         sums[name] = sums[name] + weight * value if name in sums else weight * value
 
 
+def exact_float32() -> None:
+    """float32 products and convolutions in float32. By default cuDNN rounds to TF32 (10 bits) on GPUs that have it, and
+    features, decoded images and scores would differ from a CPU's."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 class Processes:
     """The processes of this training, on accelerate: `torchrun` makes several (on one or more nodes), else there is one.
 

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -24,6 +25,7 @@ from torch import Tensor
 from reals import files
 from reals.images import EXTENSIONS, THREADS
 
+PNG_DEPTH = 24  # where a PNG says its bits a channel
 RANGES = ("bytes", "unit", "signed")
 _LOSSY = (".jpg", ".jpeg", ".webp")
 
@@ -105,6 +107,19 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise ValueError(
             f"{path}: truncated, or not a zip archive ({path.stat().st_size} bytes); copy or make it again"
         ) from None
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Around reading an .npz: ValueError, one line, where a member is damaged, gone or no plain array."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: damaged ({error}); copy or make it again") from None
+    except ValueError as error:
+        if str(error).startswith(str(path)):  # one of ours
+            raise
+        raise ValueError(f"{path}: cannot be read ({error}); copy or make it again") from None
 
 
 # Numbers
@@ -252,7 +267,7 @@ def _labels(path: Path, archive: zipfile.ZipFile, names: list[str], count: int) 
     name = next((n for n in ("arr_1", "labels") if n in names), None)
     if name is None:
         return None
-    with np.load(path, allow_pickle=False) as arrays:
+    with whole(path), np.load(path, allow_pickle=False) as arrays:
         labels = arrays[name]
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: {name} is {labels.dtype} {labels.shape}, expected {count} integer class labels")
@@ -302,17 +317,19 @@ def _listed(path: Path, archive: zipfile.ZipFile, names: list[str], value_range:
         shape, dtype = _header(path, archive, name)[:2]
         where = f"{path}: {name}"
         _check_type(dtype, value_range, where)
-        shape = (1, *shape) if len(shape) == 3 else shape
+        images, shape = shape, (1, *shape) if len(shape) == 3 else shape
         _channels_first(shape, where)
         size = size or shape[1:3]
         if shape[1:3] != size:
             raise ValueError(f"{where}: {_text(shape[1:3])}, arr_0 is {_text(size)}; all images must have one size")
 
         def read(start: int, stop: int, name=name, where=where) -> np.ndarray:
-            array = arrays[name]
-            return _slicer(array[None] if array.ndim == 3 else array, False, value_range, where)(start, stop)
+            with whole(path):
+                array = arrays[name]
+            return _slicer(array[None], False, value_range, where)(start, stop)
 
-        parts.append((shape[0], read))
+        # A batch is read as it is needed, not whole for each of ours.
+        parts.append((shape[0], read if len(images) == 3 else _member(path, archive, name, value_range)))
     count, read = _joined(parts)
     return Source(path, "list of arrays", count, size, read, (path,))
 
@@ -329,8 +346,10 @@ def _rgb(data: bytes, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            if image.mode not in ("RGB", "L", "1", "P") or "transparency" in image.info:
-                raise ValueError(f"{where}: mode {image.mode}, expected 8-bit RGB or grey without transparency")
+            deep = image.format == "PNG" and data[PNG_DEPTH] > 8  # which Pillow cuts to 8 bits without a word in RGB
+            if deep or image.mode not in ("RGB", "L", "1", "P") or "transparency" in image.info:
+                mode = f"mode {image.mode}" + (f" of {data[PNG_DEPTH]} bits" if deep else "")
+                raise ValueError(f"{where}: {mode}, expected 8-bit RGB or grey without transparency")
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{where}: cannot be read as an image ({error}); make it again") from None
@@ -340,7 +359,7 @@ def _size(file: object, where: str) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{where}: cannot be read as an image ({error}); make it again") from None
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from reals.commands.networks import add_shared, check_shared, enough, make_network, shard_of
+from reals.commands.networks import NEIGHBOUR, add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
 
 
 def add(commands) -> None:
@@ -36,9 +36,16 @@ def run(options: argparse.Namespace) -> None:
     n = enough(options.samples, len(source), options.n, "samples", "--n", options.allow_fewer)
     if n < 2:
         raise ValueError(f"{options.samples}: {n} image, at least 2 are needed for a covariance")
+    if options.pr_reference and n <= NEIGHBOUR:
+        raise ValueError(f"{options.samples}: {n} images, too few for precision and recall; add some, or --pr-reference 0")
     labels = _labels(options, source, n, np)
+    place = options.samples.resolve()  # '.' has no name of its own
+    out = options.out or place.with_name(place.name + ".metrics.json")
+    refuse_unwritable("--out", out)
+    refuse_unwritable("--features", options.features)
     extractor = make_network(options)
     facts = {"samples_sha256": source.sha256, "network": extractor.name, "network_sha256": extractor.sha256, "n": n}
+    facts |= evaluation.range_facts(options.value_range)
     if shard is not None:
         evaluation.features_of_shard(source, extractor, n, options.batch, options.features, facts, shard)
         return
@@ -54,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         kid_subsets=100 if options.kid else 0, kid_subset_size=min(1000, n, max(pr, 2)), seed=options.seed,
     )  # fmt: skip
     record = evaluation.record(source, extractor, reference, real, found, n, options.n, pr, options.pr_reference, options.seed)
+    record["samples"] |= evaluation.range_facts(options.value_range)
     if options.bootstrap:
         spread = evaluation.bootstrap(samples, reference, found, evaluation.ADM_SPLIT, options.bootstrap, options.seed)
         record["intervals"] = {
@@ -62,10 +70,9 @@ def run(options: argparse.Namespace) -> None:
             **evaluation.named(spread, extractor.name),
         }
     if options.per_class:
-        record["per_class"] = evaluation.per_class(samples, labels, source.classes, reference)
+        record["per_class"] = evaluation.per_class(samples, labels, None if options.labels else source.classes, reference)
     if clock.total:
         record["extraction"] = clock.facts(n)
-    out = options.out or options.samples.with_name(options.samples.name + ".metrics.json")
     files.write_json(out, record)
     print(f"{evaluation.summary(record)}  -> {out}")
 
@@ -105,4 +112,6 @@ def _labels(options: argparse.Namespace, source, n: int, np):
         raise ValueError(
             f"--per-class: {options.samples} has no labels; put images in class folders, add arr_1, or give --labels"
         )
+    if source.labels.min() < 0:
+        raise ValueError(f"--per-class: {options.samples} has labels below 0; give --labels")
     return source.labels[:n]

@@ -4,6 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
+NEIGHBOUR = 3  # ADM's k
 SHIPPED = ("inception", "dinov2", "clip")
 
 
@@ -30,14 +31,46 @@ def check_shared(options: argparse.Namespace) -> None:
     """ValueError for numbers that cannot be."""
     if options.batch < 1 or options.pr_reference < 0:
         raise ValueError(f"--batch {options.batch}, --pr-reference {options.pr_reference}: expected at least 1 and at least 0")
+    if 0 < options.pr_reference <= NEIGHBOUR:
+        raise ValueError(
+            f"--pr-reference {options.pr_reference}: precision and recall look at the {NEIGHBOUR}rd neighbour; give more, or 0"
+        )
+
+
+def refuse_unwritable(option: str, path: Path | None) -> None:
+    """ValueError where ``path`` cannot be written, said before hours of work and not after."""
+    if path is None:
+        return
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another place with {option}") from None
+
+
+def device_of(name: str | None):
+    """The torch device that ``name`` is, else a GPU where there is one, with float32 as it is said. ValueError for a device
+    that is not here."""
+    import torch
+
+    from reals.processes import exact_float32
+
+    exact_float32()
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def make_network(options: argparse.Namespace):
     """The Extractor that the options name, on its device. ValueError for an unknown network or a wrong file."""
-    import torch
-
     from reals import extractors, files
 
+    device = device_of(options.device)
     name, weights = options.network, options.weights
     if weights is not None and name not in SHIPPED:
         raise ValueError(f"--weights: {name} brings its own weights; drop it, or take one of {', '.join(SHIPPED)}")
@@ -61,7 +94,7 @@ def make_network(options: argparse.Namespace):
         extractor = _called(name)
     else:
         raise ValueError(f"--network {name}: expected {', '.join(SHIPPED)}, a small CNN's folder, or module:function")
-    return extractor.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return extractor.to(device)
 
 
 def _called(name: str):

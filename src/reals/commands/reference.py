@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from reals.commands.networks import add_shared, check_shared, enough, make_network, shard_of
+from reals.commands.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
 
 
 def add(commands) -> None:
@@ -20,6 +20,7 @@ def run(options: argparse.Namespace) -> None:
     check_shared(options)
     if options.out.suffix != ".npz":
         raise ValueError(f"--out {options.out}: expected a name ending in .npz")
+    refuse_unwritable("--out", options.out)
     from reals import evaluation
     from reals.extractors import ADM_NETWORK
     from reals.progress import Progress
@@ -37,9 +38,9 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.images}: has its statistics inside; there is nothing to shard")
         progress = Progress("reference", count)
         reference = evaluation.adm_reference(options.images, extractor, count, options.batch, progress.update)
-        facts = evaluation.reference_facts(extractor, source, "stored in the file", None, options.seed)
+        facts = evaluation.reference_facts(extractor, source, "stored in the file", None, options.seed, options.value_range)
     else:
-        facts = evaluation.reference_facts(extractor, source, "computed", len(source), options.seed)
+        facts = evaluation.reference_facts(extractor, source, "computed", len(source), options.seed, options.value_range)
         reference = evaluation.reference_in_parts(
             source, extractor, count, options.seed, options.batch, options.out, facts, shard
         )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from reals.commands.networks import device_of
+
 REFERENCE_CLASSES = (207, 360, 387, 974, 88, 979, 417, 279)  # of DiT's and SiT's sample.py
 REFERENCE_CFG = 4.0
 GRID_MOST = 100
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     if options.batch < 1:
         raise ValueError(f"--batch: got {options.batch}, expected at least 1")
     shard, shards = _shard(options.shard)
-    device = _device(options.device)
+    device = device_of(options.device)
     family = {"sit": "SiT", "dit": "DiT", "repa": "REPA", None: None}[options.family]
     checkpoint = checkpoints.load(
         options.checkpoint, family, weights=options.weights, heads=options.heads, projector=False, device=device
@@ -156,17 +158,6 @@ def _shard(text: str | None) -> tuple[int, int]:
     return shard, shards
 
 
-def _device(name: str | None):
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def _sampling(options: argparse.Namespace, checkpoint):
     """The settings asked for; what is not asked for is as in the papers."""
     from reals.generation import Sampling
@@ -187,6 +178,10 @@ def _sampling(options: argparse.Namespace, checkpoint):
         except ValueError:
             raise ValueError(f"--interval: got {options.interval!r}, expected two numbers such as 0,0.75") from None
         chosen["interval"] = (low, high)
+    if options.interval_time is not None:
+        if options.interval is None:
+            raise ValueError("--interval-time: says how --interval counts; give both")
+        chosen["interval_time"] = options.interval_time
     if options.last_step == "none" and options.last_size is None:
         chosen["last_size"] = 0.0
     return Sampling(sampler=sampler, cfg=REFERENCE_CFG if options.cfg is None else options.cfg, **chosen)
