@@ -176,6 +176,26 @@ def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
         evaluate.load_reference(context, r.reference)
 
 
+def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says(context, monkeypatch, project):
+    r = context.registry
+    autoencoder.run(context, r.autoencoders["sd-vae"])
+    classifiers.extractor(context, r.extractor)
+    vae, held_out = models.load(context.folder(r.autoencoders["sd-vae"])), context.images("held_out")
+    indices = np.arange(len(held_out))[::-1].copy()
+    with torch.no_grad():
+        whole = analyse._reconstruction(context, vae, held_out, indices)
+        monkeypatch.setattr(analyse, "BATCH", 2)
+        monkeypatch.setattr(analyse, "PAGE", 6)
+        paged = analyse._reconstruction(context, vae, held_out, indices)
+    assert paged == pytest.approx(whole, rel=1e-3)
+    edit(project / "config/scales/smoke.yaml", "analysis: {", "analysis: {reconstruction_images: 9, ")
+    more = registry.Registry(config.load("smoke"))
+    assert more.analyses["sd-vae"].id != r.analyses["sd-vae"].id
+    jobs = [cost.Costs(which).jobs for which in (r, more)]
+    plain, fewer = (sum(job.flops for job in found.values() if job.stage == "analyse") for found in jobs)
+    assert fewer < plain
+
+
 def test_ink_and_depth_of_a_stroke():
     images = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
     images[:, :, 2:7, 2:7] = 255

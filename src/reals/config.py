@@ -269,7 +269,8 @@ class EvaluationConfig(Strict):
 
 
 class AnalysisConfig(Strict):
-    images: int = Field(gt=0)  # held-out images for SC and reconstruction
+    images: int = Field(gt=0)  # held-out images for SC, k-NN and the probe
+    reconstruction_images: int | None = Field(None, gt=0)  # for rFID, PSNR, SSIM and LPIPS; None: the same
     probe_images: int = Field(gt=0)  # training images behind k-NN and the linear probe
     tsne_classes: int = Field(gt=0)
     tsne_images: int = Field(gt=0)

@@ -272,13 +272,14 @@ class Costs:
     def _analysis(self, a: Artefact) -> Iterable[Job]:
         config = self.scale.analysis
         n, probe = min(config.images, self.counts.held_out), min(config.probe_images, self.counts.train)
-        # Reconstruction, averaged latents, their std, and two views of each of the five augmentations; probes; t-SNE.
-        encoded = n * (3 + 10) + probe + config.tsne_classes * config.tsne_images
+        again = min(config.reconstruction_images or config.images, self.counts.held_out)
+        # Reconstruction; averaged latents, their std, and two views of each of the five augmentations; probes; t-SNE.
+        encoded = again + n * (2 + 10) + probe + config.tsne_classes * config.tsne_images
         work = (
             encoded * flops.vae_encoder_flops(self.vae)
-            + 2 * n * flops.vae_decoder_flops(self.vae)
-            + 4 * n * flops.lpips_flops(self.scale.autoencoder.lpips.net, self.scale.data.resolution)
-            + 3 * n * self.judge_flops()
+            + 2 * again * flops.vae_decoder_flops(self.vae)
+            + 4 * again * flops.lpips_flops(self.scale.autoencoder.lpips.net, self.scale.data.resolution)
+            + 3 * again * self.judge_flops()
         )
         yield self._job(a, "analyse", {"encoding": work}, 0)
 

@@ -188,7 +188,7 @@ class Registry:
             self.evaluations[name] = replace(made, needs=(*made.needs, self.second_reference)) if self.second_reference else made
         self.analyses = {
             name: make(
-                "analysis", ae.name, [self.data, ae, self.extractor], **scale.analysis.model_dump(),
+                "analysis", ae.name, [self.data, ae, self.extractor], **scale.analysis.model_dump(exclude_none=True),
                 augmentations=paper.augmentations.model_dump(mode="json"), knn_k=paper.knn_k, seed=seeds.analysis,
                 lpips=scale.autoencoder.lpips.model_dump(exclude={"weights"}),
             )

@@ -50,7 +50,7 @@ def rehearse(scale: Scale) -> Scale:
             "second": scale.evaluation.second and judge | {"name": "rehearsal-second-cnn"},
             "pr_reference": 40,
         },
-        "analysis": {"images": 20, "probe_images": 40, "tsne_classes": 10, "tsne_images": 4},
+        "analysis": {"images": 20, "reconstruction_images": 30, "probe_images": 40, "tsne_classes": 10, "tsne_images": 4},
     }  # fmt: skip
     values["autoencoder"] |= step | {
         "block_out_channels": (8,) * levels, "layers_per_block": 1, "norm_num_groups": 8, "align_hidden": 16,

@@ -18,6 +18,7 @@ from reals.stages.evaluate import batches, curve
 from reals.stages.sample import save_npz
 
 BATCH = 100
+PAGE = 6400  # images in memory at a time: whole batches of ours and of the judge's, so that paging changes no bit
 MAPS = 6  # images with token-similarity maps in Figure 1
 
 
@@ -36,9 +37,12 @@ def run(context: Context, artefact: Artefact) -> None:
     held_out, train = context.images("held_out"), context.images("train")
     n = min(settings.images, len(held_out))
     with work(), torch.no_grad():
+        decoded = _spread(
+            held_out.labels, min(settings.reconstruction_images or settings.images, len(held_out)), scale.seeds.analysis
+        )
+        values = _reconstruction(context, vae, held_out, decoded)
         indices = _spread(held_out.labels, n, scale.seeds.analysis)
         images = torch.from_numpy(held_out.batch(indices))
-        values = _reconstruction(context, vae, images)
         values |= _consistency(context, vae, images)
         probe = _spread(train.labels, min(settings.probe_images, len(train)), scale.seeds.analysis)
         train_z = _means(context, vae, train, probe).mean(dim=(2, 3))
@@ -67,7 +71,7 @@ def run(context: Context, artefact: Artefact) -> None:
                 "scale": scale.name,
                 "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
                 "training steps": ae.spec.get("steps", 0),
-                "images": f"{n} held-out",
+                "images": f"{n} held-out" + (f", {len(decoded)} for reconstruction" if len(decoded) != n else ""),
                 "decoded latent": "posterior sample",
                 "feature network": scale.evaluation.extractor.name,
                 "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
@@ -105,30 +109,35 @@ def _sampled(context: Context, mean: Tensor, logvar: Tensor, start: int) -> Tens
     return mean + torch.exp(0.5 * logvar) * noise.to(mean)
 
 
-def _reconstruction(context: Context, vae, images: Tensor) -> dict[str, float]:
+def _reconstruction(context: Context, vae, images: Images, indices: np.ndarray) -> dict[str, float]:
+    """rFID, PSNR, SSIM and LPIPS of the images ``indices``; of pixels no more than a page is in memory."""
     config = context.scale.autoencoder.lpips
     lpips = lpips_network(config.net, config.backbone, config.weights).to(context.device)
     extractor = classifiers.load_extractor(context)
     scores: dict[str, list[Tensor]] = {}
-    decoded: dict[str, list[Tensor]] = {"": [], "_mean": []}
-    for start in range(0, len(images), BATCH):
-        x = models.to_input(images[start : start + BATCH].to(context.device))
-        mean, logvar = models.moments(vae, x)
-        for suffix, z in (("", _sampled(context, mean, logvar, start)), ("_mean", mean)):
-            bytes_ = to_uint8(vae.decode(z).sample)
-            decoded[suffix].append(bytes_.cpu())
-            truth, made = (x + 1) / 2, bytes_.float() / 255
-            parts = {
-                "psnr": psnr(truth, made), "ssim": ssim(truth, made), "ssim_paper": ssim_paper(truth, made),
-                "lpips": lpips(made * 2 - 1, x).flatten(),
-            }  # fmt: skip
-            for name, score in parts.items():
-                scores.setdefault(name + suffix, []).append(score.cpu())
+    features: dict[str, list[Tensor]] = {"real": [], "": [], "_mean": []}
+    for first in range(0, len(indices), PAGE):
+        page = torch.from_numpy(images.batch(indices[first : first + PAGE]))
+        decoded: dict[str, list[Tensor]] = {"": [], "_mean": []}
+        for start in range(0, len(page), BATCH):
+            x = models.to_input(page[start : start + BATCH].to(context.device))
+            mean, logvar = models.moments(vae, x)
+            for suffix, z in (("", _sampled(context, mean, logvar, first + start)), ("_mean", mean)):
+                bytes_ = to_uint8(vae.decode(z).sample)
+                decoded[suffix].append(bytes_.cpu())
+                truth, made = (x + 1) / 2, bytes_.float() / 255
+                parts = {
+                    "psnr": psnr(truth, made), "ssim": ssim(truth, made), "ssim_paper": ssim_paper(truth, made),
+                    "lpips": lpips(made * 2 - 1, x).flatten(),
+                }  # fmt: skip
+                for name, score in parts.items():
+                    scores.setdefault(name + suffix, []).append(score.cpu())
+        for name, some in (("real", page), *((suffix, torch.cat(parts)) for suffix, parts in decoded.items())):
+            features[name].append(extractors.extract(extractor, batches(some.numpy())).pool)
     values = {name: float(torch.cat(parts).mean()) for name, parts in scores.items()}
-    real = Moments.of(extractors.extract(extractor, batches(images.numpy())).pool).finalize()
-    for suffix, parts in decoded.items():
-        made = Moments.of(extractors.extract(extractor, batches(torch.cat(parts).numpy())).pool).finalize()
-        values[f"rfid{suffix}"] = frechet_distance(real.mu, real.sigma, made.mu, made.sigma)
+    real, *made = (Moments.of(torch.cat(parts)).finalize() for parts in features.values())
+    for suffix, found in zip(("", "_mean"), made, strict=True):
+        values[f"rfid{suffix}"] = frechet_distance(real.mu, real.sigma, found.mu, found.sigma)
     return values
 
 

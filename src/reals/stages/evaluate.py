@@ -75,13 +75,13 @@ def load_reference(context: Context, artefact: Artefact) -> Reference:
         return evaluation.reference_from({k: stored[k] for k in stored.files})
 
 
-def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, str | int | float]:
+def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, str | int | float]:
     """What a reader must know beside a generation metric."""
     registry, scale = context.registry, context.scale
     samples = registry.samples[evaluation]
     row, spec = registry.experiment.evaluations[evaluation], samples.spec
     seeds = {a.kind: a.spec.get("seed", "none") for a in (samples.needed("autoencoder"), samples.needed("run"))}
-    sampler = sampling.sampling_of(spec)
+    sampler, stored = sampling.sampling_of(spec), scale.evaluation.reference
     guidance = (
         "none"
         if row.cfg == 1
@@ -100,7 +100,9 @@ def protocol(context: Context, evaluation: str, n_reference: int) -> dict[str, s
         "labels": spec["labels"],
         "feature network": scale.evaluation.extractor.name,
         **({"second judge": scale.evaluation.second.name} if scale.evaluation.second else {}),
-        "reference": f"{n_reference} training images",
+        "reference": f"{real.pool.n} training images"
+        if stored is None
+        else f"statistics stored in {Path(stored).name}, {len(real.features)} of its images for precision and recall",
         "seeds": f"autoencoder {seeds['autoencoder']}, transformer {seeds['run']}, sampling {spec['seed']}",
     }
 
@@ -150,7 +152,7 @@ def run(context: Context, artefact: Artefact) -> None:
             "name": artefact.name,
             "id": artefact.id,
             "values": values,
-            "protocol": protocol(context, artefact.name, real.pool.n),
+            "protocol": protocol(context, artefact.name, real),
             "provenance": {
                 **sampling.provenance(context, samples_artefact),
                 "samples": samples_artefact.id,
