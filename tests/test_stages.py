@@ -196,6 +196,15 @@ def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says
     assert fewer < plain
 
 
+def test_a_gallery_is_cut_to_what_the_scale_shows_and_never_too_short(tmp_path):
+    arrays = {"latents": np.arange(8.0), "images": np.arange(8), "labels": np.arange(8)}
+    np.savez(tmp_path / "gallery.npz", **arrays)
+    z, images, labels = downstream.gallery(tmp_path, 5)
+    assert z.tolist() == images.tolist() == labels.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(files.MissingArtefact, match="gallery was 8 images, now it is 9"):
+        downstream.gallery(tmp_path, 9)
+
+
 def test_ink_and_depth_of_a_stroke():
     images = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
     images[:, :, 2:7, 2:7] = 255

@@ -209,7 +209,8 @@ class Registry:
                 if labels and labels["head"]:
                     labels["head"] = Path(labels["head"]).name
             self.downstream[name] = make(
-                "downstream", name, [self.samples[name], self.data, source, base], **spec, held_out_images=scale.analysis.images, seed=seeds.analysis,
+                "downstream", name, [self.samples[name], self.data, source, base], **spec, held_out_images=scale.analysis.images,
+                gallery=scale.sampling.gallery, seed=seeds.analysis,
             )  # fmt: skip
 
     def _teaching(self, teacher: str, patches: bool) -> Artefact:

@@ -1,11 +1,14 @@
 """Stage `downstream`: masks and depth read off generated latents through the align network (Section 4.4, Figure 4)."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals import files, rng, training
+from reals.generation import shard_range
 from reals.images import Images
 from reals.journal import work
 from reals.models import autoencoder as models
@@ -107,6 +110,17 @@ def foreground(tokens: Tensor) -> Tensor:
     return ((value - value.min()) / (value.max() - value.min()).clamp_min(1e-12)).float()
 
 
+def gallery(folder: Path, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """The first ``count`` samples of an evaluation: (latents, images, labels). MissingArtefact where fewer were kept."""
+    path = folder / "gallery.npz"
+    with np.load(path) as stored:
+        if len(stored["labels"]) < count:
+            raise files.MissingArtefact(
+                f"{path} was kept when the scale's gallery was {len(stored['labels'])} images, now it is {count}; delete {folder} to draw again"
+            )
+        return torch.from_numpy(stored["latents"][:count]), stored["images"][:count], stored["labels"][:count]
+
+
 def run(context: Context, artefact: Artefact) -> None:
     """Writes maps.npz (images, labels, mask and, where there is a depth target, depth) and metrics.json."""
     registry, scale, spec = context.registry, context.scale, artefact.spec
@@ -114,8 +128,8 @@ def run(context: Context, artefact: Artefact) -> None:
     samples = artefact.needed("samples")
     source_ae = registry.folder(samples.needed("autoencoder"))
     align = models.load_align(source_ae, context.device)
-    with np.load(registry.folder(samples) / "gallery.npz") as gallery:
-        z, images, labels = torch.from_numpy(gallery["latents"]), gallery["images"], gallery["labels"]
+    kept = min(spec["gallery"], len(shard_range(samples.spec["n"], 0, registry.shards(samples))))
+    z, images, labels = gallery(registry.folder(samples), kept)
     values: dict[str, float] = {}
     arrays = {"images": images.transpose(0, 2, 3, 1), "labels": labels}
     with work():
