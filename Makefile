@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 # Newer versions within pyproject's ranges: edit .venv by hand, test, then write down what is installed.
 lock:
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable \
-	  | sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux" and platform_machine == "x86_64"/'; } > requirements.lock.new
+	  | sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean:

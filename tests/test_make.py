@@ -1,11 +1,13 @@
-"""`make` on machines that are not ours: an environment that was left half made."""
+"""`make` on machines that are not ours: an environment that was left half made, and what the lock file gives to each kind of machine."""
 
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
 
 PIP = '#!/bin/sh\necho "$@" >> pip-was-asked\n'
 NO_PIP = '#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n'
@@ -50,3 +52,16 @@ def test_an_environment_is_made_once(checkout):
     assert make(checkout) == "-m venv --clear .venv\n"
     (checkout / ".venv/.ready").unlink()
     assert make(checkout) == "-m venv --clear .venv\n"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_gives_each_linux_machine_what_torch_asks_for(machine):
+    there = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": machine, "extra": ""}
+
+    def wanted(lines) -> set[str]:
+        found = [Requirement(line) for line in lines]
+        return {r.name.lower().replace("_", "-") for r in found if r.marker is None or r.marker.evaluate(there)}
+
+    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    locked = wanted(line for line in lines if line and not line.startswith("#"))
+    assert wanted(metadata.requires("torch")) <= locked
