@@ -164,6 +164,15 @@ def test_one_thread_cpus_run_one_job_each(project):
     assert all(costs.devices_of(job, cpu, 2) == 1 for job in costs.jobs.values())
 
 
+def test_a_size_that_was_not_measured_is_not_taken_for_a_teacher():
+    measured = {"transformer B": 3e12, "sampling B": 2e12, "sampling teacher": 1e12}
+    found = replace(RATES, by_kind=measured)
+    assert found.rate("sampling XL") == 2e12 and found.rate("transformer XL") == 3e12 and found.rate("sampling teacher") == 1e12
+    assert replace(RATES, by_kind={"sampling B": 2e12}).rate("sampling teacher") == 2e12
+    with pytest.raises(config.ConfigError, match="none for 'sampling XL'; run `reals measure` again"):
+        replace(RATES, by_kind={"sampling teacher": 1e12}).rate("sampling XL")
+
+
 def test_the_command_prints_and_gives_json(project, capsys):
     assert main(["plan", "--config", "scale=imagenet256", "--gpu", "h100", "--nodes", "2"]) == 0
     text = capsys.readouterr().out
