@@ -173,6 +173,20 @@ def test_a_size_that_was_not_measured_is_not_taken_for_a_teacher():
         replace(RATES, by_kind={"sampling teacher": 1e12}).rate("sampling XL")
 
 
+@pytest.mark.parametrize(
+    ("given", "held_out"),
+    [({"source": "cifar10"}, 10_000), ({"source": "cifar10", "images_per_class": 24}, 240),
+     ({"source": "folder", "expected_classes": 100, "expected_images": 90_000}, 5_000),
+     ({"source": "folder", "expected_classes": 100, "expected_images": 2_400, "images_per_class": 24}, 2_400),
+     ({"source": "procedural", "images_per_class": 24}, 96)],
+)  # fmt: skip
+def test_held_out_images_are_as_few_as_the_scale_takes(project, given, held_out):
+    experiment = config.load("smoke")
+    data = experiment.scale.data.model_copy(update={"held_out": None, "images_per_class": None, **given})
+    scale = experiment.scale.model_copy(update={"data": data})
+    assert cost.counts(Registry(replace(experiment, scale=scale))).held_out == held_out
+
+
 def test_the_command_prints_and_gives_json(project, capsys):
     assert main(["plan", "--config", "scale=imagenet256", "--gpu", "h100", "--nodes", "2"]) == 0
     text = capsys.readouterr().out

@@ -21,6 +21,7 @@ KNOWN_COUNTS = {
     "cifar10": (50000, 10),
     "procedural": (288, 12),
 }  # images outside the held-out split's own, classes
+KNOWN_HELD_OUT = {"cifar10": 10_000, "procedural": 96}
 UNKNOWN_COUNT = 10_000  # images of a folder nobody has counted yet
 ENDLESS = 10**9  # devices
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
@@ -73,7 +74,8 @@ def counts(registry: Registry) -> Counts:
     if config.held_out is not None:
         held = round(total * config.held_out)
         return Counts(total - held, held, classes, known)
-    held = config.expected_held_out or (10_000 if config.source == "cifar10" else 50 * classes)
+    held = config.expected_held_out or KNOWN_HELD_OUT.get(config.source, 50 * classes)
+    held = min(held, (config.images_per_class or held) * classes)
     return Counts(total, held, classes, known)
 
 
