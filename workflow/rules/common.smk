@@ -50,6 +50,13 @@ LAUNCH = (
     " --nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads}"
     " --minutes {resources.runtime}"
 )
+
+
+def launch(stage):
+    """The beginning of a job's command: the launcher, the stage and the experiment."""
+    return LAUNCH + (" --together" if stage in dispatch.TOGETHER else "") + f" stage {stage} {{ARGS}}"
+
+
 STARTS = REGISTRY.root / "slurm.jsonl"
 if workflow.remote_exec:  # this is the snakemake that runs one job on its node
     os.environ |= site.environment(SITE, sys.executable, STARTS)
