@@ -15,7 +15,8 @@ test: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# A .venv without pip is what is left where making one failed half-way (Debian without python3-venv).
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
@@ -23,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 # Newer versions within pyproject's ranges: edit .venv by hand, test, then write down what is installed.
 lock:
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable \
-	  | sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux" and platform_machine == "x86_64"/'; } > requirements.lock.new
+	  | sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean:

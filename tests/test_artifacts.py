@@ -1,5 +1,6 @@
 """Artefacts through DVC: a clone trains nothing that it pulled; what is damaged or changed is remade, and nothing else."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -124,8 +125,6 @@ def test_a_changed_weight_remakes_what_depends_on_it_in_a_clone_too(clone):
 
 @pytest.mark.workflow
 def test_a_damaged_object_is_named_and_only_that_is_made_again(origin, clone):
-    import hashlib
-
     run_of = registry(clone)
     weights = run_of.folder(run_of.runs["sit-b2-control"]) / "step_2.safetensors"
     digest = hashlib.md5((origin / weights).read_bytes()).hexdigest()
@@ -165,6 +164,71 @@ def test_verify_finds_a_file_that_differs_from_what_was_recorded(clone):
     assert not (clone / decoder.parent / "index.json").exists()
 
 
+def published(folder: Path, *names: str) -> dict[str, str]:
+    """Writes files of some content; their md5 as DVC would list them."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} as it was")
+    every = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.md5(path.read_bytes()).hexdigest() for path in every}
+
+
+def test_training_that_goes_on_damages_nothing(tmp_path, monkeypatch):
+    record = "made/step_2.safetensors.json"
+    listed = published(tmp_path, "log.jsonl", "samples/step_2.png", "tensorboard/events.1", "step_2.safetensors", record)
+    monkeypatch.setattr(publish, "recorded", lambda folder: listed)
+    (tmp_path / record).write_text("{}")
+    (tmp_path / "log.jsonl").write_text("more lines")
+    (tmp_path / "samples/step_2.png").write_text("drawn again")
+    (tmp_path / "tensorboard/events.1").unlink()
+    (tmp_path / "step_4.safetensors").write_text("the next milestone")
+    assert publish.damaged(tmp_path) == []
+
+
+def test_states_are_compared_with_their_own_checksums(tmp_path, monkeypatch):
+    def state(step: int, content: str) -> Path:
+        path = tmp_path / f"step_{step:08d}.pt"
+        path.write_text(content)
+        path.with_suffix(".sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+        return path
+
+    old, same = state(2, "two"), state(4, "four")
+    listed = published(tmp_path)
+    monkeypatch.setattr(publish, "recorded", lambda folder: listed)
+    for path in (old, old.with_suffix(".sha256")):  # a rolling one that later training removed
+        path.unlink()
+    state(4, "four, made again")
+    state(6, "six")
+    assert publish.damaged(tmp_path) == []
+    same.write_text("four, made agaim")
+    assert publish.damaged(tmp_path) == [same]
+
+
+def test_a_shard_is_what_was_recorded_unless_it_was_made_again(tmp_path, monkeypatch):
+    shard, record = tmp_path / "shard_000.npy", tmp_path / "made/shard_000.npy.json"
+    record.parent.mkdir()
+    record.write_text('{"attempts": [1]}')
+    listed = published(tmp_path, shard.name, "spec.json")
+    monkeypatch.setattr(publish, "recorded", lambda folder: listed)
+    assert publish.damaged(tmp_path) == []
+    shard.write_text("other bits")
+    assert publish.damaged(tmp_path) == [shard]
+    record.write_text('{"attempts": [1, 2]}')
+    assert publish.damaged(tmp_path) == []
+    shard.unlink()  # as where one file of a folder was pulled
+    assert publish.damaged(tmp_path) == []
+
+
+@pytest.mark.workflow
+def test_verify_finds_dvc_s_list_wherever_its_cache_is(clone, tmp_path):
+    dvc(clone, "config", "--local", "cache.dir", str(tmp_path / "shared"))
+    dvc(clone, "pull", "-q", "autoencoder@smoke_reals")
+    spec = clone / registry(clone).folder(registry(clone).autoencoders["reals"]) / "spec.json"
+    spec.chmod(0o644)
+    spec.write_text(spec.read_text() + " ")
+    assert str(spec.relative_to(clone)) in reals(clone, "verify", "--scale", "smoke", check=False).stdout
+
+
 @pytest.mark.workflow
 def test_a_pulled_run_goes_on_from_its_state_and_not_from_the_start(origin, clone):
     dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
@@ -178,7 +242,14 @@ def test_a_pulled_run_goes_on_from_its_state_and_not_from_the_start(origin, clon
     dvc(clone, "pull", "-q", "state@smoke_sit-b2-control")
     assert planned(clone, str(target)) == {"transformer": 1}
     snakemake(clone, str(target))
-    assert [json.loads(line)["step"] for line in (clone / target.parent / "log.jsonl").read_text().splitlines()] == [2, 4]
+    history = clone / target.parent / "log.jsonl"
+    assert [json.loads(line)["step"] for line in history.read_text().splitlines()] == [2, 4]
+    # It differs from what was published, and nothing of it is damaged.
+    assert " artefacts are whole, 0 damaged" in reals(clone, "verify", "--scale", "smoke", "--remove").stdout
+    assert len(history.read_text().splitlines()) == 2
+    reals(clone, "registry")
+    done = reals(clone, "publish", "run@sit-b2-control", "state@sit-b2-control", "--scale", "smoke", "--no-push")
+    assert "2 recorded: run@smoke_sit-b2-control, state@smoke_sit-b2-control" in done.stdout
 
 
 @pytest.mark.workflow

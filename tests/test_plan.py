@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, edit
 
 from reals import config, cost, files, rates
 from reals.cli import main
@@ -162,6 +162,53 @@ def test_one_thread_cpus_run_one_job_each(project):
     cpu = replace(RATES, threads=1)
     assert cpu.unit == "CPU" and RATES.unit == "GPU"
     assert all(costs.devices_of(job, cpu, 2) == 1 for job in costs.jobs.values())
+
+
+def test_only_the_stages_that_use_several_gpus_are_faster_on_them(project):
+    edit(project / "config/scales/smoke.yaml", "name: smoke\n", "name: smoke\nresources: {default: {gpu: 8}}\n")
+    costs = cost.Costs(Registry(config.load("smoke")))
+    assert {job.stage: costs.devices_of(job, RATES, 4) for job in costs.jobs.values()} == {
+        "data": 1, "teacher": 1, "extractor": 1, "features": 4, "autoencoder": 4, "latents": 4, "transformer": 4, "sample": 1,
+        "reference": 1, "evaluate": 1, "analyse": 1, "downstream": 1,
+    }  # fmt: skip
+    # Two shards of samples hold all GPUs in turn and work on one.
+    sample = next(job for job in costs.jobs.values() if job.stage == "sample" and job.copies == 2)
+    seconds = RATES.seconds(sample.work)
+    assert cost.schedule(costs, {sample.target}, RATES, 8) == pytest.approx(seconds)
+    assert cost.schedule(costs, {sample.target}, RATES, 16) == pytest.approx(seconds / 2)
+    planned = {job["target"]: job["wall_hours"] for job in plan.make(costs, RATES, 2, 8)["jobs"]}
+    assert planned[sample.target] == pytest.approx(seconds / 2 / 3600)
+
+
+def test_the_rules_start_a_process_for_each_gpu_in_just_those_stages():
+    from reals import dispatch
+
+    rules = "".join(path.read_text() for path in (REPOSITORY / "workflow/rules").glob("*.smk"))
+    assert rules.count("--together") == 1  # launch(): what the plan counts on is what is started
+    assert all(f'launch("{stage}")' in rules for stage in dispatch.TOGETHER)
+
+
+def test_a_size_that_was_not_measured_is_not_taken_for_a_teacher():
+    measured = {"transformer B": 3e12, "sampling B": 2e12, "sampling teacher": 1e12}
+    found = replace(RATES, by_kind=measured)
+    assert found.rate("sampling XL") == 2e12 and found.rate("transformer XL") == 3e12 and found.rate("sampling teacher") == 1e12
+    assert replace(RATES, by_kind={"sampling B": 2e12}).rate("sampling teacher") == 2e12
+    with pytest.raises(config.ConfigError, match="none for 'sampling XL'; run `reals measure` again"):
+        replace(RATES, by_kind={"sampling teacher": 1e12}).rate("sampling XL")
+
+
+@pytest.mark.parametrize(
+    ("given", "held_out"),
+    [({"source": "cifar10"}, 10_000), ({"source": "cifar10", "images_per_class": 24}, 240),
+     ({"source": "folder", "expected_classes": 100, "expected_images": 90_000}, 5_000),
+     ({"source": "folder", "expected_classes": 100, "expected_images": 2_400, "images_per_class": 24}, 2_400),
+     ({"source": "procedural", "images_per_class": 24}, 96)],
+)  # fmt: skip
+def test_held_out_images_are_as_few_as_the_scale_takes(project, given, held_out):
+    experiment = config.load("smoke")
+    data = experiment.scale.data.model_copy(update={"held_out": None, "images_per_class": None, **given})
+    scale = experiment.scale.model_copy(update={"data": data})
+    assert cost.counts(Registry(replace(experiment, scale=scale))).held_out == held_out
 
 
 def test_the_command_prints_and_gives_json(project, capsys):

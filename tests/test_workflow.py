@@ -53,6 +53,19 @@ def test_every_table_and_figure_is_there(finished):
     assert not re.search(r"<script[^>]", page)
 
 
+@pytest.mark.parametrize(("arguments", "gpus"), [([], "2"), (["--resources", "gpu=1"], "1")], ids=["all", "one"])
+def test_jobs_of_one_machine_share_its_gpus_or_as_many_as_are_asked_for(project, arguments, gpus):
+    made = Registry(configs.load("imagenet256"))
+    target = str(made.outputs(made.latents["reals"])[0])
+    done = snakemake(
+        project, target, "-n", "-p", "-c2", "--workflow-profile=none", "--config", "scale=imagenet256", *arguments,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"},
+    )  # fmt: skip
+    printed = done.stdout + done.stderr
+    assert set(re.findall(r" gpu=(\d+)", printed)) == {"0", gpus}  # what Snakemake counts
+    assert set(re.findall(r"--gpus (\d+) .*--together", printed)) == {gpus}  # what the job leases
+
+
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 def test_the_report_of_a_run_opens_in_a_browser(finished, tmp_path):
     with browser.page(tmp_path) as tab:

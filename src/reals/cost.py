@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
-from reals import drawn, files, flops, rates
+from reals import dispatch, drawn, files, flops, rates
 from reals.config import ConfigError, DataConfig, Resources, TableSheet, Teacher, repeats
 from reals.rates import Rates
 from reals.registry import Artefact, Registry
@@ -21,6 +21,7 @@ KNOWN_COUNTS = {
     "cifar10": (50000, 10),
     "procedural": (288, 12),
 }  # images outside the held-out split's own, classes
+KNOWN_HELD_OUT = {"cifar10": 10_000, "procedural": 96}
 UNKNOWN_COUNT = 10_000  # images of a folder nobody has counted yet
 ENDLESS = 10**9  # devices
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
@@ -73,7 +74,8 @@ def counts(registry: Registry) -> Counts:
     if config.held_out is not None:
         held = round(total * config.held_out)
         return Counts(total - held, held, classes, known)
-    held = config.expected_held_out or (10_000 if config.source == "cifar10" else 50 * classes)
+    held = config.expected_held_out or KNOWN_HELD_OUT.get(config.source, 50 * classes)
+    held = min(held, (config.images_per_class or held) * classes)
     return Counts(total, held, classes, known)
 
 
@@ -326,10 +328,14 @@ class Costs:
         shown_in_figures = [artefact for artefacts in drawn.figures(registry).values() for artefact in artefacts]
         return shown | {"figures": tuple(dict.fromkeys(self.target(a) for a in shown_in_figures))}
 
-    def devices_of(self, job: Job, found: Rates, devices: int) -> int:
-        """How many devices one copy of a job works on: the GPUs its rule asks for, at most what there is."""
+    def granted(self, job: Job, found: Rates, devices: int) -> int:
+        """How many devices one copy of a job is given: the GPUs its rule asks for, at most what there is."""
         stated = self.scale.resources.get(job.stage) or self.scale.resources.get("default") or DEFAULT_RESOURCES
         return max(1, min(stated.gpu * getattr(stated, "nodes", 1), devices)) if found.threads is None else 1
+
+    def devices_of(self, job: Job, found: Rates, devices: int) -> int:
+        """How many of those it works on: all of them in the stages that start a process for each, else one."""
+        return self.granted(job, found, devices) if job.stage in dispatch.TOGETHER else 1
 
 
 def network_calls(spec: Mapping) -> float:
@@ -363,14 +369,15 @@ def _evaluation_times(sampler: str, steps: int | None, path: Mapping) -> list[fl
 def schedule(costs: Costs, targets: set[str], found: Rates, devices: int) -> float:
     """Seconds that these jobs take on ``devices`` (0: on as many as can be used), longest remaining path first.
 
-    A job on several devices is taken to be that much faster; queues, start-up and reading are not in it.
+    A job that uses several devices is taken to be that much faster; queues, start-up and reading are not in it.
     """
     units = {}
     endless = devices == 0
     for target in targets:
         job = costs.jobs[target]
-        width = costs.devices_of(job, found, ENDLESS if endless else devices)
-        units[target] = (width, found.seconds(job.work) / job.copies / width, job.copies)
+        there = ENDLESS if endless else devices
+        seconds = found.seconds(job.work) / job.copies / costs.devices_of(job, found, there)
+        units[target] = (costs.granted(job, found, there), seconds, job.copies)
     tail: dict[str, float] = {}
     after: dict[str, list[str]] = {t: [] for t in targets}
     waits = {t: 0 for t in targets}

@@ -39,19 +39,24 @@ Check = tuple[str, Callable[[], str]]
 
 
 def check(registry: Registry) -> None:
-    """The cheap look when the workflow starts. ConfigError where the data source is plainly unusable, a file missing or the disk too small."""
+    """The cheap look when the workflow starts. ConfigError where the data source is plainly unusable, a file missing or the disk too small.
+
+    A file may be gone where nothing that is left to make reads it.
+    """
     from reals import images, labelled
 
     scale = registry.experiment.scale
     images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
-    for what, name, _ in _stated_files(registry):
-        _exists(what, name)
+    to_make = _to_make(registry)
+    for what, name, _, users in _stated_files(registry):
+        if users & to_make:
+            _exists(what, name)
     for key, teacher in scale.teachers.items():
-        made = (registry.folder(registry.teachers[key]) / files.MANIFEST).exists()
-        if isinstance(teacher, PretrainedTeacher) and teacher.weights is None and not made:
+        if isinstance(teacher, PretrainedTeacher) and teacher.weights is None and registry.teachers[key].id in to_make:
             hub_weights(f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     for name, base in scale.bases.items():
-        if not isinstance(base, PretrainedBase):
+        made_of_it = registry.autoencoders.get(name)
+        if not isinstance(base, PretrainedBase) or made_of_it is None or made_of_it.id not in to_make:
             continue
         if Path(base.path).is_dir() and not (Path(base.path) / "config.json").is_file():
             raise ConfigError(
@@ -70,8 +75,15 @@ def check(registry: Registry) -> None:
 def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]:
     """Everything `reals check` looks at: (what, the check). ``where`` is the file of the site."""
     yield "data", lambda: data(registry)
-    for what, name, digest in _stated_files(registry):
-        yield what, lambda what=what, name=name, digest=digest: stated_file(what, name, digest)
+    for what, name, digest, users in _stated_files(registry):
+        yield (
+            what,
+            lambda what=what, name=name, digest=digest, users=users: (
+                stated_file(what, name, digest)
+                if Path(name).is_file() or users & _to_make(registry)
+                else f"{name} is gone, and nothing that is left to make reads it"
+            ),
+        )
     yield from _published_weights(registry)
     for what, config in _labelled(registry):
         yield what, lambda what=what, config=config: labels(registry, what, config)
@@ -160,18 +172,32 @@ def _cifar10(config) -> str:
     return f"not in {root} yet; the data job downloads it"
 
 
-def _stated_files(registry: Registry) -> Iterator[tuple[str, str, str | None]]:
-    """(where it is stated, file, sha256 or None) of every file a scale names."""
+def _to_make(registry: Registry) -> set[str]:
+    """Ids of the artefacts behind tables and figures that are still to be made, wholly or in part."""
+    costs = Costs(registry)
+    return {costs.jobs[target].artefact for target in costs.missing(t for targets in costs.tables().values() for t in targets)}
+
+
+def _stated_files(registry: Registry) -> Iterator[tuple[str, str, str | None, set[str]]]:
+    """(where it is stated, file, sha256 or None, ids of the artefacts whose jobs read it) of every file a scale names."""
     scale = registry.experiment.scale
     extractor = scale.evaluation.extractor
+    measured = list(registry.analyses.values())
+    judged = [registry.extractor, registry.reference, *registry.evaluations.values(), *measured]
+    trained = [ae for ae in registry.autoencoders.values() if "lpips" in ae.spec]
     stated = [
-        ("evaluation.reference", scale.evaluation.reference, None),
-        ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None)),
-        ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None),
-        *((f"{what}.head", labels.head, None) for what, labels in _labelled(registry)),
-        *((f"teachers.{k}.weights", getattr(t, "weights", None), getattr(t, "sha256", None)) for k, t in scale.teachers.items()),
+        ("evaluation.reference", scale.evaluation.reference, None, [registry.reference]),
+        ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None), judged),
+        ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None, [*trained, *measured]),
+        *((f"{what}.head", labels.head, None, registry.downstream.values()) for what, labels in _labelled(registry)),
+        *(
+            (f"teachers.{k}.weights", getattr(t, "weights", None), getattr(t, "sha256", None), [registry.teachers[k]])
+            for k, t in scale.teachers.items()
+        ),
     ]
-    yield from (entry for entry in stated if entry[1] is not None)
+    for what, name, digest, users in stated:
+        if name is not None:
+            yield what, name, digest, {artefact.id for artefact in users}
 
 
 def _exists(what: str, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from reals.registry import Artefact, Registry
 REGISTRY = "registry.json"
 STAGES = ("data", "teacher", "extractor", "autoencoder", "latents", "run", "state", "reference", "samples")
 PARTIAL = ("run", "state")  # worth storing before the last milestone is there
+# What training writes, removes and writes again in a folder that is published already; states have checksums of their own.
+GROWING = re.compile(r"log\.jsonl$|step_\d+\.(pt|sha256)$|(made|samples|tensorboard)/")
 NOTE = "Written by `reals registry`: what each artefact is made of and where it is. dvc.yaml reads it; do not edit."
 
 
@@ -104,8 +107,19 @@ def select(registry: Registry, names: list[str]) -> list[Stored]:
 
 def recorded(folder: Path) -> dict[str, str]:
     """File name -> md5 of a folder's files as dvc.lock records them; empty where it does not, or DVC's listing is not here."""
-    listing = Path(".dvc/cache/files/md5", *_listings().get(str(folder), ["no", "listing"]))
+    if (place := _listings().get(str(folder))) is None:
+        return {}
+    listing = _cache() / "files/md5" / Path(*place)
     return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text())} if listing.exists() else {}
+
+
+@cache
+def _cache() -> Path:
+    """Where DVC keeps objects on this machine."""
+    try:
+        return Path(dvc("cache", "dir").strip())
+    except ValueError:
+        return Path(".dvc/cache")
 
 
 @cache
@@ -119,22 +133,38 @@ def _listings() -> dict[str, tuple[str, str]]:
 
 
 def damaged(folder: Path) -> list[Path]:
-    """The files of a folder that are gone or differ from its manifest, their records or what DVC recorded; all are read."""
+    """The files of a folder that are not what its manifest, their records or checksums, or DVC say; all are read.
+
+    Training that goes on, or what was made again, is no damage: see `_lasting`.
+    """
     manifest = folder / files.MANIFEST
     sealed = files.read_json(manifest)["files"] if manifest.exists() else {}
-    expected = {name: ("md5", digest) for name, digest in recorded(folder).items()}
+    expected = {name: ("md5", digest) for name, digest in _lasting(folder).items()}
     records = ((path.stem, files.read_json(path)) for path in folder.glob("made/*.json"))
     expected |= {name: ("sha256", record["sha256"]) for name, record in records if "sha256" in record}
     expected |= {name: ("sha256", facts["sha256"]) for name, facts in sealed.items()}
+    expected |= {f"{path.stem}.pt": ("sha256", path.read_text().strip()) for path in folder.glob("step_*.sha256")}
 
     def differs(name: str, algorithm: str, digest: str) -> bool:
         path = folder / name
         if not path.exists():
-            return True
+            return algorithm == "sha256"
         with path.open("rb") as file:
             return hashlib.file_digest(file, algorithm).hexdigest() != digest
 
     return [folder / name for name, (algorithm, digest) in expected.items() if differs(name, algorithm, digest)]
+
+
+def _lasting(folder: Path) -> dict[str, str]:
+    """File name -> md5 that DVC recorded, of the files that no later work of ours can have changed."""
+    listed = recorded(folder)
+
+    def remade(name: str) -> bool:
+        record = f"made/{name}.json"
+        path = folder / record
+        return path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != listed.get(record)
+
+    return {name: digest for name, digest in listed.items() if not GROWING.match(name) and not remade(name)}
 
 
 def dvc(*arguments: str) -> str:

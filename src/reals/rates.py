@@ -14,6 +14,7 @@ from reals.config import ConfigError, Resources, Scale, read_yaml
 MEASURED = Path("results/measured")
 KINDS = ("transformer", "sampling", "autoencoder", "encoding")
 """Kinds of work: training a transformer, running one, training an autoencoder, running a convolutional network."""
+TEACHER = "sampling teacher"  # another network at another batch: it says nothing of a transformer
 NVIDIA_SECONDS = 10.0
 
 
@@ -36,11 +37,11 @@ class Rates:
         return "GPU" if self.threads is None else "CPU"
 
     def rate(self, work: str) -> float:
-        """FLOP/s of a kind of work; one size stands in for another that was not measured."""
+        """FLOP/s of a kind of work; one size stands in for another that was not measured. ConfigError where there is none."""
         if work in self.by_kind:
             return self.by_kind[work]
         kind = work.split()[0]
-        others = [rate for name, rate in self.by_kind.items() if name.split()[0] == kind]
+        others = [rate for name, rate in self.by_kind.items() if name.split()[0] == kind and name != TEACHER]
         if not others:
             raise ConfigError(f"rates of {self.device} ({self.source}): none for '{work}'; run `reals measure` again")
         return others[-1]

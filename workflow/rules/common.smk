@@ -50,13 +50,23 @@ LAUNCH = (
     " --nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads}"
     " --minutes {resources.runtime}"
 )
+
+
+def launch(stage):
+    """The beginning of a job's command: the launcher, the stage and the experiment."""
+    return LAUNCH + (" --together" if stage in dispatch.TOGETHER else "") + f" stage {stage} {{ARGS}}"
+
+
 STARTS = REGISTRY.root / "slurm.jsonl"
 if workflow.remote_exec:  # this is the snakemake that runs one job on its node
     os.environ |= site.environment(SITE, sys.executable, STARTS)
 # --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores, and here the GPUs too.
 ON_CLUSTER = workflow.resource_settings.nodes is not None
-if workflow.is_main_process and not ON_CLUSTER and dispatch.visible_gpus():
-    workflow.register_resource("gpu", len(dispatch.visible_gpus()))
+if workflow.is_main_process and not ON_CLUSTER:
+    if "gpu" not in workflow.global_resources and dispatch.visible_gpus():
+        workflow.register_resource("gpu", len(dispatch.visible_gpus()))
+    if "gpu" in workflow.global_resources:  # what a job leases is no more than what it is counted as
+        workflow.register_resource("gpus_per_node", workflow.global_resources["gpu"].value)
 # For the first process alone: the ones that run a single job on its node would each retry it as often again.
 TRAINING_RETRIES = SITE.training_retries if workflow.is_main_process and ON_CLUSTER else None
 if workflow.is_main_process:

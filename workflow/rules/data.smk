@@ -8,7 +8,7 @@ rule data:
     resources:
         **asked("data"),
     shell:
-        LAUNCH + " stage data {ARGS} {wildcards.id} > {log} 2>&1"
+        launch("data") + " {wildcards.id} > {log} 2>&1"
 
 
 rule teacher:
@@ -23,7 +23,7 @@ rule teacher:
     resources:
         **asked("teacher"),
     shell:
-        LAUNCH + " stage teacher {ARGS} {wildcards.id} > {log} 2>&1"
+        launch("teacher") + " {wildcards.id} > {log} 2>&1"
 
 
 rule features:
@@ -38,7 +38,7 @@ rule features:
     resources:
         **asked("features"),
     shell:
-        LAUNCH + " --together stage features {ARGS} {wildcards.id} > {log} 2>&1"
+        launch("features") + " {wildcards.id} > {log} 2>&1"
 
 
 rule extractor:
@@ -53,4 +53,4 @@ rule extractor:
     resources:
         **asked("extractor"),
     shell:
-        LAUNCH + " stage extractor {ARGS} {wildcards.id} > {log} 2>&1"
+        launch("extractor") + " {wildcards.id} > {log} 2>&1"

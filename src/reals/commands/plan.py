@@ -8,7 +8,7 @@ from reals.commands.experiment import add_experiment, experiment_of
 
 NOTE = """\
 FLOPs are those of the networks (2 per multiply-add; a training step is three forward passes of what is trained).
-Reading images, statistics, start-up and queues are not counted; a job on several {unit}s is taken to be that much faster."""
+Reading images, statistics, start-up and queues are not counted; a job that uses several {unit}s is taken to be that much faster."""
 
 
 def add(commands) -> None:
@@ -49,10 +49,14 @@ def make(costs, rates, nodes: int, per_node: int) -> dict:
     devices, shown = nodes * per_node, costs.tables()
     wanted = costs.missing(target for targets in shown.values() for target in targets)
     hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
+
+    def at_once(job) -> int:
+        return min(job.copies, max(1, devices // costs.granted(job, rates, devices)))
+
     jobs = [
         {
             "stage": job.stage, "name": job.name, "step": job.step, "flops": job.flops, "device_hours": hours[target],
-            "wall_hours": hours[target] / (costs.devices_of(job, rates, devices) * min(job.copies, max(1, devices))),
+            "wall_hours": hours[target] / costs.devices_of(job, rates, devices) / at_once(job),
             "bytes": job.bytes, "made": job.done, "wanted": target in wanted, "target": target,
         }
         for target, job in costs.jobs.items()

@@ -94,7 +94,9 @@ def verify(options: argparse.Namespace) -> None:
             print(f"{item.name}: damaged or gone: {path}")
         whole, broken = whole + (not bad), broken + bool(bad)
         if bad and options.remove:
-            for path in (*bad, item.folder / files.MANIFEST):
+            # A state counts once its checksum stands beside it: both go.
+            checksums = (path.with_suffix(".sha256") for path in bad)
+            for path in (*bad, *checksums, item.folder / files.MANIFEST):
                 path.unlink(missing_ok=True)
     print(f"{whole} artefacts are whole, {broken} damaged")
     if broken and not options.remove:
