@@ -832,11 +832,11 @@ def _rows(path: Path, model: type[Strict]) -> tuple[dict[str, Any], dict[str, st
 
 def _repeated(rows: dict[str, Repeatable], where: dict[str, str], seeds_of: Callable[[Repeatable], tuple[int, ...]],
               retarget: Callable[[Repeatable, int], dict[str, str]]) -> dict[str, Any]:  # fmt: skip
-    """Rows with a row for each further seed behind the one it repeats; ``retarget`` says what a repeat refers to instead."""
+    """Rows with a row for each further seed behind the one it repeats; ``retarget`` says what a row with a seed refers to."""
     found: dict[str, Any] = {}
     for name, row in rows.items():
         seeds = seeds_of(row)
-        found[name] = row.model_copy(update={"seeds": seeds})
+        found[name] = row.model_copy(update={"seeds": seeds, **(retarget(row, seeds[0]) if seeds else {})})
         for seed in seeds[1:]:
             other = of_seed(name, seed)
             if other in rows:

@@ -47,7 +47,13 @@ def _metric(registry: Registry, metric: str) -> str:
 
 def _run_label(registry: Registry, run: str) -> str:
     row = registry.experiment.runs[run]
-    return f"{row.model}{' + REPA' * row.repa}, {row.autoencoder}"
+    return f"{row.model}{' + REPA' * row.repa}, {_autoencoder(registry, run)}"
+
+
+def _autoencoder(registry: Registry, run: str) -> str:
+    """A run's autoencoder as its sheet calls it, whichever repeat of it this run stands on."""
+    name = registry.experiment.runs[run].autoencoder
+    return registry.experiment.autoencoders[name].repeat_of or name
 
 
 def _figure1(registry: Registry, stem: Path, results: Results) -> None:
@@ -105,7 +111,7 @@ def _checkpoints(registry: Registry, stem: Path, results: Results) -> None:
         row = experiment.evaluations[name]
         guidance = "" if row.cfg == 1 else f", {row.cfg:g}" + "*" * (row.interval is not None)
         run = experiment.runs[row.run]
-        label = f"{run.model}{' + REPA' * run.repa}\n{run.autoencoder}, {row.milestone}{guidance}"
+        label = f"{run.model}{' + REPA' * run.repa}\n{_autoencoder(registry, row.run)}, {row.milestone}{guidance}"
         rows[label] = _of(registry, registry.evaluations[name])["images"]
     if not rows:
         raise Missing("no checkpoint of the sheet is measured")
