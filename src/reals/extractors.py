@@ -15,18 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals.files import sha256 as file_sha256
+from reals.notation import METRIC_NAMES
 
 ADM_NETWORK = "inception-v3-compat"
 SPATIAL_CHANNELS = 7  # of the spatial map, as in ADM's sFID
-METRIC_NAMES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "is": "IS",
-    "precision": "Precision",
-    "recall": "Recall",
-    "kid": "KID",
-    "rfid": "rFID",
-}
 
 
 @dataclass(frozen=True)

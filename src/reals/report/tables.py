@@ -11,32 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reals.config import TableRow, TableSheet
-from reals.extractors import METRIC_NAMES, metric_name
+from reals.extractors import metric_name
 from reals.files import write_text
+from reals.notation import LITERATURE, LITERATURE_MARK, METRIC_NAMES, MINUS, MISSING, PLAIN_NAMES, tex
 
 Results = Mapping[tuple[str, str], Mapping[str, Any] | None]
 Status = Literal["measured", "missing", "literature"]
 
-MISSING, LITERATURE, LITERATURE_MARK, MINUS = "…", "—", "†", "−"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-PLAIN_NAMES = {
-    "fid_second": "FID (second judge)",
-    "sc_crop": "Crop",
-    "sc_flip": "Flip",
-    "sc_blur": "Gaussian blur",
-    "sc_grayscale": "Grayscale",
-    "sc_all": "All",
-    "psnr": "PSNR (dB)",
-    "ssim_paper": "SSIM",
-    "ssim": "SSIM (standard)",
-    "lpips": "LPIPS",
-    "optimizer": "Optimizer",
-    "lr": "Learning rate",
-    "schedule": "Schedule",
-    "min_lr": "Final learning rate",
-    "batch": "Batch size",
-    "epochs": "Epochs",
-}
 # As the paper prints them; distances also get three significant digits: they are small on small images.
 DECIMALS = {"ssim_paper": 3, "ssim": 3, "lpips": 3}
 DISTANCES = ("fid", "sfid", "rfid", "kid")
@@ -569,44 +551,8 @@ def _grey(text: str) -> str:
 
 
 BOLD = "⟪{}⟫"  # marks a bold cell until it is spelled in LaTeX
-TEX = {
-    "⟪": r"\textbf{",
-    "⟫": "}",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "[": "{[}",  # after \\ a bare bracket or star would be read as its argument
-    "]": "{]}",
-    "*": "{*}",
-    '"': "''",
-    "Δ": r"$\Delta$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "·": r"$\cdot$",
-    "±": r"$\pm$",
-    MINUS: "$-$",
-    MISSING: r"\dots{}",
-    LITERATURE: "---",
-    "–": "--",
-    LITERATURE_MARK: r"\dag{}",
-    "≥": r"$\geq$",
-    "→": r"$\to$",
-    "²": r"\textsuperscript{2}",
-    "’": "'",
-}
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX source; Latin letters stay UTF-8. ValueError on a character pdflatex would not know."""
-    for c in text:
-        if c not in TEX and not c.isascii() and not (c.isalpha() and c < "\u0180"):
-            raise ValueError(f"'{text}': no LaTeX spelling for '{c}' (U+{ord(c):04X}); add one to reals.report.tables.TEX")
-    return "".join(TEX.get(c, c) for c in text)
+    """Text, or a cell marked as bold, as LaTeX source; ValueError on a character pdflatex would not know."""
+    return rf"\textbf{{{tex(text[1:-1])}}}" if text.startswith("⟪") else tex(text)
