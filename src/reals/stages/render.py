@@ -1,7 +1,5 @@
 """Stage `render`: tables, figures and the report, from metrics files alone; nothing here loads a network."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from reals import drawn, files, journal, provenance
@@ -55,27 +53,11 @@ def _settings(registry: Registry) -> dict[str, dict[str, str]]:
     }  # fmt: skip
 
 
-def _protocol(registry: Registry) -> dict[str, str]:
-    scale, seeds = registry.experiment.scale, registry.experiment.scale.seeds
-    steps = ", ".join(f"{name} = {n:,}" if name != str(n) else name for name, n in scale.milestones.items())
-    return {
-        "data": f"{scale.data.name}, {scale.data.resolution}x{scale.data.resolution} ({scale.description})",
-        "transformer steps": f"{steps}, batch {scale.transformer.batch}",
-        "samples": f"{scale.sampling.samples:,}, {scale.sampling.labels} labels",
-        "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)",
-        "feature network": scale.evaluation.extractor.name,
-        "reference": Path(scale.evaluation.reference).name if scale.evaluation.reference else "all training images; "
-        f"precision and recall against {scale.evaluation.pr_reference:,} of them",
-        "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
-        "seeds": ", ".join(f"{k} {v}" for k, v in seeds.model_dump().items()),
-    }  # fmt: skip
-
-
 def _facts(registry: Registry) -> dict:
     scale = registry.experiment.scale
     return {
         "scale": scale.name,
-        "protocol": _protocol(registry),
+        "protocol": drawn.protocol(registry),
         "network": scale.evaluation.extractor.name,
         "settings": _settings(registry),
         "paper": scale.paper,
@@ -144,7 +126,7 @@ def report(registry: Registry) -> None:
     }
     page.render(
         registry.root / "report.html", scale=scale.name, description=scale.description, paper=scale.paper,
-        protocol=_protocol(registry), code_version=files.code_version(), tables=_build(registry, results),
+        protocol=drawn.protocol(registry), code_version=files.code_version(), tables=_build(registry, results),
         pictures=pictures, results=results, commands=commands, overrides=" ".join(registry.experiment.overrides), times=times,
     )  # fmt: skip
 
