@@ -1,5 +1,7 @@
 """Stage `render`: tables, figures and the report, from metrics files alone; nothing here loads a network."""
 
+import shlex
+
 import pandas as pd
 
 from reals import drawn, files, journal, provenance
@@ -127,7 +129,7 @@ def report(registry: Registry) -> None:
     page.render(
         registry.root / "report.html", scale=scale.name, description=scale.description, paper=scale.paper,
         protocol=drawn.protocol(registry), code_version=files.code_version(), tables=_build(registry, results),
-        pictures=pictures, results=results, commands=commands, overrides=" ".join(registry.experiment.overrides), times=times,
+        pictures=pictures, results=results, commands=commands, overrides=shlex.join(registry.experiment.overrides), times=times,
     )  # fmt: skip
 
 
