@@ -76,7 +76,9 @@ def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, 
     paths = [registry.folder(registry.evaluations[name]) / "metrics.json" for name in names.values()]
     for path, value in zip(paths[:2], (10.0, 13.0), strict=True):
         path.parent.mkdir(parents=True)
-        files.write_json(path, {"values": {"fid": value}})
+        files.write_json(path, {"id": path.parent.name, "values": {"fid": value}})
+    result = render.load_results(registry)["evaluation", row.source]
+    assert (result["planned"], [repeat["seed"] for repeat in result["repeats"]]) == (3, [0, 1])
 
     def printed(column: str) -> str:
         assert main(["why", f"arms:{row.key}:{column}", "--config", "scale=cifar10"]) == 0

@@ -15,7 +15,7 @@ def load_results(registry: Registry) -> dict[tuple[str, str], dict | None]:
     """(kind, name of the row) -> metrics file, or None while there is none.
 
     The result of a row that its sheet repeats with several seeds has ``repeats``: ``seed``, ``id`` and ``values`` of each that
-    is measured, itself first.
+    is measured, itself first; and ``planned``, how many seeds the sheet asks for.
     """
     experiment = registry.experiment
     results: dict[tuple[str, str], dict | None] = {}
@@ -30,6 +30,7 @@ def load_results(registry: Registry) -> dict[tuple[str, str], dict | None]:
         for name in artefacts:
             of_seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
             if of_seeds and results[kind, name] is not None:
+                results[kind, name]["planned"] = len(of_seeds)
                 results[kind, name]["repeats"] = [
                     {"seed": seed, "id": r["id"], "values": r["values"]} for seed, r in of_seeds.items() if r is not None
                 ]
