@@ -3,15 +3,20 @@ import subprocess
 import sys
 import zlib
 from itertools import combinations
+from pathlib import Path
 
 import networkx
 import numpy as np
 import pytest
+from conftest import edit
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from reals.config import load
+from reals.registry import Registry
 from reals.report import figures
 from reals.report.figures import Curve, Guided, Latents, Milestone, WeightPoint
+from reals.stages import figures as drawing
 
 DOT = """digraph snakemake_dag {
     graph[bgcolor=white, margin=0];
@@ -244,3 +249,35 @@ def test_curves_and_equal_input_gives_equal_bytes(tmp_path):
     again = [p.read_bytes() for p in figures.curves(panels, tmp_path / "b", y_scale="log")]
     assert first == again
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pdf", "a.png", "b.pdf", "b.png"]
+
+
+def test_rows_that_differ_in_what_no_label_says_keep_a_line_each(project, monkeypatch, tmp_path):
+    sheets = Path("config/sheets/cifar10")
+    edit(
+        sheets / "runs.tsv", "sit-b2-reals-fixed\tSiT-B/2\treals\tno\tlate", "sit-b2-reals-fixed\tSiT-B/2\treals\tno\tearly,late"
+    )
+    with (sheets / "evaluations.tsv").open("a") as sheet:
+        sheet.write("fixed_early\tsit-b2-reals-fixed\tearly\tsde\t1\t-\t-\t-\tall\n")
+        sheet.write("fixed_guided\tsit-b2-reals-fixed\tlate\tsde\t1.5\t-\t-\tall\tall\n")
+    shown = ["fixed_early", "fixed_guided", "sit-b2-reals_late_sde-double", "sit-b2-reals-fixed_late"]
+    edit(
+        sheets / "figures.yaml",
+        "    - sit-b2-sd-vae_early\n",
+        "".join(f"    - {name}\n" for name in [*shown, "sit-b2-sd-vae_early"]),
+    )
+    registry = Registry(load("cifar10"))
+    results = {("evaluation", name): {"values": {"fid": 9.0, "recall": 0.5}} for name in registry.evaluations}
+    images = {"images": np.zeros((2, 4, 4, 3), np.uint8)}
+    monkeypatch.setattr(drawing, "_of", lambda registry, artefact: images)
+    found = {}
+    for name in ("fid_over_steps", "guidance", "rows_of_images"):
+        monkeypatch.setattr(drawing.figures, name, lambda lines, stem, name=name, **kwargs: found.update({name: lines}))
+    for draw in ("fid_over_steps", "guidance", "checkpoints"):
+        drawing.FIGURES[draw](registry, tmp_path / draw, results)
+    assert {label for label in found["fid_over_steps"] if "reals" in label} == {
+        "SiT-B/2, reals, sit-b2-reals", "SiT-B/2, reals, sit-b2-reals-fixed",
+    }  # fmt: skip
+    assert "SiT-B/2, sd-vae" in found["fid_over_steps"]  # alone with its label, which stays as it was
+    assert {"SiT-B/2, reals, sit-b2-reals, late", "SiT-B/2, reals, sit-b2-reals-fixed, late"} <= set(found["guidance"])
+    assert len(found["rows_of_images"]) == len(registry.experiment.figures.checkpoints["evaluations"])
+    assert "SiT-B/2\nreals, late\nsit-b2-reals_late_sde-double" in found["rows_of_images"]

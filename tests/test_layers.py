@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
+    {"notation"},
     {"config", "rng", "files", "prefork", "flops", "dispatch", "failures"},
     {"registry", "tensors", "progress", "journal", "rehearsal", "site"},
     {"rates", "drawn"},

@@ -1,6 +1,8 @@
 """`reals why`: every file a stage makes says what it was made from, and the way back to data and seeds is printed."""
 
+import html
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from reals import config, files, journal, provenance
 from reals.cli import main
 from reals.cost import Costs
 from reals.registry import Registry
+from reals.stages import render
 
 
 @pytest.fixture
@@ -64,6 +67,56 @@ def test_what_is_not_made_yet_has_a_lineage_too(project, capsys):
     printed = capsys.readouterr().out
     assert "is not measured yet (published 27.53)" in printed and "(not here)" in printed
     assert "run sit-b2-reals" in printed and "step 400000" in printed and "teacher dinov2-large-reg" in printed
+
+
+def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, capsys):
+    registry = Registry(config.load("cifar10"))
+    row = next(r for r in registry.experiment.tables["arms"].rows if r.source == "sit-b2-reals_late")
+    names = config.repeats(registry.experiment.evaluations, row.source)
+    paths = [registry.folder(registry.evaluations[name]) / "metrics.json" for name in names.values()]
+    for path, value in zip(paths[:2], (10.0, 13.0), strict=True):
+        path.parent.mkdir(parents=True)
+        files.write_json(path, {"id": path.parent.name, "values": {"fid": value}})
+    result = render.load_results(registry)["evaluation", row.source]
+    assert (result["planned"], [repeat["seed"] for repeat in result["repeats"]]) == (3, [0, 1])
+
+    def printed(column: str) -> str:
+        assert main(["why", f"arms:{row.key}:{column}", "--config", "scale=cifar10"]) == 0
+        return capsys.readouterr().out
+
+    text = printed("fid")
+    assert f"arms, row {row.key}, fid = 11.5 ± 2.12132, mean of 2 of 3 seeds (seed 0: 10, seed 1: 13)" in text
+    for name, path in zip(names.values(), paths, strict=True):
+        assert f"evaluation {registry.evaluations[name].id}" in text and text.count(f"{path}  sha256") == (path != paths[2])
+        run = registry.evaluations[name].needed("samples").needed("run")
+        assert f"run {run.id}" in text and f"autoencoder {run.needed('latents').needed('autoencoder').id}" in text
+    assert f"again: snakemake {' '.join(map(str, paths))} --config scale=cifar10" in text
+    assert "sfid is not measured yet\n" in printed("sfid")
+    assert "all columns, 3 seeds\n" in printed("")
+    paths[0].unlink()
+    assert "fid is not measured yet\n" in printed("fid")  # nor does the table print a mean without the sheet's own row
+
+
+def test_of_many_seeds_only_the_first_are_in_full(project):
+    registry = Registry(config.load("cifar10"))
+    many = [Costs(registry).target(a) for name, a in registry.evaluations.items() if name.startswith("sit-b2-reals_late")][:5]
+    lines = list(provenance.lineage(registry, *many))
+    assert [line for line in lines if line.startswith("evaluation")][-1] == lines[-3] and lines[-2].strip() == many[-1]
+    assert lines[-1] == "(the last 2 in short; `reals why` of a file has the rest)"
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called(project):
+    registry = Registry(config.load("cifar10", data="/my photos"))
+    command = provenance.remake(registry, Path("results/x y/metrics.json"))
+    assert shlex.split(command) == ["snakemake", "results/x y/metrics.json", "--config", "scale=cifar10", "data=/my photos"]
+    evaluation = registry.evaluations["sit-b2-sd-vae_late"]
+    result = {"kind": "evaluation", "name": evaluation.name, "id": evaluation.id, "values": {"fid": 9.0}}
+    registry.folder(evaluation).mkdir(parents=True)
+    files.write_json(registry.folder(evaluation) / "metrics.json", result | {"protocol": {}, "provenance": {}})
+    render.report(registry)
+    page = html.unescape((registry.root / "report.html").read_text())
+    assert "metrics.json --config scale=cifar10 'data=/my photos'" in page  # the command that makes it again
+    assert "sd-vae-late:fid --config scale=cifar10 'data=/my photos'" in page  # and the one for its lineage
 
 
 @pytest.mark.parametrize(

@@ -150,15 +150,16 @@ def test_lambda_k_is_the_papers_at_its_scale_and_converted_elsewhere(project):
     assert Registry(demo).autoencoders["reals"].spec["lambda_k"] == pytest.approx(2e-5 * demo.scale.lambda_k_factor)
 
 
-def repeated(seeds: str) -> None:
-    """Gives the base, reals and the run on reals these seeds."""
-    for sheet, rows in (("autoencoders", ("sd-vae", "reals")), ("runs", ("sit-b2-reals",))):
+def repeated(base: str, reals: str | None = None, run: str | None = None) -> None:
+    """Gives the base, reals and the run on reals these seeds, or each its own."""
+    reals, run = reals or base, run or base
+    for sheet, given in (("autoencoders", {"sd-vae": base, "reals": reals}), ("runs", {"sit-b2-reals": run})):
         path = Path(f"config/{sheet}.tsv")
         lines = path.read_text().splitlines()
         head = next(k for k, line in enumerate(lines) if line.startswith("name\t"))
         for k in range(head, len(lines)):
             name = lines[k].split("\t")[0]
-            lines[k] += "\tseeds" if k == head else f"\t{seeds if name in rows else '-'}"
+            lines[k] += "\tseeds" if k == head else f"\t{given.get(name, '-')}"
         path.write_text("\n".join(lines) + "\n")
 
 
@@ -181,6 +182,21 @@ def test_a_row_with_seeds_is_repeated_down_to_its_metrics(project):
     assert repeats(experiment.evaluations, "sit-b2-sd-vae_400K") == {}
     shown = experiment.table_evaluations
     assert "sit-b2-reals_400K-seed1" in shown and "reals-seed1" in experiment.analysed_autoencoders
+
+
+@pytest.mark.parametrize("seeds", ["1,0,2", "2"])
+def test_every_repeat_stands_on_its_own_seed_whatever_their_order(seeds, project):
+    repeated("0,1,2", "2,0,1", seeds)
+    experiment = load("demo")
+    registry = Registry(experiment)
+    found = repeats(experiment.runs, "sit-b2-reals") or {2: "sit-b2-reals"}
+    assert sorted(found) == sorted(map(int, seeds.split(",")))
+    for seed, name in found.items():
+        autoencoder = registry.runs[name].needed("latents").needed("autoencoder")
+        base = next(a for a in autoencoder.needs if a.kind == "autoencoder")
+        assert [a.spec["seed"] for a in (registry.runs[name], autoencoder, base)] == [seed] * 3
+    evaluated = {n: e for n, e in registry.evaluations.items() if n.startswith("sit-b2-reals_400K")}
+    assert all(e.needed("samples").spec["seed"] == e.needed("samples").needed("run").spec["seed"] for e in evaluated.values())
 
 
 def test_one_seed_is_that_row_with_another_seed(project):

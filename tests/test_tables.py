@@ -116,10 +116,10 @@ def test_cells_changes_and_mean():
     assert table.missing == ("evaluation run-b", "evaluation run-c")
 
 
-def seeded(name, *fids, kind="evaluation"):
+def seeded(name, *fids, kind="evaluation", planned=3, first=0):
     """A result that is repeated with a seed for each FID."""
-    found = result(name, kind, fid=fids[0])
-    return found | {"repeats": [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid}} for k, fid in enumerate(fids)]}
+    repeats = [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid}} for k, fid in enumerate(fids, first)]
+    return result(name, kind, fid=fids[0]) | {"planned": planned, "repeats": repeats}
 
 
 def test_seeds_give_mean_deviation_and_a_change_seed_by_seed():
@@ -140,13 +140,47 @@ def test_seeds_give_mean_deviation_and_a_change_seed_by_seed():
     assert (line["fid_measured"], line["fid_std"], line["fid_seeds"]) == ("50.0", "10.0", "3")
 
 
-def test_a_single_seed_prints_no_deviation_and_unequal_counts_are_said():
-    results = {("evaluation", "run-a"): seeded("run-a", 40.0, 50.0, 60.0), ("evaluation", "run-b"): seeded("run-b", 20.0, 20.0)}
-    assert any("2 to 3 (more are planned)" in line for line in tables.build(PAIR, results, **COMMON).legend)
+def test_a_single_seed_prints_no_deviation():
     alone = tables.build(PAIR, {("evaluation", "run-a"): seeded("run-a", 40.0)}, **COMMON)
     assert tables.shown("fid", alone.rows[0].cells[0]) == "40.00"
     assert not any("±" in line for line in alone.legend)
     assert "fid_std" not in tables.comma_separated(alone)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        (([40.0, 50.0, 60.0], 3), ([20.0, 20.0], 3), "over 2 to 3 seeds (more are planned) of"),
+        (([40.0, 50.0, 60.0], 3), ([20.0, 20.0], 2), "over 2 to 3 seeds of"),
+        (([40.0, 50.0], 3), ([20.0, 20.0], 3), "over 2 seeds (more are planned) of"),
+        (([40.0, 50.0, 60.0], 3), ([20.0], 3), "over 3 seeds (more are planned) of"),
+        (([40.0, 50.0, 60.0], 3), ([20.0, 20.0, 21.0], 3), "over 3 seeds of"),
+    ],
+)
+def test_the_footnote_counts_the_seeds_and_says_where_more_are_planned(a, b, says):
+    found = {name: seeded(name, *fids, planned=planned) for name, (fids, planned) in (("run-a", a), ("run-b", b))}
+    [line] = [s for s in tables.build(PAIR, {("evaluation", k): v for k, v in found.items()}, **COMMON).legend if "±" in s]
+    assert says in line and line.endswith("ΔFID that of the changes seed by seed.")
+
+
+def test_the_footnote_of_autoencoders_speaks_of_no_transformer():
+    autoencoders = replace(sheet(row("a", "reals"), compare=False), source="autoencoder")
+    table = tables.build(autoencoders, {("autoencoder", "reals"): seeded("reals", 1.0, 2.0, 3.0, kind="autoencoder")}, **COMMON)
+    [line] = [line for line in table.legend if "±" in line]
+    assert line == "±: standard deviation over 3 seeds of the autoencoder; the value is their mean."
+
+
+def test_the_change_is_of_the_seeds_that_both_have_if_it_is_one():
+    results = {
+        ("evaluation", "run-a"): seeded("run-a", 40.0, 60.0, 80.0),
+        ("evaluation", "run-b"): seeded("run-b", 30.0),
+        ("evaluation", "run-c"): seeded("run-c", 30.0, 45.0, first=2),
+    }
+    _, b, c, _ = tables.build(PAIR, results, **COMMON).rows
+    assert (b.change.measured, b.change.deviation) == (-25.0, None)
+    assert (c.change.measured, c.change.deviation) == (pytest.approx(100 * (30 / 80 - 1)), None)
+    results["evaluation", "run-c"] = seeded("run-c", 30.0, 45.0, first=7)  # none in common: of the means
+    assert tables.build(PAIR, results, **COMMON).rows[2].change.measured == pytest.approx(100 * (37.5 / 60 - 1))
 
 
 def test_a_seed_that_is_not_finite_is_refused():

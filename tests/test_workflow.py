@@ -120,6 +120,31 @@ def test_touching_everything_still_retrains_nothing(finished, tmp_path):
     assert set(jobs) <= {"tables", "figure", "report", "all"}, jobs
 
 
+def test_what_the_scale_says_is_printed_again_where_it_changes_and_nothing_else_is_made(project):
+    scale, registry = Path("config/scales/smoke.yaml"), at(project)
+    edit(Path("config/config.yaml"), "scale: demo", "scale: smoke")
+    made = [output for artefact in registry.all() if artefact.kind != "data" for output in registry.outputs(artefact)]
+    made += [registry.root / f"tables/{name}.{kind}" for name in registry.experiment.tables for kind in ("md", "csv", "tex")]
+    made += [registry.root / f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")]
+    made += [registry.root / name for name in ("metrics.json", "evaluations.csv", "report.html")]
+    for file in made:  # as Snakemake sees it, everything is there
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    snakemake(project, "--touch", "--forcerun", "tables", "figure", "report")
+    assert planned(project) == {}
+    for old, new in (("description: a smoke test", "description: a {smoke} test"), ("name: smoke", "name: smoke\npaper: true")):
+        edit(scale, old, new)
+        assert planned(project) == {"tables": 1, "report": 1, "all": 1}
+        edit(scale, new, old)
+    for sheet, old, new in (
+        (scale, "4M:", "4.0M:"),
+        (Path("config/runs.tsv"), ",4M", ",4.0M"),
+        (Path("config/evaluations.tsv"), "\t4M", "\t4.0M"),
+    ):
+        edit(sheet, old, new)
+    assert planned(project) == {"tables": 1, "figure": len(FIGURES), "report": 1, "all": 1}
+
+
 def test_without_snakemakes_memory_nothing_is_retrained(finished, tmp_path):
     folder = copy(finished, tmp_path)
     shutil.rmtree(folder / ".snakemake")

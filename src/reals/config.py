@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from reals.notation import METRICS, unspelled
 
 SETTINGS_ROWS = ("autoencoder", "transformer")
 LPIPS_SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels below which a backbone's last layer is empty
@@ -391,6 +394,15 @@ class Scale(Strict):
         return self
 
     @model_validator(mode="after")
+    def _can_be_printed(self):
+        texts = {"description": self.description} | {f"milestones.{name}": name for name in self.milestones}
+        texts |= {"evaluation.reference": Path(self.evaluation.reference or "").name}
+        for key, text in texts.items():
+            if wrong := unspelled(text):
+                raise ValueError(f"{key}: {wrong}")
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self):
         resolution, factor = self.data.resolution, self.latent.factor
         if resolution % factor:
@@ -684,7 +696,7 @@ class FigureSheet(Strict):
     figure1: dict[Literal["autoencoders"], tuple[str, str]]
     figure3: dict[Literal["evaluation"], str]
     figure4: dict[Literal["evaluation"], str]
-    figure5: dict[Literal["evaluations"], tuple[str, ...]]
+    figure5: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
     checkpoints: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
     reconstructions: dict[Literal["autoencoders"], Annotated[tuple[str, ...], Field(min_length=1)]]
 
@@ -833,11 +845,11 @@ def _rows(path: Path, model: type[Strict]) -> tuple[dict[str, Any], dict[str, st
 
 def _repeated(rows: dict[str, Repeatable], where: dict[str, str], seeds_of: Callable[[Repeatable], tuple[int, ...]],
               retarget: Callable[[Repeatable, int], dict[str, str]]) -> dict[str, Any]:  # fmt: skip
-    """Rows with a row for each further seed behind the one it repeats; ``retarget`` says what a repeat refers to instead."""
+    """Rows with a row for each further seed behind the one it repeats; ``retarget`` says what a row with a seed refers to."""
     found: dict[str, Any] = {}
     for name, row in rows.items():
         seeds = seeds_of(row)
-        found[name] = row.model_copy(update={"seeds": seeds})
+        found[name] = row.model_copy(update={"seeds": seeds, **(retarget(row, seeds[0]) if seeds else {})})
         for seed in seeds[1:]:
             other = of_seed(name, seed)
             if other in rows:
@@ -867,9 +879,34 @@ def _sheet_files(folder: Path, own: str | None, scale: Path) -> dict[str, Path]:
     return {name: (place if name in found else folder) / name for name in SHEETS}
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_head(head: TableHead, at: str) -> None:
+    """ConfigError where a table could not be printed; ``at`` is its file and name."""
+    for key, texts in (("title", [head.title]), ("remarks", head.remarks), ("columns", head.columns.values())):
+        for wrong in filter(None, map(unspelled, texts)):
+            raise ConfigError(f"{at}: {key}: {wrong}")
+    if head.same_as is not None:
+        return
+    if head.source is None or not head.columns or not head.metrics:
+        raise ConfigError(f"{at}: needs source, columns and metrics (or same_as)")
+    for metric in head.metrics:
+        if metric not in METRICS[head.source]:
+            raise ConfigError(f"{at}: {_known(metric, METRICS[head.source], f'{head.source} metric')}")
+    if head.compare and "fid" not in head.metrics:
+        raise ConfigError(f"{at}: compare prints the change of the FID; add fid to metrics, or write compare: false")
+
+
 def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:
     """The tables that the file ``path`` heads, their rows from the sheets in ``folder``."""
     heads = {name: _validate(TableHead, head, f"{path}: {name}") for name, head in read_yaml(path).items()}
+    for name, head in heads.items():
+        _check_head(head, f"{path}: {name}")
     sheets, where = {}, {}
     for stray in sorted(folder.glob("*.tsv")):
         if stray.stem not in heads:
@@ -877,8 +914,6 @@ def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple
     for name, head in heads.items():
         if head.same_as is not None:
             continue
-        if head.source is None or not head.metrics:
-            raise ConfigError(f"{path}: {name}: needs source and metrics (or same_as)")
         sheet_path = folder / f"{name}.tsv"
         expected = ["key", "section", *head.columns, "source", "baseline", *head.metrics, "note"]
         rows: dict[str, TableRow] = {}
@@ -891,11 +926,11 @@ def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple
             if key in rows:
                 raise ConfigError(f"{at}: key '{key}' stands already in this table; keys are unique")
             for metric in head.metrics:
-                if head.source != "settings" and cells[metric] != "-":
-                    try:
-                        float(cells[metric])
-                    except ValueError:
-                        raise ConfigError(f"{at}: {metric} '{cells[metric]}' is not a number; write '-' for a blank") from None
+                if head.source != "settings" and cells[metric] != "-" and not _is_number(cells[metric]):
+                    raise ConfigError(f"{at}: {metric} '{cells[metric]}' is not a number; write '-' for a blank")
+            for column in ("section", *head.columns, *head.metrics, "note"):
+                if wrong := unspelled(cells[column]):
+                    raise ConfigError(f"{at}: {column}: {wrong}")
             rows[key] = TableRow(
                 key=key,
                 section=_blank(cells["section"]),
@@ -926,6 +961,20 @@ def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple
             twin = sheets[head.same_as]
             sheets[name] = dataclasses.replace(twin, name=name, title=head.title, remarks=twin.remarks + head.remarks)
     return {name: sheets[name] for name in heads}, where
+
+
+def _check_weights(names: tuple[str, ...], evaluations: Mapping[str, EvaluationRow], runs: Mapping[str, RunRow],
+                   autoencoders: Mapping[str, AutoencoderRow], at: str) -> None:  # fmt: skip
+    """ConfigError where these evaluations are no sweep over the KL weight; ``at`` is the figure that shows them."""
+    weights: list[float] = []
+    for name in names:
+        autoencoder = runs[evaluations[name].run].autoencoder
+        weight = autoencoders[autoencoder].lambda_k
+        if weight is None:
+            raise ConfigError(f"{at}: {name} is of autoencoder '{autoencoder}', which has no lambda_k; leave it out")
+        if weights and weight <= weights[-1]:
+            raise ConfigError(f"{at}: lambda_k is {weight:g} at {name} after {weights[-1]:g}; order them so that it ascends")
+        weights.append(weight)
 
 
 def scale_path(folder: Path, scale: str) -> Path:
@@ -972,9 +1021,10 @@ def load(
             "expected_held_out": None,
             "held_out": given.get("held_out") or OWN_DATA_HELD_OUT,
         }  # fmt: skip
-        values["name"] = f"{values.get('name')}_{name}"
+        sizes = values.get("name")
+        values["name"] = f"{sizes}_{name}"
         # What the scale says of its own images does not hold of others.
-        values |= {"paper": False, "description": f"the sizes of scale {scale} on the images of {name}"}
+        values |= {"paper": False, "description": f"the sizes of scale {sizes} on the images of {name}"}
         if isinstance(values.get("evaluation"), dict):
             values["evaluation"] = values["evaluation"] | {"reference": None}
         if isinstance(values.get("downstream"), dict) and values["downstream"].get("target") == "ink":
@@ -1097,6 +1147,7 @@ def load(
         for name in names:
             if name not in sheet:
                 raise ConfigError(f"{files['figures.yaml']}: {figure}: {_known(name, sheet, 'name')}")
+    _check_weights(figures.figure5["evaluations"], evaluations, runs, autoencoders, f"{files['figures.yaml']}: figure5")
     return Experiment(
         folder, files, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command), tuple(overrides)
     )

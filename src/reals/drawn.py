@@ -1,4 +1,4 @@
-"""Which figures an experiment has, what they are called, and the results that each is drawn from."""
+"""Which figures an experiment has, what they are called, the results that each is drawn from, and what stands above the tables."""
 
 from pathlib import Path
 
@@ -38,6 +38,23 @@ def title(figure: str) -> str:
 def caption(experiment: Experiment, figure: str) -> str:
     evaluation, target = experiment.figures.figure3["evaluation"], experiment.scale.downstream.target
     return CAPTIONS[figure].format(figure3=evaluation, target=target)
+
+
+def protocol(registry: Registry) -> dict[str, str]:
+    """What a reader must know beside every measured figure of a scale."""
+    scale, seeds = registry.experiment.scale, registry.experiment.scale.seeds
+    steps = ", ".join(f"{name} = {n:,}" if name != str(n) else name for name, n in scale.milestones.items())
+    return {
+        "data": f"{scale.data.name}, {scale.data.resolution}x{scale.data.resolution} ({scale.description})",
+        "transformer steps": f"{steps}, batch {scale.transformer.batch}",
+        "samples": f"{scale.sampling.samples:,}, {scale.sampling.labels} labels",
+        "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)",
+        "feature network": scale.evaluation.extractor.name,
+        "reference": Path(scale.evaluation.reference).name if scale.evaluation.reference else "all training images; "
+        f"precision and recall against {scale.evaluation.pr_reference:,} of them",
+        "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
+        "seeds": ", ".join(f"{k} {v}" for k, v in seeds.model_dump().items()),
+    }  # fmt: skip
 
 
 def along_training(experiment: Experiment) -> dict[str, list[str]]:

@@ -16,19 +16,11 @@ from torch import Tensor, nn
 
 from reals import tensors
 from reals.files import sha256 as file_sha256
+from reals.notation import METRIC_NAMES
 
 ADM_NETWORK = "inception-v3-compat"
 SPATIAL_CHANNELS = 7  # of the spatial map, as in ADM's sFID
 POOL_WIDTH, SPATIAL_WIDTH = 2048, SPATIAL_CHANNELS * 17 * 17  # of ADM's network
-METRIC_NAMES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "is": "IS",
-    "precision": "Precision",
-    "recall": "Recall",
-    "kid": "KID",
-    "rfid": "rFID",
-}
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,27 @@ and package versions, device, wall-clock and CPU seconds. It is no part of any i
 """
 
 import os
+import shlex
 import socket
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 
 from reals import files, journal, rates
-from reals.config import ConfigError
+from reals.config import ConfigError, repeats
 from reals.cost import Costs
 from reals.registry import Artefact, Registry
 
 PACKAGES = ("torch", "torchvision", "diffusers", "timm", "lpips", "torch-fidelity", "numpy", "scipy", "pillow")
 SHEET = {"autoencoder": "autoencoders", "latents": "autoencoders", "analysis": "autoencoders", "run": "runs",
          "samples": "evaluations", "evaluation": "evaluations", "downstream": "evaluations"}  # fmt: skip
+
+IN_FULL = 3  # lineages of one cell's seeds
 
 
 def path_of(target: Path) -> Path:
@@ -93,14 +98,15 @@ def inputs(registry: Registry, artefact: Artefact, target: Path) -> tuple[str, .
     return (planned or costs.jobs[costs.target(artefact)]).needs
 
 
-def remake(registry: Registry, target: Path) -> str:
-    """The command that makes a file."""
-    return f"snakemake {target} --config {' '.join(registry.experiment.overrides)}"
+def remake(registry: Registry, *targets: Path) -> str:
+    """The command that makes files."""
+    return shlex.join(["snakemake", *map(str, targets), "--config", *registry.experiment.overrides])
 
 
-def resolve(registry: Registry, what: str) -> tuple[str, str]:
-    """(what it is, target) of a file below results/, an artefact's id or name, or ``table03:row:column``.
+def resolve(registry: Registry, what: str) -> tuple[str, tuple[str, ...]]:
+    """(what it is, targets) of a file below results/, an artefact's id or name, or ``table03:row:column``.
 
+    A cell of a row that is repeated with several seeds has a target for each, the sheet's own row first; all else has one.
     ConfigError names what is close where nothing fits.
     """
     costs = Costs(registry)
@@ -108,7 +114,7 @@ def resolve(registry: Registry, what: str) -> tuple[str, str]:
         return _cell(registry, costs, what)
     path = Path(os.path.relpath(what)) if Path(what).is_absolute() else Path(what)
     if str(path) in costs.jobs:
-        return str(path), str(path)
+        return str(path), (str(path),)
     found = [
         job for job in costs.jobs.values() if Path(job.target).parent in (path, *path.parents) or what in (job.artefact, job.name)
     ]
@@ -116,14 +122,14 @@ def resolve(registry: Registry, what: str) -> tuple[str, str]:
     if exact or found:
         kinds = ("evaluate", "analyse", "downstream", "sample", "transformer")
         best = min(exact or found, key=lambda j: (kinds.index(j.stage) if j.stage in kinds else len(kinds), -(j.step or 0)))
-        return what, best.target
+        return what, (best.target,)
     raise ConfigError(
         f"{what}: nothing of scale '{registry.experiment.scale.name}' is called so; give a file below {registry.root}, an id "
         f"that `reals ids` lists, or a cell as table03:<row>:<column>"
     )
 
 
-def _cell(registry: Registry, costs: Costs, what: str) -> tuple[str, str]:
+def _cell(registry: Registry, costs: Costs, what: str) -> tuple[str, tuple[str, ...]]:
     name, _, rest = what.partition(":")
     row_key, _, metric = rest.partition(":")
     tables = registry.experiment.tables
@@ -139,16 +145,32 @@ def _cell(registry: Registry, costs: Costs, what: str) -> tuple[str, str]:
         raise ConfigError(f"{what}: typed from the paper ({row.published.get(metric) or 'blank'}); nothing measures it")
     if sheet.source == "settings":
         raise ConfigError(f"{what}: a setting; it is read from the scale file, and nothing measures it")
-    artefact = (registry.evaluations if sheet.source == "evaluation" else registry.analyses)[row.source]
-    target = Path(costs.target(artefact))
-    value = files.read_json(target)["values"].get(metric) if target.exists() and metric else None
-    shown = f" = {value:.6g}" if value is not None else " is not measured yet" if metric else ""
+    evaluated, experiment = sheet.source == "evaluation", registry.experiment
+    artefacts = registry.evaluations if evaluated else registry.analyses
+    rows = experiment.evaluations if evaluated else experiment.autoencoders
+    names = repeats(rows, row.source) or {rows[row.source].seed: row.source}
+    targets = {seed: costs.target(artefacts[other]) for seed, other in names.items()}
+    shown = _value(targets, metric) if metric else f", {len(targets)} seeds" * (len(targets) > 1)
     published = f" (published {row.published[metric]})" if metric and row.published[metric] is not None else ""
-    return f"{name}, row {row_key}, {metric or 'all columns'}{shown}{published}", str(target)
+    return f"{name}, row {row_key}, {metric or 'all columns'}{shown}{published}", tuple(targets.values())
 
 
-def lineage(registry: Registry, target: str) -> Iterator[str]:
-    """Lines of the tree behind a file, down to data and seeds; each artefact in full once."""
+def _value(targets: Mapping[int | None, str], metric: str) -> str:
+    """What the table prints of these metrics files (seed -> file), in more digits: nothing before the first is measured."""
+    made = {seed: files.read_json(Path(target))["values"] for seed, target in targets.items() if Path(target).exists()}
+    values = {seed: found[metric] for seed, found in made.items() if metric in found}
+    if next(iter(targets)) not in values:
+        return " is not measured yet"
+    mean = f" = {statistics.mean(values.values()):.6g}"
+    if len(targets) == 1:
+        return mean
+    spread = f" ± {statistics.stdev(values.values()):.6g}" if len(values) > 1 else ""
+    some = f"{len(values)} of {len(targets)}" if len(values) < len(targets) else len(values)
+    return f"{mean}{spread}, mean of {some} seeds (" + ", ".join(f"seed {k}: {v:.6g}" for k, v in values.items()) + ")"
+
+
+def lineage(registry: Registry, *targets: str) -> Iterator[str]:
+    """Lines of the trees behind files, down to data and seeds; each artefact in full once, of many files the first in full."""
     costs, seen = Costs(registry), set()
     artefacts = {a.id: a for a in registry.all()}
 
@@ -189,7 +211,12 @@ def lineage(registry: Registry, target: str) -> Iterator[str]:
         for needed in dict.fromkeys(job.needs):
             yield from walk(needed, depth + 1, made.get("inputs", {}).get(needed))
 
-    yield from walk(target, 0, None)
+    for target in targets[:IN_FULL]:
+        yield from walk(target, 0, None)
+    for target in targets[IN_FULL:]:
+        yield from islice(walk(target, 0, None), 2)  # what it is, and its file
+    if (more := len(targets) - IN_FULL) > 0:
+        yield f"(the last {more} in short; `reals why` of a file has the rest)"
 
 
 def _plain(value) -> str:

@@ -8,6 +8,14 @@ TABLE_LABELS = {
 }
 
 
+def stated_by_the_scale(wildcards):
+    """What tables and page print of the scale: no file, and in no id, so that nothing else would have them printed again.
+
+    A function, because Snakemake reads braces in plain texts as wildcards.
+    """
+    return [f"paper: {SCALE.paper}", *(f"{key}: {value}" for key, value in drawn.protocol(REGISTRY).items())]
+
+
 def figure_inputs(wildcards):
     return drawn_from(wildcards.figure)
 
@@ -28,6 +36,7 @@ rule tables:
         f"{ROOT}/logs/tables.log",
     params:
         shown=SHOWN,  # another set of numbers is another table, whatever the files' ages
+        stated=stated_by_the_scale,
     shell:
         "{REALS} tables {ARGS} > {log} 2>&1"
 
@@ -47,6 +56,7 @@ rule figure:
     params:
         shown=figure_inputs,
         caption=lambda wildcards: f"{drawn.title(wildcards.figure)}. {drawn.caption(EXPERIMENT, wildcards.figure)}",
+        milestones=lambda wildcards: list(SCALE.milestones),  # their names label lines and rows
     wildcard_constraints:
         figure="|".join(FIGURE_NAMES),
     shell:
@@ -62,6 +72,8 @@ rule report:
         report(f"{ROOT}/report.html", caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),
     log:
         f"{ROOT}/logs/report.log",
+    params:
+        stated=stated_by_the_scale,
     shell:
         "{REALS} report {ARGS} > {log} 2>&1"
 

@@ -22,8 +22,8 @@ def run(options: argparse.Namespace) -> None:
     from reals.registry import Registry
 
     registry = Registry(experiment_of(options))
-    title, target = provenance.resolve(registry, options.what)
+    title, targets = provenance.resolve(registry, options.what)
     print(title)
-    for line in provenance.lineage(registry, target):
+    for line in provenance.lineage(registry, *targets):
         print(line)
-    print(f"again: {provenance.remake(registry, Path(target))}   (delete it first where it exists)")
+    print(f"again: {provenance.remake(registry, *map(Path, targets))}   (delete first what exists)")

@@ -11,32 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reals.config import TableRow, TableSheet
-from reals.extractors import METRIC_NAMES, metric_name
+from reals.extractors import metric_name
 from reals.files import write_text
+from reals.notation import LITERATURE, LITERATURE_MARK, METRIC_NAMES, MINUS, MISSING, PLAIN_NAMES, tex
 
 Results = Mapping[tuple[str, str], Mapping[str, Any] | None]
 Status = Literal["measured", "missing", "literature"]
 
-MISSING, LITERATURE, LITERATURE_MARK, MINUS = "…", "—", "†", "−"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-PLAIN_NAMES = {
-    "fid_second": "FID (second judge)",
-    "sc_crop": "Crop",
-    "sc_flip": "Flip",
-    "sc_blur": "Gaussian blur",
-    "sc_grayscale": "Grayscale",
-    "sc_all": "All",
-    "psnr": "PSNR (dB)",
-    "ssim_paper": "SSIM",
-    "ssim": "SSIM (standard)",
-    "lpips": "LPIPS",
-    "optimizer": "Optimizer",
-    "lr": "Learning rate",
-    "schedule": "Schedule",
-    "min_lr": "Final learning rate",
-    "batch": "Batch size",
-    "epochs": "Epochs",
-}
 # As the paper prints them; distances also get three significant digits: they are small on small images.
 DECIMALS = {"ssim_paper": 3, "ssim": 3, "lpips": 3}
 DISTANCES = ("fid", "sfid", "rfid", "kid")
@@ -50,8 +32,8 @@ class Cell:
 
     ``measured`` is a number, or a text in tables of settings; it is None unless ``status`` is "measured".
     ``provenance`` is the metrics file the number comes from (None in tables of settings). Where the row is repeated with
-    several seeds, ``by_seed`` holds the value of each that is measured and ``measured`` is their mean. ``best``: no row of
-    its section is better, as printed.
+    several seeds, ``by_seed`` holds the value of each that is measured, ``measured`` is their mean, and ``planned`` counts
+    those that the sheet asks for. ``best``: no row of its section is better, as printed.
     """
 
     published: str | None
@@ -59,6 +41,7 @@ class Cell:
     status: Status
     provenance: Mapping[str, Any] | None = None
     by_seed: Mapping[int, float] = field(default_factory=dict)
+    planned: int = 0
     best: bool = False
 
     @property
@@ -71,7 +54,7 @@ class Cell:
 class Change:
     """Relative change of the FID against the row's baseline, in percent; negative is better.
 
-    With several seeds ``measured`` and ``deviation`` are mean and standard deviation of the changes seed by seed.
+    Where both rows have seeds in common ``measured`` and ``deviation`` (None with one) are of the changes seed by seed.
     """
 
     published: float | None
@@ -136,6 +119,7 @@ class Table:
 
     name: str
     title: str
+    source: str
     columns: tuple[str, ...]
     label_names: tuple[str, ...]
     groups: tuple[Group, ...]
@@ -191,11 +175,14 @@ class Table:
             lines.append(f"Arrows point to better.{best}")
         if counts := {len(cell.by_seed) for cell in cells if cell.deviation is not None}:
             few, many = min(counts), max(counts)
-            seeds = f"{few}" if few == many else f"{few} to {many} (more are planned)"
-            lines.append(
-                f"±: standard deviation over {seeds} seeds, of which both the autoencoder's and the transformer's differ; "
-                "the value is their mean, ΔFID that of the changes seed by seed."
-            )
+            seeds = f"{few}" if few == many else f"{few} to {many}"
+            more = " (more are planned)" if any(0 < len(cell.by_seed) < cell.planned for cell in cells) else ""
+            of = {
+                "autoencoder": "of the autoencoder",
+                "evaluation": "of the transformer, and of its autoencoder where that one is repeated too",
+            }[self.source]
+            change = ", ΔFID that of the changes seed by seed" if self.compare else ""
+            lines.append(f"±: standard deviation over {seeds} seeds{more} {of}; the value is their mean{change}.")
         if any(cell.status == "missing" for row in self.rows for cell in row.cells):
             lines.append(f"{MISSING} not measured yet at this scale.")
         if any(row.literature for row in self.rows):
@@ -264,6 +251,7 @@ def build(
     return Table(
         name=sheet.name,
         title=sheet.title,
+        source=sheet.source,
         columns=tuple(sheet.columns.values()),
         label_names=tuple(sheet.columns),
         groups=tuple(_group(sheet, metric, network) for metric in sheet.metrics),
@@ -348,7 +336,7 @@ def _cell(
         if not math.isfinite(value):
             raise ValueError(f"{at}: {metric} is {value}, expected a finite number; measure it again")
     mean = statistics.mean(by_seed.values()) if by_seed else float(result["values"][metric])
-    return Cell(published, mean, "measured", result, by_seed)
+    return Cell(published, mean, "measured", result, by_seed, result.get("planned", 0))
 
 
 def _with_best(sheet: TableSheet, cells: Mapping[str, tuple[Cell, ...]]) -> dict[str, tuple[Cell, ...]]:
@@ -378,10 +366,10 @@ def _change(sheet: TableSheet, row: TableRow, cells: Mapping[str, tuple[Cell, ..
     ours, baseline = cells[row.key][fid], cells[row.baseline][fid]
     published = _relative(ours.published, baseline.published)
     both = [seed for seed in ours.by_seed if seed in baseline.by_seed]
-    if len(both) < 2:
+    if not both:
         return Change(published, _relative(ours.measured, baseline.measured))
     each = [_relative(ours.by_seed[seed], baseline.by_seed[seed]) for seed in both]
-    return Change(published, statistics.mean(each), statistics.stdev(each))
+    return Change(published, statistics.mean(each), statistics.stdev(each) if len(each) > 1 else None)
 
 
 def _relative(value: str | float | None, baseline: str | float | None) -> float | None:
@@ -569,44 +557,8 @@ def _grey(text: str) -> str:
 
 
 BOLD = "⟪{}⟫"  # marks a bold cell until it is spelled in LaTeX
-TEX = {
-    "⟪": r"\textbf{",
-    "⟫": "}",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "[": "{[}",  # after \\ a bare bracket or star would be read as its argument
-    "]": "{]}",
-    "*": "{*}",
-    '"': "''",
-    "Δ": r"$\Delta$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "·": r"$\cdot$",
-    "±": r"$\pm$",
-    MINUS: "$-$",
-    MISSING: r"\dots{}",
-    LITERATURE: "---",
-    "–": "--",
-    LITERATURE_MARK: r"\dag{}",
-    "≥": r"$\geq$",
-    "→": r"$\to$",
-    "²": r"\textsuperscript{2}",
-    "’": "'",
-}
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX source; Latin letters stay UTF-8. ValueError on a character pdflatex would not know."""
-    for c in text:
-        if c not in TEX and not c.isascii() and not (c.isalpha() and c < "\u0180"):
-            raise ValueError(f"'{text}': no LaTeX spelling for '{c}' (U+{ord(c):04X}); add one to reals.report.tables.TEX")
-    return "".join(TEX.get(c, c) for c in text)
+    """Text, or a cell marked as bold, as LaTeX source; ValueError on a character pdflatex would not know."""
+    return rf"\textbf{{{tex(text[1:-1])}}}" if text.startswith("⟪") else tex(text)

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -47,7 +48,19 @@ def _metric(registry: Registry, metric: str) -> str:
 
 def _run_label(registry: Registry, run: str) -> str:
     row = registry.experiment.runs[run]
-    return f"{row.model}{' + REPA' * row.repa}, {row.autoencoder}"
+    return f"{row.model}{' + REPA' * row.repa}, {_autoencoder(registry, run)}"
+
+
+def _autoencoder(registry: Registry, run: str) -> str:
+    """A run's autoencoder as its sheet calls it, whichever repeat of it this run stands on."""
+    name = registry.experiment.runs[run].autoencoder
+    return registry.experiment.autoencoders[name].repeat_of or name
+
+
+def _told_apart(labels: Mapping[str, str], between: str = ", ") -> dict[str, str]:
+    """Row -> label, with the row's name behind a label that several have: rows can differ in what no label says."""
+    having = Counter(labels.values())
+    return {name: label if having[label] == 1 else f"{label}{between}{name}" for name, label in labels.items()}
 
 
 def _figure1(registry: Registry, stem: Path, results: Results) -> None:
@@ -98,17 +111,19 @@ def _figure5(registry: Registry, stem: Path, results: Results) -> None:
 
 
 def _checkpoints(registry: Registry, stem: Path, results: Results) -> None:
-    experiment, rows = registry.experiment, {}
+    experiment, labels = registry.experiment, {}
     for name in experiment.figures.checkpoints["evaluations"]:
         if results["evaluation", name] is None:
             continue
         row = experiment.evaluations[name]
         guidance = "" if row.cfg == 1 else f", {row.cfg:g}" + "*" * (row.interval is not None)
         run = experiment.runs[row.run]
-        label = f"{run.model}{' + REPA' * run.repa}\n{run.autoencoder}, {row.milestone}{guidance}"
-        rows[label] = _of(registry, registry.evaluations[name])["images"]
-    if not rows:
+        labels[name] = f"{run.model}{' + REPA' * run.repa}\n{_autoencoder(registry, row.run)}, {row.milestone}{guidance}"
+    if not labels:
         raise Missing("no checkpoint of the sheet is measured")
+    rows = {
+        label: _of(registry, registry.evaluations[name])["images"] for name, label in _told_apart(labels, between="\n").items()
+    }
     figures.rows_of_images(rows, stem)
 
 
@@ -135,10 +150,11 @@ def _fid_over_steps(registry: Registry, stem: Path, results: Results) -> None:
             if (fids := _values(results["evaluation", name], "fid"))
         ]
         if points:
-            lines[_run_label(registry, run)] = sorted(points, key=lambda p: p.step)
+            lines[run] = sorted(points, key=lambda p: p.step)
     if not lines:
         raise Missing("no evaluation along a training is measured")
-    figures.fid_over_steps(lines, stem, fid=_metric(registry, "fid"))
+    labels = _told_apart({run: _run_label(registry, run) for run in lines})
+    figures.fid_over_steps({labels[run]: line for run, line in lines.items()}, stem, fid=_metric(registry, "fid"))
 
 
 def _guidance(registry: Registry, stem: Path, results: Results) -> None:
@@ -151,10 +167,12 @@ def _guidance(registry: Registry, stem: Path, results: Results) -> None:
                 guided = row.interval is not None
                 points.append(figures.Guided(row.cfg, guided, _values(result, "fid"), _values(result, "recall")))
         if points:
-            lines[f"{_run_label(registry, run)}, {milestone}"] = points
+            lines[run, milestone] = points
     if not lines:
         raise Missing("no evaluation with guidance is measured")
-    figures.guidance(lines, stem, fid=_metric(registry, "fid"), recall=_metric(registry, "recall"))
+    labels = _told_apart({run: _run_label(registry, run) for run, _ in lines})
+    named = {f"{labels[run]}, {milestone}": line for (run, milestone), line in lines.items()}
+    figures.guidance(named, stem, fid=_metric(registry, "fid"), recall=_metric(registry, "recall"))
 
 
 def _curves(registry: Registry, stem: Path, results: Results) -> None:

@@ -1,6 +1,6 @@
 """Stage `render`: tables, figures and the report, from metrics files alone; nothing here loads a network."""
 
-from pathlib import Path
+import shlex
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ def load_results(registry: Registry) -> dict[tuple[str, str], dict | None]:
     """(kind, name of the row) -> metrics file, or None while there is none.
 
     The result of a row that its sheet repeats with several seeds has ``repeats``: ``seed``, ``id`` and ``values`` of each that
-    is measured, itself first.
+    is measured, itself first; and ``planned``, how many seeds the sheet asks for.
     """
     experiment = registry.experiment
     results: dict[tuple[str, str], dict | None] = {}
@@ -30,6 +30,7 @@ def load_results(registry: Registry) -> dict[tuple[str, str], dict | None]:
         for name in artefacts:
             of_seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
             if of_seeds and results[kind, name] is not None:
+                results[kind, name]["planned"] = len(of_seeds)
                 results[kind, name]["repeats"] = [
                     {"seed": seed, "id": r["id"], "values": r["values"]} for seed, r in of_seeds.items() if r is not None
                 ]
@@ -55,27 +56,11 @@ def _settings(registry: Registry) -> dict[str, dict[str, str]]:
     }  # fmt: skip
 
 
-def _protocol(registry: Registry) -> dict[str, str]:
-    scale, seeds = registry.experiment.scale, registry.experiment.scale.seeds
-    steps = ", ".join(f"{name} = {n:,}" if name != str(n) else name for name, n in scale.milestones.items())
-    return {
-        "data": f"{scale.data.name}, {scale.data.resolution}x{scale.data.resolution} ({scale.description})",
-        "transformer steps": f"{steps}, batch {scale.transformer.batch}",
-        "samples": f"{scale.sampling.samples:,}, {scale.sampling.labels} labels",
-        "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)",
-        "feature network": scale.evaluation.extractor.name,
-        "reference": Path(scale.evaluation.reference).name if scale.evaluation.reference else "all training images; "
-        f"precision and recall against {scale.evaluation.pr_reference:,} of them",
-        "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
-        "seeds": ", ".join(f"{k} {v}" for k, v in seeds.model_dump().items()),
-    }  # fmt: skip
-
-
 def _facts(registry: Registry) -> dict:
     scale = registry.experiment.scale
     return {
         "scale": scale.name,
-        "protocol": _protocol(registry),
+        "protocol": drawn.protocol(registry),
         "network": scale.evaluation.extractor.name,
         "settings": _settings(registry),
         "paper": scale.paper,
@@ -144,8 +129,8 @@ def report(registry: Registry) -> None:
     }
     page.render(
         registry.root / "report.html", scale=scale.name, description=scale.description, paper=scale.paper,
-        protocol=_protocol(registry), code_version=files.code_version(), tables=_build(registry, results),
-        pictures=pictures, results=results, commands=commands, overrides=" ".join(registry.experiment.overrides), times=times,
+        protocol=drawn.protocol(registry), code_version=files.code_version(), tables=_build(registry, results),
+        pictures=pictures, results=results, commands=commands, overrides=shlex.join(registry.experiment.overrides), times=times,
     )  # fmt: skip
 
 
