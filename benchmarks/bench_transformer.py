@@ -186,8 +186,8 @@ def peak(dtype: torch.dtype, clock: str) -> float:
         a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, outer).to(dtype)
         began = time.perf_counter()
         a @ b
-        if time.perf_counter() - began > SLOW:
-            return rows * inner * outer / 1e9 / (time.perf_counter() - began)
+        if (took := time.perf_counter() - began) > SLOW:
+            return rows * inner * outer / 1e9 / took
         rates.append(rate(rows * inner * outer / 1e9, lambda a=a, b=b: a @ b, clock))
     return max(rates)
 

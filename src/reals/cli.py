@@ -105,12 +105,12 @@ def _run(options: argparse.Namespace) -> int | None:
     import torch
 
     from reals import training
-    from reals.processes import exact_float32
+    from reals.processes import allow_tf32
     from reals.stages import Context
 
     dispatch.refuse_idle_gpus(torch.cuda.device_count(), torch.__version__)
     training.set_threads()
-    exact_float32()  # a training stage states its own precision
+    allow_tf32(False)  # a training stage states its own precision
     kind, _ = STAGES[options.stage]
     artefact = registry.find(kind, options.id)
     number = [getattr(options, NUMBERED[options.stage])] if options.stage in NUMBERED else []

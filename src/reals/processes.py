@@ -64,11 +64,11 @@ def add_weighted(sums: dict[str, Tensor], terms: dict[str, Tensor], weight: floa
         sums[name] = sums[name] + weight * value if name in sums else weight * value
 
 
-def exact_float32() -> None:
-    """float32 products and convolutions in float32. By default cuDNN rounds to TF32 (10 bits) on GPUs that have it, and
-    features, decoded images and scores would differ from a CPU's."""
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions may round to TF32 (10 bits) on GPUs that have it. cuDNN does unless told
+    otherwise, and features, decoded images and scores would differ from a CPU's."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 class Processes:
@@ -107,8 +107,7 @@ class Processes:
         self.device: torch.device = self.accelerator.device
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.precision, self.accumulate, self.compiled = precision, accumulate, compiled
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        allow_tf32(precision == "tf32")
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._control = dist.new_group(backend="gloo", timeout=STUCK) if self.count > 1 else None
         self._vote: tuple[Tensor, dist.Work] | None = None

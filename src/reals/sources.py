@@ -317,7 +317,8 @@ def _listed(path: Path, archive: zipfile.ZipFile, names: list[str], value_range:
         shape, dtype = _header(path, archive, name)[:2]
         where = f"{path}: {name}"
         _check_type(dtype, value_range, where)
-        images, shape = shape, (1, *shape) if len(shape) == 3 else shape
+        single = len(shape) == 3
+        shape = (1, *shape) if single else shape
         _channels_first(shape, where)
         size = size or shape[1:3]
         if shape[1:3] != size:
@@ -329,7 +330,7 @@ def _listed(path: Path, archive: zipfile.ZipFile, names: list[str], value_range:
             return _slicer(array[None], False, value_range, where)(start, stop)
 
         # A batch is read as it is needed, not whole for each of ours.
-        parts.append((shape[0], read if len(images) == 3 else _member(path, archive, name, value_range)))
+        parts.append((shape[0], read if single else _member(path, archive, name, value_range)))
     count, read = _joined(parts)
     return Source(path, "list of arrays", count, size, read, (path,))
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from reals.commands.networks import NEIGHBOUR, add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
+from reals.commands.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
 
 
 def add(commands) -> None:
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     n = enough(options.samples, len(source), options.n, "samples", "--n", options.allow_fewer)
     if n < 2:
         raise ValueError(f"{options.samples}: {n} image, at least 2 are needed for a covariance")
-    if options.pr_reference and n <= NEIGHBOUR:
+    if options.pr_reference and n <= evaluation.ADM_K:
         raise ValueError(f"{options.samples}: {n} images, too few for precision and recall; add some, or --pr-reference 0")
     labels = _labels(options, source, n, np)
     place = options.samples.resolve()  # '.' has no name of its own

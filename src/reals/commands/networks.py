@@ -4,7 +4,6 @@ import argparse
 import importlib
 from pathlib import Path
 
-NEIGHBOUR = 3  # ADM's k
 SHIPPED = ("inception", "dinov2", "clip")
 
 
@@ -31,9 +30,11 @@ def check_shared(options: argparse.Namespace) -> None:
     """ValueError for numbers that cannot be."""
     if options.batch < 1 or options.pr_reference < 0:
         raise ValueError(f"--batch {options.batch}, --pr-reference {options.pr_reference}: expected at least 1 and at least 0")
-    if 0 < options.pr_reference <= NEIGHBOUR:
+    from reals.evaluation import ADM_K
+
+    if 0 < options.pr_reference <= ADM_K:
         raise ValueError(
-            f"--pr-reference {options.pr_reference}: precision and recall look at the {NEIGHBOUR}rd neighbour; give more, or 0"
+            f"--pr-reference {options.pr_reference}: precision and recall look at the {ADM_K}rd neighbour; give more, or 0"
         )
 
 
@@ -55,9 +56,9 @@ def device_of(name: str | None):
     that is not here."""
     import torch
 
-    from reals.processes import exact_float32
+    from reals.processes import allow_tf32
 
-    exact_float32()
+    allow_tf32(False)
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

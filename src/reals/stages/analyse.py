@@ -37,11 +37,9 @@ def run(context: Context, artefact: Artefact) -> None:
     held_out, train = context.images("held_out"), context.images("train")
     n = min(settings.images, len(held_out))
     with work(), torch.no_grad():
-        decoded = _spread(
-            held_out.labels, min(settings.reconstruction_images or settings.images, len(held_out)), scale.seeds.analysis
-        )
+        order = _spread(held_out.labels, len(held_out), scale.seeds.analysis)
+        decoded, indices = order[: settings.reconstruction_images or n], order[:n]
         values = _reconstruction(context, vae, held_out, decoded)
-        indices = _spread(held_out.labels, n, scale.seeds.analysis)
         images = torch.from_numpy(held_out.batch(indices))
         values |= _consistency(context, vae, images)
         probe = _spread(train.labels, min(settings.probe_images, len(train)), scale.seeds.analysis)
