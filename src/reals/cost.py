@@ -307,6 +307,11 @@ class Costs:
                 waiting += [n for n in self.jobs[target].needs if not self.jobs[n].done]
         return found
 
+    @cached_property
+    def wanted(self) -> set[str]:
+        """What must still be made for all tables and figures."""
+        return self.missing(target for targets in self.tables().values() for target in targets)
+
     def tables(self) -> dict[str, tuple[str, ...]]:
         """What each table, and the figures, show: their targets."""
         registry, experiment = self.registry, self.registry.experiment

@@ -47,7 +47,8 @@ def check(registry: Registry) -> None:
 
     scale = registry.experiment.scale
     images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
-    to_make = _to_make(registry)
+    costs = Costs(registry)
+    to_make = _to_make(costs)
     for what, name, _, users in _stated_files(registry):
         if users & to_make:
             _exists(what, name)
@@ -69,7 +70,7 @@ def check(registry: Registry) -> None:
             labelled.pairs(config, what)
             if config.head is not None:
                 published_head(registry, config)
-    disk(registry)
+    _fits(costs)
 
 
 def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]:
@@ -80,7 +81,7 @@ def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]
             what,
             lambda what=what, name=name, digest=digest, users=users: (
                 stated_file(what, name, digest)
-                if Path(name).is_file() or users & _to_make(registry)
+                if Path(name).is_file() or users & _to_make(Costs(registry))
                 else f"{name} is gone, and nothing that is left to make reads it"
             ),
         )
@@ -172,10 +173,9 @@ def _cifar10(config) -> str:
     return f"not in {root} yet; the data job downloads it"
 
 
-def _to_make(registry: Registry) -> set[str]:
+def _to_make(costs: Costs) -> set[str]:
     """Ids of the artefacts behind tables and figures that are still to be made, wholly or in part."""
-    costs = Costs(registry)
-    return {costs.jobs[target].artefact for target in costs.missing(t for targets in costs.tables().values() for t in targets)}
+    return {costs.jobs[target].artefact for target in costs.wanted}
 
 
 def _stated_files(registry: Registry) -> Iterator[tuple[str, str, str | None, set[str]]]:
@@ -327,9 +327,11 @@ def _reachable(host: str) -> bool:
 
 def disk(registry: Registry) -> str:
     """That the plan fits: what does not exist yet against what is free."""
-    costs = Costs(registry)
-    wanted = costs.missing(target for targets in costs.tables().values() for target in targets)
-    needed = sum(costs.jobs[target].bytes for target in wanted)
+    return _fits(Costs(registry))
+
+
+def _fits(costs: Costs) -> str:
+    registry, needed = costs.registry, sum(costs.jobs[target].bytes for target in costs.wanted)
     registry.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(registry.root).free
     sizes = f"{registry.root} has {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB are still needed"

@@ -47,7 +47,7 @@ def make(costs, rates, nodes: int, per_node: int) -> dict:
     from reals.cost import schedule
 
     devices, shown = nodes * per_node, costs.tables()
-    wanted = costs.missing(target for targets in shown.values() for target in targets)
+    wanted = costs.wanted
     hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
 
     def at_once(job) -> int:
