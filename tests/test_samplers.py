@@ -239,6 +239,23 @@ def test_sde_on_the_vp_path(form):
     assert end.std().item() == pytest.approx(S, rel=0.1)
 
 
+@pytest.mark.parametrize("start", [0.3, 0.8])
+def test_sde_from_noised_data_gives_data(start):
+    shape = (20_000, 1, 1, 1)
+    data, noise = M + S * draw(*shape, seed=1), draw(*shape, seed=2)
+    x = start * data + (1 - start) * noise
+    end = samplers.euler_maruyama(gaussian_velocity, x, 100, seeded_noise(shape), start=start)
+    assert end.mean().item() == pytest.approx(M, abs=0.02)
+    assert end.std().item() == pytest.approx(S, rel=0.02)
+
+
+def test_start_is_below_the_last_step():
+    x = draw(1, 1, 2, 2)
+    for start in (-0.1, 0.96, 1.0):
+        with pytest.raises(ValueError, match=r"expected 0 <= start < 0\.96"):
+            samplers.euler_maruyama(gaussian_velocity, x, 10, seeded_noise(x.shape), start=start)
+
+
 def test_variance_of_euler_maruyama_to_rounding():
     """For Gaussian data each step is affine: the end's mean and variance follow from its coefficients."""
     steps, mean, variance = 50, 0.0, 1.0

@@ -158,9 +158,9 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"sampling steps: got {steps}, expected at least 2")
 
 
-def sde_times(steps: int, last_size: float) -> Tensor:
-    """The `steps` times of the SDE samplers, float64, evenly from 0 to 1 - last_size."""
-    return torch.linspace(0, 1 - last_size, steps, dtype=torch.float64)
+def sde_times(steps: int, last_size: float, start: float = 0.0) -> Tensor:
+    """The `steps` times of the SDE samplers, float64, evenly from `start` to 1 - last_size."""
+    return torch.linspace(start, 1 - last_size, steps, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -201,18 +201,20 @@ def euler_maruyama(
     last: str = "mean",
     last_size: float = 0.04,
     path: paths.Path = paths.linear,
+    start: float = 0.0,
     progress: Progress | None = None,
 ) -> Tensor:
     """x at t = 1 by SiT's SDE sampler, dX = (v + D score) dt + sqrt(2 D) dW, in `steps` evaluations.
 
-    steps - 1 Euler-Maruyama steps over [0, 1 - last_size], then a noiseless step of `last_size`: "mean" along
+    steps - 1 Euler-Maruyama steps over [start, 1 - last_size], then a noiseless step of `last_size`: "mean" along
     the drift, "euler" along the velocity, "tweedie" to E[x_1 | x_t], or "none", which demands last_size 0 and
     saves its evaluation. `form` and `norm` give D (`paths.diffusion`). `noise_at(k)` is the noise of step k =
-    0..steps-2. The defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau =
-    1 - t. Raises ValueError for unusable settings, such as a form that is infinite at t = 0.
+    0..steps-2. `x` is at time `start`: noise at 0, else data with noise added, start x_1 + (1 - start) x_0 on the linear path.
+    The defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau = 1 - t. Raises
+    ValueError for unusable settings, such as a form that is infinite at `start`.
     """
     sde = _Sde(field, path, form, norm)
-    times, dt = _sde_grid(sde, steps, last, last_size)
+    times, dt = _sde_grid(sde, steps, last, last_size, start)
     for k, t in enumerate(times[:-1]):
         x = x + sde.drift(x, t) * dt + torch.sqrt(2 * sde.diffusion(t) * dt) * noise_at(k)
         _report(progress, k + 1, steps)
@@ -252,7 +254,7 @@ def heun_sde(
     return x
 
 
-def _sde_grid(sde: _Sde, steps: int, last: str, last_size: float) -> tuple[Tensor, float]:
+def _sde_grid(sde: _Sde, steps: int, last: str, last_size: float, start: float = 0.0) -> tuple[Tensor, float]:
     """(times, spacing), after checking the settings."""
     _check_steps(steps)
     if last not in LAST_STEPS:
@@ -263,10 +265,12 @@ def _sde_grid(sde: _Sde, steps: int, last: str, last_size: float) -> tuple[Tenso
         raise ValueError(f"last_size: got {last_size}, expected 0 < last_size < 1, as the score is infinite at t = 1")
     if not sde.norm >= 0:
         raise ValueError(f"diffusion norm: got {sde.norm}, expected at least 0")
-    times = sde_times(steps, last_size)
+    if not 0 <= start < 1 - last_size:
+        raise ValueError(f"start: got {start}, expected 0 <= start < {1 - last_size:g}, where the last step begins")
+    times = sde_times(steps, last_size, start)
     if not torch.isfinite(sde.diffusion(times[0])):
-        raise ValueError(f"diffusion form {sde.form!r} is infinite at t = 0, where sampling starts; use 'sigma'")
-    return times, (1 - last_size) / (steps - 1)
+        raise ValueError(f"diffusion form {sde.form!r} is infinite at t = {start:g}, where sampling starts; use 'sigma'")
+    return times, (1 - last_size - start) / (steps - 1)
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:

@@ -1,0 +1,110 @@
+"""Where does an arm's FID come from: its decoder, details that the transformer draws badly, or their arrangement?
+
+    python benchmarks/evidence_errors.py cifar10 sit-b2-sd-vae_late sit-b2-control_late sit-b2-reals_late [--data /path]
+
+For each evaluation, by the scale's judges, FID of the same training images against the whole reference: as they are (the bias of so few
+images); encoded and decoded; decoded from latents with noise of 0.1 and 0.2 of their standard deviation added, which a transformer's
+small errors look like; with noise added up to time t (1 is data) and the rest drawn by the evaluation's own network, SDE step and
+guidance. What the last columns add from one to the next is what the transformer loses between those noise levels; at t = 0 all is drawn.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reals import extractors, files, rng, samplers
+from reals.config import load
+from reals.generation import decode
+from reals.metrics.frechet import Moments, frechet_distance
+from reals.models import autoencoder as autoencoders
+from reals.registry import Artefact, Registry
+from reals.stages import Context, classifiers, transformer
+from reals.stages import evaluate as evaluation
+from reals.stages.sample import sampling_of
+
+NOISE = (0.1, 0.2)
+STARTS = (0.8, 0.6, 0.4, 0.0)
+BATCH = 250
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("scale")
+    p.add_argument("evaluations", nargs="+")
+    p.add_argument("--data")
+    p.add_argument("--images", type=int, default=2000)
+    options = p.parse_args()
+    context = Context(Registry(load(options.scale, data=options.data)))
+    registry = context.registry
+    judges = [
+        (classifiers.load_extractor(context, artefact.needed("extractor")), evaluation.load_reference(context, artefact).pool)
+        for artefact in (registry.reference, registry.second_reference)
+        if artefact is not None
+    ]
+    train = context.images("train")
+    chosen = torch.randperm(len(train), generator=rng.generator(0, "evidence errors"))[: options.images].numpy()
+    images, labels = train.batch(chosen), torch.as_tensor(np.asarray(train.labels)[chosen], dtype=torch.int64)
+
+    def fid(made: np.ndarray) -> str:
+        found = []
+        for judge, reference in judges:
+            moments = Moments.of(extractors.extract(judge, evaluation.batches(made)).pool).finalize()
+            found.append(f"{frechet_distance(moments.mu, moments.sigma, reference.mu, reference.sigma):.2f}")
+        return ", ".join(found)
+
+    print(f"FID of {len(images)} training images; as they are: {fid(images)}\n")
+    heads = ["evaluation", "decoded", *(f"noise {n:g}" for n in NOISE), *(f"drawn from t = {t:g}" for t in STARTS)]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    with torch.no_grad():
+        for name in options.evaluations:
+            cells = [fid(made) for made in stages(context, registry.evaluations[name], images, labels)]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Tensor) -> Iterator[np.ndarray]:
+    """Images uint8 [N, 3, H, W] for each column of the table."""
+    samples = artefact.needed("samples")
+    run, source = samples.needed("run"), context.folder(samples.needed("autoencoder"))
+    path = transformer.weights_path(context.folder(run), samples.spec["step"])
+    network, facts = transformer.load(path, context.device)
+    files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
+    vae, sampling = autoencoders.load(source, context.device), sampling_of(samples.spec)
+    if sampling.sampler != "sde":
+        raise SystemExit(f"{artefact.name}: drawn by {sampling.sampler}; name an evaluation that is drawn by sde")
+
+    def noise(what: str, shape: tuple[int, ...], indices: list[int]) -> samplers.NoiseAt:
+        return samplers.per_sample_noise(0, indices, shape, f"evidence errors {what}", context.device)
+
+    batches = [list(range(i, min(i + BATCH, len(images)))) for i in range(0, len(images), BATCH)]
+    latents = []
+    for rows in batches:
+        mean, logvar = autoencoders.moments(vae, autoencoders.to_input(torch.from_numpy(images[rows]).to(context.device)))
+        latents.append(mean + torch.exp(0.5 * logvar) * noise("posterior", mean.shape[1:], rows)(0))
+    shape, std = latents[0].shape[1:], torch.cat(latents).std()
+
+    def drawn(z: Tensor, rows: list[int], start: float) -> Tensor:
+        x = start * z * facts["scaling_factor"] + (1 - start) * noise("start", shape, rows)(0)
+        field = sampling.field(network, labels[rows].to(context.device), null=network.config.classes)
+        steps = max(2, round(sampling.steps * (1 - start)))  # the evaluation's own step size
+        x = samplers.euler_maruyama(
+            field, x, steps, noise("step", shape, rows), form=sampling.form, norm=sampling.norm, last=sampling.last,
+            last_size=sampling.last_size, start=start,
+        )  # fmt: skip
+        return x / facts["scaling_factor"]
+
+    def decoded(change) -> np.ndarray:
+        parts = [decode(vae, change(z, rows), rows, artefact.name).cpu() for z, rows in zip(latents, batches, strict=True)]
+        return torch.cat(parts).numpy()
+
+    yield decoded(lambda z, rows: z)
+    for share in NOISE:
+        yield decoded(lambda z, rows, share=share: z + share * std * noise("latents", shape, rows)(0))
+    for start in STARTS:
+        yield decoded(lambda z, rows, start=start: drawn(z, rows, start))
+
+
+if __name__ == "__main__":
+    main()
