@@ -9,21 +9,22 @@ guidance. What the last columns add from one to the next is what the transformer
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reals import extractors, files, rng, samplers
+from reals import extractors, paths, rng, samplers
 from reals.config import load
 from reals.generation import decode
-from reals.metrics.frechet import Moments, frechet_distance
+from reals.metrics.generation import distance
 from reals.models import autoencoder as autoencoders
 from reals.registry import Artefact, Registry
-from reals.stages import Context, classifiers, transformer
+from reals.stages import Context, classifiers
 from reals.stages import evaluate as evaluation
-from reals.stages.sample import sampling_of
+from reals.stages.sample import loaded, sampling_of
 
 NOISE = (0.1, 0.2)
 STARTS = (0.8, 0.6, 0.4, 0.0)
@@ -45,15 +46,12 @@ def main() -> None:
         if artefact is not None
     ]
     train = context.images("train")
-    chosen = torch.randperm(len(train), generator=rng.generator(0, "evidence errors"))[: options.images].numpy()
+    chosen = rng.permutation(0, "evidence errors", n=len(train))[: options.images]
     images, labels = train.batch(chosen), torch.as_tensor(np.asarray(train.labels)[chosen], dtype=torch.int64)
 
     def fid(made: np.ndarray) -> str:
-        found = []
-        for judge, reference in judges:
-            moments = Moments.of(extractors.extract(judge, evaluation.batches(made)).pool).finalize()
-            found.append(f"{frechet_distance(moments.mu, moments.sigma, reference.mu, reference.sigma):.2f}")
-        return ", ".join(found)
+        pools = [(extractors.extract(judge, evaluation.batches(made)).pool, reference) for judge, reference in judges]
+        return ", ".join(f"{distance(pool, reference):.2f}" for pool, reference in pools)
 
     print(f"FID of {len(images)} training images; as they are: {fid(images)}\n")
     heads = ["evaluation", "decoded", *(f"noise {n:g}" for n in NOISE), *(f"drawn from t = {t:g}" for t in STARTS)]
@@ -67,13 +65,7 @@ def main() -> None:
 def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Tensor) -> Iterator[np.ndarray]:
     """Images uint8 [N, 3, H, W] for each column of the table."""
     samples = artefact.needed("samples")
-    run, source = samples.needed("run"), context.folder(samples.needed("autoencoder"))
-    path = transformer.weights_path(context.folder(run), samples.spec["step"])
-    network, facts = transformer.load(path, context.device)
-    files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
-    vae, sampling = autoencoders.load(source, context.device), sampling_of(samples.spec)
-    if sampling.sampler != "sde":
-        raise SystemExit(f"{artefact.name}: drawn by {sampling.sampler}; name an evaluation that is drawn by sde")
+    (network, facts, vae), sampling = loaded(context, samples), sampling_of(samples.spec)
 
     def noise(what: str, shape: tuple[int, ...], indices: list[int]) -> samplers.NoiseAt:
         return samplers.per_sample_noise(0, indices, shape, f"evidence errors {what}", context.device)
@@ -86,16 +78,13 @@ def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Ten
     shape, std = latents[0].shape[1:], torch.cat(latents).std()
 
     def drawn(z: Tensor, rows: list[int], start: float) -> Tensor:
-        x = start * z * facts["scaling_factor"] + (1 - start) * noise("start", shape, rows)(0)
+        time = torch.tensor(start, dtype=torch.float64)
+        x, _ = paths.interpolate(paths.PATHS[sampling.path], z * facts["scaling_factor"], noise("start", shape, rows)(0), time)
         field = sampling.field(network, labels[rows].to(context.device), null=network.config.classes)
-        steps = max(2, round(sampling.steps * (1 - start)))  # the evaluation's own step size
-        x = samplers.euler_maruyama(
-            field, x, steps, noise("step", shape, rows), form=sampling.form, norm=sampling.norm, last=sampling.last,
-            last_size=sampling.last_size, start=start,
-        )  # fmt: skip
-        return x / facts["scaling_factor"]
+        own_step = replace(sampling, steps=max(2, round(sampling.steps * (1 - start))))
+        return own_step.integrate(field, x, noise("step", shape, rows), start=start) / facts["scaling_factor"]
 
-    def decoded(change) -> np.ndarray:
+    def decoded(change: Callable[[Tensor, list[int]], Tensor]) -> np.ndarray:
         parts = [decode(vae, change(z, rows), rows, artefact.name).cpu() for z, rows in zip(latents, batches, strict=True)]
         return torch.cat(parts).numpy()
 

@@ -239,12 +239,13 @@ def test_sde_on_the_vp_path(form):
     assert end.std().item() == pytest.approx(S, rel=0.1)
 
 
+@pytest.mark.parametrize("sampler", [samplers.euler_maruyama, samplers.heun_sde])
 @pytest.mark.parametrize("start", [0.3, 0.8])
-def test_sde_from_noised_data_gives_data(start):
+def test_sde_from_noised_data_gives_data(sampler, start):
     shape = (20_000, 1, 1, 1)
     data, noise = M + S * draw(*shape, seed=1), draw(*shape, seed=2)
     x = start * data + (1 - start) * noise
-    end = samplers.euler_maruyama(gaussian_velocity, x, 100, seeded_noise(shape), start=start)
+    end = sampler(gaussian_velocity, x, 100, seeded_noise(shape), start=start)
     assert end.mean().item() == pytest.approx(M, abs=0.02)
     assert end.std().item() == pytest.approx(S, rel=0.02)
 

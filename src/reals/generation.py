@@ -98,14 +98,23 @@ class Sampling:
             model, y, self.cfg, null=null, interval=self.interval, interval_time=self.interval_time, channels=self.cfg_channels
         )
 
-    def integrate(self, field: samplers.Field, x: Tensor, noise_at: samplers.NoiseAt, progress: samplers.Progress | None = None):
-        """x [B, C, h, w], noise, carried along the field to data."""
+    def integrate(
+        self,
+        field: samplers.Field,
+        x: Tensor,
+        noise_at: samplers.NoiseAt,
+        progress: samplers.Progress | None = None,
+        start: float = 0.0,
+    ) -> Tensor:
+        """x [B, C, h, w], noise, carried along the field to data; from time `start` by the SDE samplers, ValueError by others."""
+        if start and self.sampler not in ("sde", "heun-sde"):
+            raise ValueError(f"sampler {self.sampler}: starts from noise alone; to start at t = {start:g} take sde or heun-sde")
         match self.sampler:
             case "sde" | "heun-sde":
                 sampler = samplers.euler_maruyama if self.sampler == "sde" else samplers.heun_sde
                 return sampler(
                     field, x, self.steps, noise_at, form=self.form, norm=self.norm, last=self.last, last_size=self.last_size,
-                    path=paths.PATHS[self.path], progress=progress,
+                    path=paths.PATHS[self.path], start=start, progress=progress,
                 )  # fmt: skip
             case "ode":
                 return samplers.heun(field, x, self.steps // 2, progress=progress)

@@ -209,8 +209,7 @@ def euler_maruyama(
     steps - 1 Euler-Maruyama steps over [start, 1 - last_size], then a noiseless step of `last_size`: "mean" along
     the drift, "euler" along the velocity, "tweedie" to E[x_1 | x_t], or "none", which demands last_size 0 and
     saves its evaluation. `form` and `norm` give D (`paths.diffusion`). `noise_at(k)` is the noise of step k =
-    0..steps-2. `x` is at time `start`: noise at 0, else data with noise added, start x_1 + (1 - start) x_0 on the linear path.
-    The defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau = 1 - t. Raises
+    0..steps-2. `x` is at time `start`: noise at 0, else data with noise added (`paths.interpolate`). The defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau = 1 - t. Raises
     ValueError for unusable settings, such as a form that is infinite at `start`.
     """
     sde = _Sde(field, path, form, norm)
@@ -234,6 +233,7 @@ def heun_sde(
     last: str = "mean",
     last_size: float = 0.04,
     path: paths.Path = paths.linear,
+    start: float = 0.0,
     progress: Progress | None = None,
 ) -> Tensor:
     """As `euler_maruyama`, but a noisy step is its noise, then Heun's rule: 2 steps - 1 evaluations.
@@ -243,7 +243,7 @@ def heun_sde(
     if last == "none":
         raise ValueError("last step 'none': Heun would need the score at t = 1, which is infinite; use 'mean'")
     sde = _Sde(field, path, form, norm)
-    times, dt = _sde_grid(sde, steps, last, last_size)
+    times, dt = _sde_grid(sde, steps, last, last_size, start)
     for k, (t, t_next) in enumerate(pairwise(times)):
         x = x + torch.sqrt(2 * sde.diffusion(t) * dt) * noise_at(k)
         slope = sde.drift(x, t)
@@ -254,7 +254,7 @@ def heun_sde(
     return x
 
 
-def _sde_grid(sde: _Sde, steps: int, last: str, last_size: float, start: float = 0.0) -> tuple[Tensor, float]:
+def _sde_grid(sde: _Sde, steps: int, last: str, last_size: float, start: float) -> tuple[Tensor, float]:
     """(times, spacing), after checking the settings."""
     _check_steps(steps)
     if last not in LAST_STEPS:

@@ -127,9 +127,9 @@ def measured(
             f"reference: {len(reference.features)} pool features, {pr_reference} needed; extract more or lower pr_reference"
         )
     real = reference.features[:pr_reference]
-    values = {"fid": _distance(samples.pool, reference.pool)}
+    values = {"fid": distance(samples.pool, reference.pool)}
     if samples.spatial.shape[1]:
-        values["sfid"] = _distance(samples.spatial, reference.spatial)
+        values["sfid"] = distance(samples.spatial, reference.spatial)
     if samples.logits.shape[1]:
         values["is"], values["is_std"] = inception_score(samples.logits, split_size)
     samples_in = reference_in = None
@@ -141,6 +141,7 @@ def measured(
     return Measured(values, samples_in, reference_in)
 
 
-def _distance(features: Tensor, reference: Statistics) -> float:
+def distance(features: Tensor, reference: Statistics) -> float:
+    """Frechet distance of features [N, D] to the reference: FID of pool features, sFID of spatial ones."""
     own = Moments.of(features).finalize()
     return frechet_distance(own.mu, own.sigma, reference.mu, reference.sigma)

@@ -1,15 +1,18 @@
 """Stage `sample`: images of one evaluation as uint8 shards; image i depends on (seed, i) alone."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from reals import files
 from reals.generation import Sampling, decode, draw, random_labels, save_npz, shard_range
 from reals.images import save_array
 from reals.journal import work
 from reals.models import autoencoder as models
+from reals.models.transformer import Transformer
 from reals.progress import Progress
 from reals.registry import Artefact
 from reals.stages import Context
@@ -45,6 +48,19 @@ def sampling_of(spec: dict) -> Sampling:
     return Sampling(**{key: value for key, value in settings.items() if value is not None})
 
 
+def checkpoint(context: Context, artefact: Artefact) -> Path:
+    """The weights that samples are drawn by: a run's at one milestone."""
+    return transformers.weights_path(context.folder(artefact.needed("run")), artefact.spec["step"])
+
+
+def loaded(context: Context, artefact: Artefact) -> tuple[Transformer, dict, nn.Module]:
+    """What samples are drawn by: (network, its checkpoint's facts, autoencoder), refused where one was made with another copy."""
+    path, source = checkpoint(context, artefact), context.folder(artefact.needed("autoencoder"))
+    model, facts = transformers.load(path, context.device)
+    files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
+    return model, facts, models.load(source, context.device).to(memory_format=torch.channels_last)
+
+
 def run(context: Context, artefact: Artefact, shard: int) -> None:
     """Writes shard_<k>.npy (uint8 [n_k, 3, R, R]); shard 0 also gallery.npz: the first latents, unscaled, and labels.
 
@@ -52,11 +68,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     """
     spec, scale, registry = artefact.spec, context.scale, context.registry
     folder = context.begin(artefact)
-    path = transformers.weights_path(registry.folder(artefact.needed("run")), spec["step"])
-    model, facts = transformers.load(path, context.device)
-    source = registry.folder(artefact.needed("autoencoder"))
-    files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
-    vae = models.load(source, context.device).to(memory_format=torch.channels_last)
+    model, facts, vae = loaded(context, artefact)
     labels, sampling = labels_of(spec, model.config.classes), sampling_of(spec)
     sampling.check(facts["family"], model.config)
     own = shard_range(spec["n"], shard, registry.shards(artefact))
@@ -73,7 +85,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
                 z = draw(model, sampling, spec["seed"], y, indices, context.device,
                          partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
                 z = z / facts["scaling_factor"]
-                decoded = decode(vae, z, indices, f"{artefact.name}, {path}").cpu().numpy()
+                decoded = decode(vae, z, indices, f"{artefact.name}, {checkpoint(context, artefact)}").cpu().numpy()
                 files.write_atomically(part, lambda p, d=decoded, z=z: save_npz(p, images=d, latents=z.float().cpu().numpy()))
             with np.load(part) as saved:
                 images.append(saved["images"])
@@ -94,7 +106,6 @@ def _report(progress: Progress, before: int, size: int, done: int, total: int) -
 
 def provenance(context: Context, artefact: Artefact) -> dict:
     """Where the samples come from: the checkpoint's own facts, its place and its hash."""
-    spec = artefact.spec
-    path = transformers.weights_path(context.registry.folder(artefact.needed("run")), spec["step"])
+    path = checkpoint(context, artefact)
     _, facts = transformers.load(path, torch.device("cpu"))
     return {"checkpoint": str(path), "checkpoint_sha256": files.sha256(path), **facts}
