@@ -211,6 +211,15 @@ def test_held_out_images_are_as_few_as_the_scale_takes(project, given, held_out)
     assert cost.counts(Registry(replace(experiment, scale=scale))).held_out == held_out
 
 
+def test_expected_images_are_those_left_for_training(project):
+    experiment = config.load("smoke")
+    data = experiment.scale.data.model_copy(
+        update={"source": "folder", "held_out": 0.1, "images_per_class": None, "expected_images": 9_000, "expected_classes": 10}
+    )
+    found = cost.counts(Registry(replace(experiment, scale=experiment.scale.model_copy(update={"data": data}))))
+    assert (found.train, found.held_out) == (9_000, 1_000)
+
+
 def test_the_command_prints_and_gives_json(project, capsys):
     assert main(["plan", "--config", "scale=imagenet256", "--gpu", "h100", "--nodes", "2"]) == 0
     text = capsys.readouterr().out

@@ -116,6 +116,12 @@ def test_cells_changes_and_mean():
     assert table.missing == ("evaluation run-b", "evaluation run-c")
 
 
+def test_there_is_no_relative_change_against_a_baseline_of_zero():
+    results = {("evaluation", "run-a"): result("run-a", fid=0.0), ("evaluation", "run-b"): result("run-b", fid=25.0)}
+    _, b, *_ = tables.build(PAIR, results, **COMMON).rows
+    assert b.change.measured is None
+
+
 def seeded(name, *fids, kind="evaluation", planned=3, first=0):
     """A result that is repeated with a seed for each FID."""
     repeats = [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid}} for k, fid in enumerate(fids, first)]

@@ -72,6 +72,8 @@ def counts(registry: Registry) -> Counts:
     total = min(total, (config.images_per_class or total) * classes)
     known = config.source in KNOWN_COUNTS or config.expected_images is not None
     if config.held_out is not None:
+        if config.source not in KNOWN_COUNTS and config.expected_images is not None:  # counts what is left for training
+            total = round(total / (1 - config.held_out))
         held = round(total * config.held_out)
         return Counts(total - held, held, classes, known)
     held = config.expected_held_out or KNOWN_HELD_OUT.get(config.source, 50 * classes)

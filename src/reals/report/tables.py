@@ -373,7 +373,7 @@ def _change(sheet: TableSheet, row: TableRow, cells: Mapping[str, tuple[Cell, ..
 
 
 def _relative(value: str | float | None, baseline: str | float | None) -> float | None:
-    if value is None or baseline is None:
+    if value is None or baseline is None or float(baseline) == 0:
         return None
     return 100 * (float(value) - float(baseline)) / float(baseline)
 
