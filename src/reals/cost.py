@@ -67,13 +67,14 @@ def counts(registry: Registry) -> Counts:
     if manifest.exists():
         facts = files.read_json(manifest)
         return Counts(facts["images"]["train"], facts["images"]["held_out"], len(facts["classes"]))
-    guess = (config.expected_images or UNKNOWN_COUNT, None, config.expected_classes or 10)
+    expected = config.expected_images and round(
+        config.expected_images / (1 - (config.held_out or 0))
+    )  # states those left for training
+    guess = (expected or UNKNOWN_COUNT, None, config.expected_classes or 10)
     total, own_held_out, classes = KNOWN_COUNTS.get(config.source, guess)
     total = min(total, (config.images_per_class or total) * classes)
     known = config.source in KNOWN_COUNTS or config.expected_images is not None
     if config.held_out is not None:
-        if config.source not in KNOWN_COUNTS and config.expected_images is not None:  # counts what is left for training
-            total = round(total / (1 - config.held_out))
         held = round(total * config.held_out)
         return Counts(total - held, held, classes, known)
     held = config.expected_held_out or own_held_out or 50 * classes

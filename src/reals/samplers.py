@@ -209,8 +209,9 @@ def euler_maruyama(
     steps - 1 Euler-Maruyama steps over [start, 1 - last_size], then a noiseless step of `last_size`: "mean" along
     the drift, "euler" along the velocity, "tweedie" to E[x_1 | x_t], or "none", which demands last_size 0 and
     saves its evaluation. `form` and `norm` give D (`paths.diffusion`). `noise_at(k)` is the noise of step k =
-    0..steps-2. `x` is at time `start`: noise at 0, else data with noise added (`paths.interpolate`). The defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau = 1 - t. Raises
-    ValueError for unusable settings, such as a form that is infinite at `start`.
+    0..steps-2. `x` is at time `start`: noise at 0, else data with noise added (`paths.interpolate`). The
+    defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau = 1 - t. Raises ValueError for
+    unusable settings, such as a form that is infinite at `start`.
     """
     sde = _Sde(field, path, form, norm)
     times, dt = _sde_grid(sde, steps, last, last_size, start)

@@ -75,6 +75,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     batches = [list(own[i : i + scale.sampling.batch]) for i in range(0, len(own), scale.sampling.batch)]
     rounds = spec["steps"] or 1  # dopri5 has none, and counts images
     progress = Progress(f"{artefact.name} shard {shard}", len(own) * rounds)
+    source = f"{artefact.name}, {checkpoint(context, artefact)}"
     images, latents = [], []
     with work(), torch.no_grad():
         for number, indices in enumerate(batches):
@@ -85,7 +86,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
                 z = draw(model, sampling, spec["seed"], y, indices, context.device,
                          partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
                 z = z / facts["scaling_factor"]
-                decoded = decode(vae, z, indices, f"{artefact.name}, {checkpoint(context, artefact)}").cpu().numpy()
+                decoded = decode(vae, z, indices, source).cpu().numpy()
                 files.write_atomically(part, lambda p, d=decoded, z=z: save_npz(p, images=d, latents=z.float().cpu().numpy()))
             with np.load(part) as saved:
                 images.append(saved["images"])
