@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reals import extractors, paths, rng, samplers
 from reals.config import load
@@ -39,27 +39,48 @@ def main() -> None:
     p.add_argument("--images", type=int, default=2000)
     options = p.parse_args()
     context = Context(Registry(load(options.scale, data=options.data)))
-    registry = context.registry
-    judges = [
-        (classifiers.load_extractor(context, artefact.needed("extractor")), evaluation.load_reference(context, artefact).pool)
-        for artefact in (registry.reference, registry.second_reference)
-        if artefact is not None
-    ]
-    train = context.images("train")
-    chosen = rng.permutation(0, "evidence errors", n=len(train))[: options.images]
-    images, labels = train.batch(chosen), torch.as_tensor(np.asarray(train.labels)[chosen], dtype=torch.int64)
-
-    def fid(made: np.ndarray) -> str:
-        pools = [(extractors.extract(judge, evaluation.batches(made)).pool, reference) for judge, reference in judges]
-        return ", ".join(f"{distance(pool, reference):.2f}" for pool, reference in pools)
-
+    fid = judged(context)
+    images, labels = chosen(context, options.images)
     print(f"FID of {len(images)} training images; as they are: {fid(images)}\n")
     heads = ["evaluation", "decoded", *(f"noise {n:g}" for n in NOISE), *(f"drawn from t = {t:g}" for t in STARTS)]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     with torch.no_grad():
         for name in options.evaluations:
-            cells = [fid(made) for made in stages(context, registry.evaluations[name], images, labels)]
+            cells = [fid(made) for made in stages(context, context.registry.evaluations[name], images, labels)]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def judged(context: Context) -> Callable[[np.ndarray], str]:
+    """FID of images uint8 [N, 3, H, W] by each of the scale's judges, as text."""
+    judges = [
+        (classifiers.load_extractor(context, artefact.needed("extractor")), evaluation.load_reference(context, artefact).pool)
+        for artefact in (context.registry.reference, context.registry.second_reference)
+        if artefact is not None
+    ]
+
+    def fid(made: np.ndarray) -> str:
+        pools = [(extractors.extract(judge, evaluation.batches(made)).pool, reference) for judge, reference in judges]
+        return ", ".join(f"{distance(pool, reference):.2f}" for pool, reference in pools)
+
+    return fid
+
+
+def chosen(context: Context, count: int) -> tuple[np.ndarray, Tensor]:
+    """(uint8 [count, 3, H, W], classes): always the same training images."""
+    train = context.images("train")
+    rows = rng.permutation(0, "evidence errors", n=len(train))[:count]
+    return train.batch(rows), torch.as_tensor(np.asarray(train.labels)[rows], dtype=torch.int64)
+
+
+def batches_of(images: np.ndarray) -> list[list[int]]:
+    return [list(range(i, min(i + BATCH, len(images)))) for i in range(0, len(images), BATCH)]
+
+
+def encoded(vae: nn.Module, images: np.ndarray, rows: list[int]) -> Tensor:
+    """The posterior's sample of these images; image i's noise depends on i alone."""
+    mean, logvar = autoencoders.moments(vae, autoencoders.to_input(torch.from_numpy(images[rows]).to(vae.device)))
+    noise = samplers.per_sample_noise(0, rows, mean.shape[1:], "evidence errors posterior", vae.device)(0)
+    return mean + torch.exp(0.5 * logvar) * noise
 
 
 def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Tensor) -> Iterator[np.ndarray]:
@@ -70,11 +91,8 @@ def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Ten
     def noise(what: str, shape: tuple[int, ...], indices: list[int]) -> samplers.NoiseAt:
         return samplers.per_sample_noise(0, indices, shape, f"evidence errors {what}", context.device)
 
-    batches = [list(range(i, min(i + BATCH, len(images)))) for i in range(0, len(images), BATCH)]
-    latents = []
-    for rows in batches:
-        mean, logvar = autoencoders.moments(vae, autoencoders.to_input(torch.from_numpy(images[rows]).to(context.device)))
-        latents.append(mean + torch.exp(0.5 * logvar) * noise("posterior", mean.shape[1:], rows)(0))
+    batches = batches_of(images)
+    latents = [encoded(vae, images, rows) for rows in batches]
     shape, std = latents[0].shape[1:], torch.cat(latents).std()
 
     def drawn(z: Tensor, rows: list[int], start: float) -> Tensor:

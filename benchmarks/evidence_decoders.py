@@ -1,0 +1,92 @@
+"""How much of an arm's FID is the decoder that it happened to get? The same samples through a decoder trained on.
+
+    python benchmarks/evidence_decoders.py cifar10 sit-b2-sd-vae_late sit-b2-reals_late-seed2 [--steps 500] [--data /path]
+
+For each evaluation the decoder is trained on as a fine-tuning trains it (losses, learning rate, a fresh discriminator), with the
+encoder frozen, so that the latents and what a transformer draws stay as they are. FID, before and after, by the scale's judges, of
+training images encoded and decoded and of the evaluation's first samples; PSNR of held-out images. All arms get the same.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from evidence_errors import batches_of, chosen, encoded, judged
+from torch import Tensor
+
+from reals.config import load
+from reals.generation import decode, draw
+from reals.processes import Processes
+from reals.progress import Progress
+from reals.registry import Registry
+from reals.stages import Context
+from reals.stages.autoencoder import AutoencoderTask, lpips_network
+from reals.stages.sample import labels_of, loaded, sampling_of
+
+OTHER_SEED = 100  # added to the arm's, for other batches and another discriminator than those that made its decoder
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("scale")
+    p.add_argument("evaluations", nargs="+")
+    p.add_argument("--data")
+    p.add_argument("--steps", type=int, help="(the scale's autoencoder.steps)")
+    p.add_argument("--images", type=int, default=1500)
+    options = p.parse_args()
+    context = Context(Registry(load(options.scale, data=options.data)))
+    steps = options.steps or context.scale.autoencoder.steps
+    fid = judged(context)
+    images, _ = chosen(context, options.images)
+    print(f"FID of {len(images)} training images; as they are: {fid(images)}; {steps} steps\n")
+    heads = ["evaluation", "decoded, before", "samples, before", "PSNR", "decoded, after", "samples, after", "PSNR"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    for name in options.evaluations:
+        samples = context.registry.evaluations[name].needed("samples")
+        (network, facts, vae), sampling = loaded(context, samples), sampling_of(samples.spec)
+        labels, batches = torch.from_numpy(labels_of(samples.spec, network.config.classes)).to(context.device), batches_of(images)
+        seed = samples.spec["seed"]
+        drawn = [draw(network, sampling, seed, labels[rows], rows, context.device) / facts["scaling_factor"] for rows in batches]
+
+        def quality(task: AutoencoderTask, drawn=drawn, batches=batches, name=name) -> list[str]:
+            def decoded(latents: list[Tensor]) -> np.ndarray:
+                parts = [decode(task.vae, z, rows, name).cpu() for z, rows in zip(latents, batches, strict=True)]
+                return torch.cat(parts).numpy()
+
+            with torch.no_grad():
+                latents = [encoded(task.vae, images, rows) for rows in batches]
+            return [fid(decoded(latents)), fid(decoded(drawn)), f"{task.held_out_record()['held_out_psnr']:.2f} dB"]
+
+        with Processes(context.scale.autoencoder.precision or "fp32") as processes:
+            task = decoder_task(context, samples.needed("autoencoder").spec, vae, steps, processes)
+            before, progress = quality(task), Progress(name, steps)
+            for step in range(steps):
+                task.update(step)
+                progress.update(step + 1)
+            print(f"| {' | '.join([name, *before, *quality(task)])} |", flush=True)
+
+
+def decoder_task(context: Context, spec: dict, vae: torch.nn.Module, steps: int, processes: Processes) -> AutoencoderTask:
+    """A fine-tuning of ``vae`` without alignment and KL, in which the decoder alone is stepped."""
+    config = context.scale.autoencoder
+    own = {
+        "steps": steps,
+        "batch": config.batch,
+        "lr": config.lr,
+        "seed": spec["seed"] + OTHER_SEED,
+        "lambda_k": 0.0,
+        "align": None,
+    }
+    lpips = lpips_network(config.lpips.net, config.lpips.backbone, config.lpips.weights)
+    task = AutoencoderTask(spec | own, vae, None, None, lpips, context.images("train"), context.images("held_out"), processes,
+                           config.held_out_images)  # fmt: skip
+    vae.encoder.requires_grad_(False)  # saves its backward; the one before the latents stays, for the task's own
+    task.trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    task.optimizer = type(task.optimizer)(
+        task.trained, **{k: task.optimizer.defaults[k] for k in ("lr", "betas", "weight_decay", "fused")}
+    )
+    return task
+
+
+if __name__ == "__main__":
+    main()
