@@ -8,14 +8,15 @@ training images encoded and decoded and of the evaluation's first samples; PSNR 
 """
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from evidence_errors import batches_of, chosen, encoded, judged
+from evidence_errors import batches_of, chosen, decoded, encoded, judged
 from torch import Tensor
 
 from reals.config import load
-from reals.generation import decode, draw
+from reals.generation import draw
 from reals.processes import Processes
 from reals.progress import Progress
 from reals.registry import Registry
@@ -41,29 +42,29 @@ def main() -> None:
     print(f"FID of {len(images)} training images; as they are: {fid(images)}; {steps} steps\n")
     heads = ["evaluation", "decoded, before", "samples, before", "PSNR", "decoded, after", "samples, after", "PSNR"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    batches = batches_of(images)
     for name in options.evaluations:
         samples = context.registry.evaluations[name].needed("samples")
-        (network, facts, vae), sampling = loaded(context, samples), sampling_of(samples.spec)
-        labels, batches = torch.from_numpy(labels_of(samples.spec, network.config.classes)).to(context.device), batches_of(images)
-        seed = samples.spec["seed"]
+        (network, facts, vae), sampling, seed = loaded(context, samples), sampling_of(samples.spec), samples.spec["seed"]
+        labels = torch.from_numpy(labels_of(samples.spec, network.config.classes)).to(context.device)
         drawn = [draw(network, sampling, seed, labels[rows], rows, context.device) / facts["scaling_factor"] for rows in batches]
-
-        def quality(task: AutoencoderTask, drawn=drawn, batches=batches, name=name) -> list[str]:
-            def decoded(latents: list[Tensor]) -> np.ndarray:
-                parts = [decode(task.vae, z, rows, name).cpu() for z, rows in zip(latents, batches, strict=True)]
-                return torch.cat(parts).numpy()
-
-            with torch.no_grad():
-                latents = [encoded(task.vae, images, rows) for rows in batches]
-            return [fid(decoded(latents)), fid(decoded(drawn)), f"{task.held_out_record()['held_out_psnr']:.2f} dB"]
-
         with Processes(context.scale.autoencoder.precision or "fp32") as processes:
             task = decoder_task(context, samples.needed("autoencoder").spec, vae, steps, processes)
-            before, progress = quality(task), Progress(name, steps)
+            before, progress = quality(task, fid, images, drawn), Progress(name, steps)
             for step in range(steps):
                 task.update(step)
                 progress.update(step + 1)
-            print(f"| {' | '.join([name, *before, *quality(task)])} |", flush=True)
+            print(f"| {' | '.join([name, *before, *quality(task, fid, images, drawn)])} |", flush=True)
+
+
+@torch.no_grad()
+def quality(task: AutoencoderTask, fid: Callable[[np.ndarray], str], images: np.ndarray, drawn: list[Tensor]) -> list[str]:
+    """FID of the images encoded and decoded, FID of the drawn latents decoded, PSNR of held-out images."""
+    latents = [encoded(task.vae, images, rows) for rows in batches_of(images)]
+    return [
+        *(fid(decoded(task.vae, z, "the decoder")) for z in (latents, drawn)),
+        f"{task.held_out_record()['held_out_psnr']:.2f} dB",
+    ]
 
 
 def decoder_task(context: Context, spec: dict, vae: torch.nn.Module, steps: int, processes: Processes) -> AutoencoderTask:
@@ -82,9 +83,7 @@ def decoder_task(context: Context, spec: dict, vae: torch.nn.Module, steps: int,
                            config.held_out_images)  # fmt: skip
     vae.encoder.requires_grad_(False)  # saves its backward; the one before the latents stays, for the task's own
     task.trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    task.optimizer = type(task.optimizer)(
-        task.trained, **{k: task.optimizer.defaults[k] for k in ("lr", "betas", "weight_decay", "fused")}
-    )
+    task.optimizer.param_groups[0]["params"] = task.trained
     return task
 
 

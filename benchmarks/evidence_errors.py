@@ -72,7 +72,7 @@ def chosen(context: Context, count: int) -> tuple[np.ndarray, Tensor]:
     return train.batch(rows), torch.as_tensor(np.asarray(train.labels)[rows], dtype=torch.int64)
 
 
-def batches_of(images: np.ndarray) -> list[list[int]]:
+def batches_of(images: np.ndarray | Tensor) -> list[list[int]]:
     return [list(range(i, min(i + BATCH, len(images)))) for i in range(0, len(images), BATCH)]
 
 
@@ -81,6 +81,12 @@ def encoded(vae: nn.Module, images: np.ndarray, rows: list[int]) -> Tensor:
     mean, logvar = autoencoders.moments(vae, autoencoders.to_input(torch.from_numpy(images[rows]).to(vae.device)))
     noise = samplers.per_sample_noise(0, rows, mean.shape[1:], "evidence errors posterior", vae.device)(0)
     return mean + torch.exp(0.5 * logvar) * noise
+
+
+def decoded(vae: nn.Module, latents: list[Tensor], what: str) -> np.ndarray:
+    """uint8 [N, 3, H, W] of the latents of `batches_of`; ``what`` is named where one is not finite."""
+    batches = batches_of(torch.cat(latents))
+    return torch.cat([decode(vae, z, rows, what).cpu() for z, rows in zip(latents, batches, strict=True)]).numpy()
 
 
 def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Tensor) -> Iterator[np.ndarray]:
@@ -102,15 +108,14 @@ def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Ten
         own_step = replace(sampling, steps=max(2, round(sampling.steps * (1 - start))))
         return own_step.integrate(field, x, noise("step", shape, rows), start=start) / facts["scaling_factor"]
 
-    def decoded(change: Callable[[Tensor, list[int]], Tensor]) -> np.ndarray:
-        parts = [decode(vae, change(z, rows), rows, artefact.name).cpu() for z, rows in zip(latents, batches, strict=True)]
-        return torch.cat(parts).numpy()
+    def changed(change: Callable[[Tensor, list[int]], Tensor]) -> np.ndarray:
+        return decoded(vae, [change(z, rows) for z, rows in zip(latents, batches, strict=True)], artefact.name)
 
-    yield decoded(lambda z, rows: z)
+    yield changed(lambda z, rows: z)
     for share in NOISE:
-        yield decoded(lambda z, rows, share=share: z + share * std * noise("latents", shape, rows)(0))
+        yield changed(lambda z, rows, share=share: z + share * std * noise("latents", shape, rows)(0))
     for start in STARTS:
-        yield decoded(lambda z, rows, start=start: drawn(z, rows, start))
+        yield changed(lambda z, rows, start=start: drawn(z, rows, start))
 
 
 if __name__ == "__main__":

@@ -67,9 +67,8 @@ def counts(registry: Registry) -> Counts:
     if manifest.exists():
         facts = files.read_json(manifest)
         return Counts(facts["images"]["train"], facts["images"]["held_out"], len(facts["classes"]))
-    expected = config.expected_images and round(
-        config.expected_images / (1 - (config.held_out or 0))
-    )  # states those left for training
+    # expected_images are those left for training; what follows counts all.
+    expected = config.expected_images and round(config.expected_images / (1 - (config.held_out or 0)))
     guess = (expected or UNKNOWN_COUNT, None, config.expected_classes or 10)
     total, own_held_out, classes = KNOWN_COUNTS.get(config.source, guess)
     total = min(total, (config.images_per_class or total) * classes)
