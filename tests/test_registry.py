@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import edit
 
+from reals import drawn
 from reals.config import ConfigError, load, repeats
 from reals.registry import Registry
 
@@ -215,3 +216,28 @@ def test_mistakes_in_seeds_are_one_line(project):
     load("demo")
     with pytest.raises(ConfigError, match=r"seeds: base 'sd-vae' of .*imagenet256\.yaml is brought in, not trained"):
         load("imagenet256")
+
+
+def test_an_evaluation_may_name_some_of_its_runs_seeds(project):
+    experiment = load("cifar10")
+    assert list(repeats(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
+    assert repeats(experiment.evaluations, "sit-b2-reals_late_ode") == {}
+    assert "sit-b2-reals_late_ode-seed1" not in experiment.evaluations
+    # A figure of means has no place for it; a table of first seeds names it and the first seed of the others.
+    interval = "sit-b2-reals_late_cfg1.5_interval"
+    assert interval in experiment.table_evaluations
+    assert not any(interval in names for names in drawn.along_guidance(experiment).values())
+    assert experiment.tables["sensitivity"].behind(experiment.evaluations, "sit-b2-reals_late") == {0: "sit-b2-reals_late"}
+    assert list(experiment.tables["arms"].behind(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
+
+    sheet = Path("config/sheets/cifar10/evaluations.tsv")
+    text = sheet.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("sit-b2-reals_late_ode\t"))
+    sheet.write_text(text.replace(line, line.removesuffix("0") + "2,1"))
+    registry = Registry(load("cifar10"))
+    for name, seed in (("sit-b2-reals_late_ode", 2), ("sit-b2-reals_late_ode-seed1", 1)):
+        samples = registry.evaluations[name].needed("samples")
+        assert (samples.spec["seed"], samples.needed("run").spec["seed"]) == (seed, seed)
+    sheet.write_text(text.replace(line, line.removesuffix("0") + "3"))
+    with pytest.raises(ConfigError, match=r"evaluations.tsv line \d+: seeds: run 'sit-b2-reals' has 0,1,2, not 3; name some"):
+        load("cifar10")

@@ -146,6 +146,14 @@ def test_seeds_give_mean_deviation_and_a_change_seed_by_seed():
     assert (line["fid_measured"], line["fid_std"], line["fid_seeds"]) == ("50.0", "10.0", "3")
 
 
+def test_a_table_of_one_seed_sets_the_first_beside_rows_that_have_no_other():
+    results = {("evaluation", "run-a"): seeded("run-a", 40.0, 50.0, 60.0), ("evaluation", "run-b"): result("run-b", fid=30.0)}
+    over, one = (tables.build(replace(PAIR, over_seeds=over), results, **COMMON) for over in (True, False))
+    assert (over.rows[0].cells[0].measured, over.rows[1].change.measured) == (50.0, pytest.approx(-40.0))
+    assert (one.rows[0].cells[0].measured, one.rows[1].change.measured) == (40.0, pytest.approx(-25.0))
+    assert not any("±" in line for line in one.legend) and "fid_std" not in tables.comma_separated(one)
+
+
 def test_a_single_seed_prints_no_deviation():
     alone = tables.build(PAIR, {("evaluation", "run-a"): seeded("run-a", 40.0)}, **COMMON)
     assert tables.shown("fid", alone.rows[0].cells[0]) == "40.00"

@@ -631,7 +631,7 @@ class RunRow(Repeatable):
 
 
 class EvaluationRow(Repeatable):
-    """Its repeats are those of its run."""
+    """Its repeats are those of its run; ``seeds`` in its sheet names some of them where all would be dear."""
 
     run: str
     milestone: str
@@ -680,6 +680,11 @@ class TableSheet:
     compare: bool
     rows: tuple[TableRow, ...]
     remarks: tuple[str, ...] = ()  # sentences below the table as a whole
+    over_seeds: bool = True  # False: a row that is repeated shows its first seed alone, beside rows that have but one
+
+    def behind(self, rows: Mapping[str, "Repeatable"], source: str) -> dict[int | None, str]:
+        """Seed -> row of the sheet, of all whose mean the table prints for ``source``, that one first."""
+        return (repeats(rows, source) if self.over_seeds else {}) or {rows[source].seed: source}
 
 
 class TableHead(Strict):
@@ -689,6 +694,7 @@ class TableHead(Strict):
     metrics: tuple[str, ...] = ()
     source: Literal["evaluation", "autoencoder", "settings"] | None = None
     compare: bool = False
+    over_seeds: bool = True
     same_as: str | None = None
 
 
@@ -953,6 +959,7 @@ def _tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple
             compare=head.compare,
             rows=tuple(rows.values()),
             remarks=head.remarks,
+            over_seeds=head.over_seeds,
         )
     for name, head in heads.items():
         if head.same_as is not None:
@@ -1061,9 +1068,15 @@ def load(
     runs = _repeated(
         runs, at_run, lambda row: row.seeds, lambda row, seed: {"autoencoder": same_seed(bases, row.autoencoder, seed)}
     )
+    for name, row in evaluations.items():
+        if row.run in once and (other := [seed for seed in row.seeds if seed not in once[row.run].seeds]):
+            had = ",".join(map(str, once[row.run].seeds)) or "none"
+            raise ConfigError(
+                f"{at_ev[name]}: seeds: run '{row.run}' has {had}, not {other[0]}; name some of its own, or write '-'"
+            )
     evaluations = _repeated(
         evaluations, at_ev,
-        lambda row: once[row.run].seeds if row.run in once else (),
+        lambda row: row.seeds or (once[row.run].seeds if row.run in once else ()),
         lambda row, seed: {"run": same_seed(once, row.run, seed)},
     )  # fmt: skip
     figures = read(FigureSheet, files["figures.yaml"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reals import dispatch, drawn, files, flops, rates
-from reals.config import ConfigError, DataConfig, Resources, TableSheet, Teacher, repeats
+from reals.config import ConfigError, DataConfig, Resources, TableSheet, Teacher
 from reals.rates import Rates
 from reals.registry import Artefact, Registry
 
@@ -325,7 +325,7 @@ class Costs:
         def targets(sheet: TableSheet) -> Iterable[str]:
             artefacts, rows = known[sheet.source]
             for name in (row.source for row in sheet.rows if row.source != "literature"):
-                for other in repeats(rows, name).values() or [name]:
+                for other in sheet.behind(rows, name).values():
                     yield self.target(artefacts[other])
 
         shown = {

@@ -12,8 +12,8 @@ CAPTIONS = {
     "figure3": "Samples ({figure3}); classes in order, first seeds, nothing picked.",
     "checkpoints": "The first samples of several checkpoints, nothing picked; each column has the same noise and label throughout.",
     "figure4": "Masks and depth read from generated latents through the align network ({target}).",
-    "figure5": "KL weight against FID; the size of a point is the standard deviation of the latents. Where there are several "
-    "seeds, points are means and bars one standard deviation.",
+    "figure5": "KL weight against FID; the size of a point is the standard deviation of the latents. Where all have several "
+    "seeds, points are means and bars one standard deviation; else each is its first seed.",
     "fid_over_steps": "FID along training, without guidance. Where there are several seeds, lines are means and bands one "
     "standard deviation.",
     "guidance": "FID against the guidance scale, and what it costs in recall. Hollow points: guided in an interval only.",
@@ -79,8 +79,18 @@ def along_guidance(experiment: Experiment) -> dict[tuple[str, str], list[str]]:
 
 
 def _of_sheet(experiment: Experiment) -> dict[str, EvaluationRow]:
+    """What is evaluated with all seeds of its run: one seed is not drawn beside the mean of several."""
+
+    def whole(name: str, row: EvaluationRow) -> bool:
+        return len(repeats(experiment.evaluations, name)) == len(repeats(experiment.runs, row.run))
+
     rows = {name: experiment.evaluations[name] for name in experiment.table_evaluations}
-    return {name: row for name, row in rows.items() if row.repeat_of is None and row.samples == "all"}
+    return {name: row for name, row in rows.items() if row.repeat_of is None and row.samples == "all" and whole(name, row)}
+
+
+def sweep_over_seeds(experiment: Experiment) -> bool:
+    """If the points of Figure 5 are means over seeds: all have several. Else each is its first seed."""
+    return all(repeats(experiment.evaluations, name) for name in experiment.figures.figure5["evaluations"])
 
 
 def figures(registry: Registry) -> dict[str, list[Artefact]]:
@@ -109,17 +119,17 @@ def figures(registry: Registry) -> dict[str, list[Artefact]]:
 ARRAYS = ("figure1", "figure3", "checkpoints", "figure4", "reconstructions")
 """Figures drawn from an artefact's second output, its arrays, beside metrics.json."""
 
-OVER_SEEDS = ("figure5", "fid_over_steps", "guidance")
 WHOLE = ("curves", "cost")  # drawn from everything that is measured
 
 
 def inputs(registry: Registry, figure: str) -> list[Path]:
     """The files a figure is drawn from, each once."""
     found: list[Path] = []
+    over_seeds = ("fid_over_steps", "guidance", *["figure5"] * sweep_over_seeds(registry.experiment))
     for artefact in figures(registry)[figure]:
         metrics, arrays = registry.outputs(artefact)
         found += [metrics, arrays] if figure in ARRAYS else [metrics]
-        if figure in OVER_SEEDS and artefact.kind == "evaluation":
+        if figure in over_seeds and artefact.kind == "evaluation":
             others = repeats(registry.experiment.evaluations, artefact.name).values()
             found += [registry.outputs(registry.evaluations[name])[0] for name in others]
     return list(dict.fromkeys(found))

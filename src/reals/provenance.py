@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from reals import files, journal, rates
-from reals.config import ConfigError, repeats
+from reals.config import ConfigError
 from reals.cost import Costs
 from reals.registry import Artefact, Registry
 
@@ -148,7 +148,7 @@ def _cell(registry: Registry, costs: Costs, what: str) -> tuple[str, tuple[str, 
     evaluated, experiment = sheet.source == "evaluation", registry.experiment
     artefacts = registry.evaluations if evaluated else registry.analyses
     rows = experiment.evaluations if evaluated else experiment.autoencoders
-    names = repeats(rows, row.source) or {rows[row.source].seed: row.source}
+    names = sheet.behind(rows, row.source)
     targets = {seed: costs.target(artefacts[other]) for seed, other in names.items()}
     shown = _value(targets, metric) if metric else f", {len(targets)} seeds" * (len(targets) > 1)
     published = f" (published {row.published[metric]})" if metric and row.published[metric] is not None else ""

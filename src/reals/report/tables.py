@@ -330,13 +330,14 @@ def _cell(
     used = result.get("protocol", {}).get("feature network")
     if metric in METRIC_NAMES and used is not None and used != network:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{network}'; measure it again")
-    repeats = [repeat for repeat in result.get("repeats", []) if metric in repeat["values"]]
+    seeds = result.get("repeats", []) if sheet.over_seeds else []
+    repeats = [repeat for repeat in seeds if metric in repeat["values"]]
     by_seed = {repeat["seed"]: float(repeat["values"][metric]) for repeat in repeats}
     for value in (float(result["values"][metric]), *by_seed.values()):
         if not math.isfinite(value):
             raise ValueError(f"{at}: {metric} is {value}, expected a finite number; measure it again")
     mean = statistics.mean(by_seed.values()) if by_seed else float(result["values"][metric])
-    return Cell(published, mean, "measured", result, by_seed, result.get("planned", 0))
+    return Cell(published, mean, "measured", result, by_seed, result.get("planned", 0) if sheet.over_seeds else 0)
 
 
 def _with_best(sheet: TableSheet, cells: Mapping[str, tuple[Cell, ...]]) -> dict[str, tuple[Cell, ...]]:

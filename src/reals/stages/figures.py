@@ -34,11 +34,13 @@ def _of(registry: Registry, artefact: Artefact) -> dict[str, np.ndarray]:
     return _arrays(registry.outputs(artefact)[1])
 
 
-def _values(result: dict | None, metric: str) -> list[float]:
-    """A metric of a row with each seed that is measured; one value where it has no repeats, none while it is not measured."""
+def _values(result: dict | None, metric: str, over_seeds: bool = True) -> list[float]:
+    """A metric of a row with each seed that is measured; one value where it has no repeats or they are not asked for, none
+    while it is not measured."""
     if result is None:
         return []
-    repeats = [repeat["values"][metric] for repeat in result.get("repeats", []) if metric in repeat["values"]]
+    seeds = result.get("repeats", []) if over_seeds else []
+    repeats = [repeat["values"][metric] for repeat in seeds if metric in repeat["values"]]
     return repeats or [result["values"][metric]]
 
 
@@ -95,13 +97,14 @@ def _figure4(registry: Registry, stem: Path, results: Results) -> None:
 
 def _figure5(registry: Registry, stem: Path, results: Results) -> None:
     experiment, points = registry.experiment, []
+    over_seeds = drawn.sweep_over_seeds(experiment)
     for name in experiment.figures.figure5["evaluations"]:
         autoencoder = experiment.runs[experiment.evaluations[name].run].autoencoder
         analysed = results["autoencoder", autoencoder]
         points.append(
             figures.WeightPoint(
                 experiment.autoencoders[autoencoder].lambda_k,
-                _values(results["evaluation", name], "fid"),
+                _values(results["evaluation", name], "fid", over_seeds),
                 analysed and analysed["values"]["latent_std"],
             )
         )
