@@ -125,11 +125,11 @@ WHOLE = ("curves", "cost")  # drawn from everything that is measured
 def inputs(registry: Registry, figure: str) -> list[Path]:
     """The files a figure is drawn from, each once."""
     found: list[Path] = []
-    over_seeds = ("fid_over_steps", "guidance", *["figure5"] * sweep_over_seeds(registry.experiment))
+    over_seeds = figure in ("fid_over_steps", "guidance") or (figure == "figure5" and sweep_over_seeds(registry.experiment))
     for artefact in figures(registry)[figure]:
         metrics, arrays = registry.outputs(artefact)
         found += [metrics, arrays] if figure in ARRAYS else [metrics]
-        if figure in over_seeds and artefact.kind == "evaluation":
+        if over_seeds and artefact.kind == "evaluation":
             others = repeats(registry.experiment.evaluations, artefact.name).values()
             found += [registry.outputs(registry.evaluations[name])[0] for name in others]
     return list(dict.fromkeys(found))

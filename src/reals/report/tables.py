@@ -330,14 +330,17 @@ def _cell(
     used = result.get("protocol", {}).get("feature network")
     if metric in METRIC_NAMES and used is not None and used != network:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{network}'; measure it again")
-    seeds = result.get("repeats", []) if sheet.over_seeds else []
-    repeats = [repeat for repeat in seeds if metric in repeat["values"]]
-    by_seed = {repeat["seed"]: float(repeat["values"][metric]) for repeat in repeats}
+    by_seed = of_seeds(result, metric) if sheet.over_seeds else {}
     for value in (float(result["values"][metric]), *by_seed.values()):
         if not math.isfinite(value):
             raise ValueError(f"{at}: {metric} is {value}, expected a finite number; measure it again")
     mean = statistics.mean(by_seed.values()) if by_seed else float(result["values"][metric])
-    return Cell(published, mean, "measured", result, by_seed, result.get("planned", 0) if sheet.over_seeds else 0)
+    return Cell(published, mean, "measured", result, by_seed, result.get("planned", 0))
+
+
+def of_seeds(result: Mapping[str, Any], metric: str) -> dict[int, float]:
+    """Seed -> a metric of a metrics file, of each seed that is measured; {} where its row is not repeated."""
+    return {r["seed"]: float(r["values"][metric]) for r in result.get("repeats", []) if metric in r["values"]}
 
 
 def _with_best(sheet: TableSheet, cells: Mapping[str, tuple[Cell, ...]]) -> dict[str, tuple[Cell, ...]]:

@@ -39,9 +39,7 @@ def _values(result: dict | None, metric: str, over_seeds: bool = True) -> list[f
     while it is not measured."""
     if result is None:
         return []
-    seeds = result.get("repeats", []) if over_seeds else []
-    repeats = [repeat["values"][metric] for repeat in seeds if metric in repeat["values"]]
-    return repeats or [result["values"][metric]]
+    return list(tables.of_seeds(result, metric).values() if over_seeds else ()) or [result["values"][metric]]
 
 
 def _metric(registry: Registry, metric: str) -> str:
