@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 SRC = REPOSITORY / "src/reals"
 LAYERS = [
     {"notation"},
-    {"config", "rng", "files", "prefork", "flops", "dispatch", "failures"},
+    {"config", "rng", "files", "prefork", "flops", "dispatch", "failures", "memory"},
     {"registry", "tensors", "progress", "journal", "rehearsal", "site"},
     {"rates", "drawn"},
     {"images", "paths", "ddpm", "cost", "shards", "processes", "states"},

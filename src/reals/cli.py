@@ -104,12 +104,13 @@ def _run(options: argparse.Namespace) -> int | None:
         return None
     import torch
 
-    from reals import training
+    from reals import memory, training
     from reals.processes import allow_tf32
     from reals.stages import Context
 
     dispatch.refuse_idle_gpus(torch.cuda.device_count(), torch.__version__)
     training.set_threads()
+    memory.keep_freed()
     allow_tf32(False)  # a training stage states its own precision
     kind, _ = STAGES[options.stage]
     artefact = registry.find(kind, options.id)

@@ -34,7 +34,7 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> None:
     import torch
 
-    from reals import files, rates
+    from reals import files, memory, rates
     from reals.cost import Costs
     from reals.registry import Registry
 
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
         if not 1 <= threads <= (os.cpu_count() or 1):
             raise ValueError(f"--threads {threads}: this machine has {os.cpu_count()}")
         torch.set_num_threads(threads)
+    memory.keep_freed()  # as jobs do
     device = rates.this_device(threads or 1)
     bench = Bench(torch.device("cuda" if cuda else "cpu"), threads, options.seconds)
     precisions = tuple(options.precision or (("bf16", "tf32") if cuda else ("fp32", "bf16")))

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     """Draws what is missing in the parts folder, then writes the outputs once all of it is there."""
     import torch
 
-    from reals import checkpoints, files, generation
+    from reals import checkpoints, files, generation, memory
 
     outputs = [path for path in (options.npz, options.grid) if path is not None]
     if not outputs and not (options.shard and options.parts):
@@ -91,6 +91,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--batch: got {options.batch}, expected at least 1")
     shard, shards = _shard(options.shard)
     device = device_of(options.device)
+    memory.keep_freed()
     family = {"sit": "SiT", "dit": "DiT", "repa": "REPA", None: None}[options.family]
     checkpoint = checkpoints.load(
         options.checkpoint, family, weights=options.weights, heads=options.heads, projector=False, device=device
