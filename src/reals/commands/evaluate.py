@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     import numpy as np
 
-    from reals import evaluation, files
+    from reals import evaluation, files, memory
     from reals.metrics.generation import measured
     from reals.sources import open_source
 
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or place.with_name(place.name + ".metrics.json")
     refuse_unwritable("--out", out)
     refuse_unwritable("--features", options.features)
+    memory.keep_freed()
     extractor = make_network(options)
     facts = {"samples_sha256": source.sha256, "network": extractor.name, "network_sha256": extractor.sha256, "n": n}
     facts |= evaluation.range_facts(options.value_range)

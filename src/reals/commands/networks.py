@@ -69,10 +69,9 @@ def device_of(name: str | None):
 
 def make_network(options: argparse.Namespace):
     """The Extractor that the options name, on its device. ValueError for an unknown network or a wrong file."""
-    from reals import extractors, files, memory
+    from reals import extractors, files
 
     device = device_of(options.device)
-    memory.keep_freed()
     name, weights = options.network, options.weights
     if weights is not None and name not in SHIPPED:
         raise ValueError(f"--weights: {name} brings its own weights; drop it, or take one of {', '.join(SHIPPED)}")

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out.suffix != ".npz":
         raise ValueError(f"--out {options.out}: expected a name ending in .npz")
     refuse_unwritable("--out", options.out)
-    from reals import evaluation
+    from reals import evaluation, memory
     from reals.extractors import ADM_NETWORK
     from reals.progress import Progress
     from reals.sources import open_source
@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
     count = enough(
         options.images, len(source), options.pr_reference, "precision and recall", "--pr-reference", options.allow_fewer
     )
+    memory.keep_freed()
     extractor = make_network(options)
     if stored and extractor.name == ADM_NETWORK:
         if shard is not None:
