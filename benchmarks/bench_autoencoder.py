@@ -25,11 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reals import alignment, rng
-from reals.models import autoencoder as models
-from reals.models import teacher as teachers
-from reals.processes import Processes
-from reals.stages.autoencoder import AutoencoderTask, lpips_network
+from reals import rng
+from reals.method import alignment
+from reals.method.models import autoencoder as models
+from reals.method.models import teacher as teachers
+from reals.method.models.lpips import lpips_network
+from reals.stages.autoencoder import AutoencoderTask
+from reals.training.processes import Processes
 
 VAE_PARAMETERS, TEACHER_PARAMETERS, DISCRIMINATOR_PARAMETERS = 83_653_863, 304_370_688, 2_765_633
 PEAK_GB = 12.0

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reals import images as datasets
-from reals import shards
-from reals.models import autoencoder as models
-from reals.stages.latents import Latents, layout
+from reals.data import cache
+from reals.data import images as datasets
+from reals.data.readers import Latents
+from reals.method.models import autoencoder as models
+from reals.stages.latents import layout
 
 BATCH, CHANNELS, SIZE, SCALE = 256, 4, 32, 0.7
 ROUNDS = 40
@@ -56,7 +57,7 @@ def build(folder: Path, images: int) -> Latents:
 
     (folder / "cache").mkdir()
     source = {"id": "cache", "data_sha256": ""}
-    shards.make(folder / "cache", layout(images, CHANNELS, SIZE), source, compute, lambda f: {"scaling_factor": SCALE}, "latents")
+    cache.make(folder / "cache", layout(images, CHANNELS, SIZE), source, compute, lambda f: {"scaling_factor": SCALE}, "latents")
     return Latents(folder / "cache")
 
 

@@ -45,8 +45,8 @@ def since(began: tuple[float, float]) -> tuple[float, float]:
 
 
 def ours(real, fake, real_s, fake_s) -> dict[str, float]:
-    from reals.metrics.frechet import Moments, frechet_distance
-    from reals.metrics.manifold import precision_recall
+    from reals.measure.metrics.frechet import Moments, frechet_distance
+    from reals.measure.metrics.manifold import precision_recall
 
     times, values = {}, {}
     for name, a, b in (("fid", real, fake), ("sfid", real_s, fake_s)):
@@ -131,8 +131,8 @@ def extraction(threads: int, n: int, size: int = 256) -> None:
     from PIL import Image
     from torch_fidelity import feature_extractor_inceptionv3 as published
 
-    from reals import evaluation, extractors
-    from reals.sources import open_source
+    from reals.measure import evaluation, extractors
+    from reals.measure.sources import open_source
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,10 +23,12 @@ import torch.nn.functional as F
 from bench_transformer import GMAC, linear_rate, ours, peak, row, seconds, theirs
 from torch import nn
 
-from reals import rng, shards
-from reals.processes import Processes
-from reals.stages.latents import Latents, layout
+from reals import rng
+from reals.data import cache
+from reals.data.readers import Latents
+from reals.stages.latents import layout
 from reals.stages.transformer import TransformerTask
+from reals.training.processes import Processes
 
 IMAGES, CLASSES = 4096, 1000
 SCALE, LR, EMA, DROPOUT = 0.18215, 1e-4, 0.9999, 0.1
@@ -39,13 +41,13 @@ def write_cache(folder: Path) -> None:
     """Random moments of both flips in the format of stage `latents`, in one shard."""
     moments = (torch.randn(IMAGES, 2, 8, 32, 32, generator=rng.generator(0, "moments")) * 0.5).half().numpy()
 
-    def compute(span: range, put: shards.Put) -> dict:
+    def compute(span: range, put: cache.Put) -> dict:
         put(moments=moments[span.start : span.stop])
         return {}
 
     planned = layout(IMAGES, 4, 32)
     assert len(planned) == 1
-    shards.make(
+    cache.make(
         folder, planned, {"id": folder.name, "autoencoder": "none"}, compute, lambda facts: {"scaling_factor": SCALE}, "latents"
     )
 
@@ -120,7 +122,7 @@ def outside(task: TransformerTask, rounds: int, clock: str) -> None:
 
 def update(task: TransformerTask) -> None:
     """All of a step that follows the gradients."""
-    from reals.training import update_ema
+    from reals.training.loop import update_ema
 
     for parameter in task.model.parameters():
         if parameter.requires_grad:

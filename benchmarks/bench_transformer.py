@@ -21,10 +21,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from reals import rng, samplers
-from reals.generation import Bf16
-from reals.models.bf16 import Linear
-from reals.models.transformer import FULL_SIZES, Transformer, TransformerConfig, initialise
+from reals import rng
+from reals.method import samplers
+from reals.method.models.bf16 import Linear
+from reals.method.models.transformer import FULL_SIZES, Transformer, TransformerConfig, initialise
+from reals.method.sampling import Bf16
 
 GMAC = {"S/2": 6.06, "B/2": 23.01, "L/2": 80.70, "XL/2": 118.62}  # a forward pass of one image, 256 tokens
 SCALE, INTERVAL, STEPS, GUIDED = 1.5, (0.0, 0.75), 250, 185  # guided evaluations of 250 with this interval

@@ -9,9 +9,9 @@ The first line makes what is missing (`data=/path` after `seed=$seed`, and `--da
 import argparse
 import statistics
 
-from reals.config import load
+from reals.experiment.config import load
+from reals.experiment.registry import Registry
 from reals.files import read_json
-from reals.registry import Registry
 
 ROWS = ("sd-vae", "control", "reals")
 COLUMNS = {

@@ -15,14 +15,15 @@ import torch
 from evidence_errors import batches_of, chosen, decoded, encoded, judged
 from torch import Tensor
 
-from reals.config import load
-from reals.generation import draw
-from reals.processes import Processes
+from reals.experiment.config import load
+from reals.experiment.registry import Registry
+from reals.method.models.lpips import lpips_network
+from reals.method.sampling import draw
 from reals.progress import Progress
-from reals.registry import Registry
 from reals.stages import Context
-from reals.stages.autoencoder import AutoencoderTask, lpips_network
+from reals.stages.autoencoder import AutoencoderTask
 from reals.stages.sample import labels_of, loaded, sampling_of
+from reals.training.processes import Processes
 
 OTHER_SEED = 100  # added to the arm's, for other batches and another discriminator than those that made its decoder
 

@@ -20,9 +20,9 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from reals import rng
-from reals.config import load
-from reals.models import teacher as teachers
-from reals.registry import Registry
+from reals.experiment.config import load
+from reals.experiment.registry import Registry
+from reals.method.models import teacher as teachers
 from reals.stages import Context
 from reals.stages.evaluate import batches
 

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reals import extractors, paths, rng, samplers
-from reals.config import load
-from reals.generation import decode
-from reals.metrics.generation import distance
-from reals.models import autoencoder as autoencoders
-from reals.registry import Artefact, Registry
+from reals import rng
+from reals.experiment.config import load
+from reals.experiment.registry import Artefact, Registry
+from reals.measure import extractors
+from reals.measure.metrics.generation import distance
+from reals.method import paths, samplers
+from reals.method.models import autoencoder as autoencoders
+from reals.method.sampling import decode
 from reals.stages import Context, classifiers
 from reals.stages import evaluate as evaluation
 from reals.stages.sample import loaded, sampling_of

@@ -9,9 +9,9 @@ The change of a seed compares arms whose autoencoder, transformer and noise have
 import argparse
 import statistics
 
-from reals.config import load, repeats
+from reals.experiment.config import load, repeats
+from reals.experiment.registry import Registry
 from reals.files import read_json
-from reals.registry import Registry
 
 ARMS = {"sd-vae": "base", "control": "control", "reals": "ReaLS"}
 POINTS = {"early": "early", "middle": "middle", "late": "late", "late_cfg1.5": "late, guidance 1.5"}

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from reals import processes, training
-from reals.processes import PeerLost
+from reals.machine import signals
+from reals.training import loop
+from reals.training.processes import PeerLost
 
 
 def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
@@ -30,13 +31,13 @@ def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
             )  # fmt: skip
         body(*arguments)
         code = 0
-    except training.Stopped:
-        code = training.EXIT_STOPPED
-    except training.NotFinite as error:
+    except loop.Stopped:
+        code = signals.EXIT_STOPPED
+    except loop.NotFinite as error:
         print(error, file=sys.stderr)
         code = 2
     except PeerLost:
-        code = processes.EXIT_PEER
+        code = signals.EXIT_PEER
     except BaseException:
         traceback.print_exc()
     finally:

@@ -1,62 +1,92 @@
-"""Data flows one way: a module imports only from layers below its own; what must start quickly imports little."""
+"""Data flows one way: a room imports only from rooms above it, within a room there are no circles; what must start quickly imports little."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
-LAYERS = [
-    {"notation"},
-    {"config", "rng", "files", "prefork", "flops", "dispatch", "failures", "memory"},
-    {"registry", "tensors", "progress", "journal", "rehearsal", "site"},
-    {"rates", "drawn"},
-    {"images", "paths", "ddpm", "cost", "shards", "processes", "states"},
-    {"labelled", "objectives", "models", "extractors", "sources", "provenance", "publish"},
-    {"preflight"},
-    {"alignment", "samplers", "checkpoints", "metrics", "training"},
-    {"generation", "evaluation", "launch"},
-    {"report"},
-    {"stages"},
-    {"commands"},
-    {"cli"},
-    {"__main__"},
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# The autoencoder's loader builds the align networks that travel beside it; metrics name the features they measure.
-ALLOWED = {("models", "alignment")}
+GROUND = {"__init__", "rng", "files", "arrays", "tensors", "progress"}
+ROOMS = (
+    "experiment",
+    "machine",
+    "data",
+    "method",
+    "measure",
+    "training",
+    "planning",
+    "records",
+    "stages",
+    "report",
+    "cli",
+    "__main__",
+)
+RANK = {"ground": 0} | {name: rank for rank, name in enumerate(ROOMS, 1)}
+# The forked child's whole point, imported only there.
+ALLOWED = {("machine/prefork.py", "cli/main.py")}
 
 
-def imported(tree: ast.AST):
-    for node in ast.walk(tree):
+def module_file(parts: tuple[str, ...]) -> Path | None:
+    """The file of a dotted name below `reals`; None where there is none."""
+    path = SRC.joinpath(*parts)
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if parts and p.is_file()), None)
+
+
+def imported(file: Path) -> set[str]:
+    """Files of the package that a file imports, anywhere in it, relative to the package."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "reals":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            parts = tuple(node.module.split(".")[1:])
+            for alias in node.names:
+                if path := module_file((*parts, alias.name)) or module_file(parts):
+                    found.add(str(path.relative_to(SRC)))
+    return found
 
 
-@pytest.mark.parametrize("file", sorted(SRC.rglob("*.py")), ids=lambda f: str(f.relative_to(SRC)))
-def test_imports_point_down(file: Path):
-    own = file.relative_to(SRC).parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    for other in imported(ast.parse(file.read_text())):
-        if other in (own, "__version__") or (own, other) in ALLOWED:
-            continue
-        if (own, other) == ("prefork", "cli"):  # the forked child's whole point, imported only there
-            continue
-        assert RANK[other] < RANK[own], f"{own} imports {other}"
+FILES = sorted(str(file.relative_to(SRC)) for file in SRC.rglob("*.py"))
+GRAPH = {file: {other for other in imported(SRC / file) if (file, other) not in ALLOWED} for file in FILES}
+
+
+def room(file: str) -> str:
+    name = Path(file).parts[0].removesuffix(".py")
+    return "ground" if name in GROUND else name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_room_imports_from_rooms_above(file: str):
+    for other in GRAPH[file]:
+        assert room(file) == room(other) or RANK[room(other)] < RANK[room(file)], f"{file} imports {other}"
+
+
+def test_no_file_needs_itself():
+    list(TopologicalSorter(GRAPH).static_order())  # CycleError names the circle
+
+
+def test_every_room_says_what_it_is_for():
+    for name in ROOMS[:-1]:
+        first = (ast.get_docstring(ast.parse((SRC / name / "__init__.py").read_text())) or "").splitlines()
+        assert first, f"{name}/__init__.py: no first line"
+
+
+def loaded_after(imports: str, names: tuple[str, ...]) -> list[str]:
+    program = f"import sys\n{imports}\nprint(*(m for m in sys.modules if m.split('.')[0] in {names!r} and '.' not in m))"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_planning_the_dag_never_imports_torch():
-    program = "import sys; from reals import cost, journal, preflight, prefork, registry, config, files; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    imports = """
+from reals import files
+from reals.experiment import config, figure_list, registry, rehearsal
+from reals.machine import dispatch, failures, prefork, site, usage
+from reals.planning import cost, preflight
+from reals.records import journal"""
+    assert loaded_after(imports, ("torch", "numpy")) == []
 
 
 def test_the_waiting_client_imports_the_standard_library_only():
-    program = "import sys; from reals import prefork; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'yaml', 'pydantic')])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded_after("from reals.machine import prefork", ("torch", "numpy", "yaml", "pydantic")) == []

@@ -2,13 +2,13 @@
 
 import sys
 
-from reals import prefork
+from reals.machine import prefork
 
 
 def main() -> None:
     code = prefork.submit(sys.argv[1:])
     if code is None:
-        from reals.cli import main as run
+        from reals.cli.main import main as run
 
         code = run(sys.argv[1:])
     sys.exit(code)

@@ -8,9 +8,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals import cost, dispatch, drawn, failures, files, journal, preflight, prefork, rehearsal, site
-from reals.config import ConfigError, load
-from reals.registry import Registry
+from reals.planning import cost, preflight
+from reals.machine import dispatch, failures, prefork, site, usage
+from reals.experiment import figure_list, rehearsal
+from reals import files
+from reals.records import journal
+from reals.experiment.config import ConfigError, load
+from reals.experiment.registry import Registry
 
 KNOWN_CONFIG = {"scale", "data", "seed", "rehearsal", "site"}
 
@@ -46,7 +50,7 @@ REALS = f"{shlex.quote(sys.executable)} -m reals"
 ARGS = shlex.join(EXPERIMENT.command)
 # What a job was granted goes to the launcher, which knows how to start it there.
 LAUNCH = (
-    f"{shlex.quote(sys.executable)} -m reals.dispatch"
+    f"{shlex.quote(sys.executable)} -m reals.machine.dispatch"
     " --nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads}"
     " --minutes {resources.runtime}"
 )
@@ -71,7 +75,7 @@ if workflow.is_main_process and not ON_CLUSTER:
 TRAINING_RETRIES = SITE.training_retries if workflow.is_main_process and ON_CLUSTER else None
 if workflow.is_main_process:
     logging.getLogger("snakemake.logging").addHandler(failures.Lines())
-FIGURE_NAMES = list(drawn.figures(REGISTRY))
+FIGURE_NAMES = list(figure_list.figures(REGISTRY))
 TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
 
@@ -143,7 +147,7 @@ SHOWN += sorted({metrics_of(artefact) for artefact in REGISTRY.downstream.values
 
 def drawn_from(figure):
     """The files a figure is drawn from."""
-    return SHOWN if figure in drawn.WHOLE else [str(file) for file in drawn.inputs(REGISTRY, figure)]
+    return SHOWN if figure in figure_list.WHOLE else [str(file) for file in figure_list.inputs(REGISTRY, figure)]
 
 
 def shown_in(table):
@@ -154,7 +158,7 @@ def shown_in(table):
 DRAWN = sorted({file for figure in FIGURE_NAMES for file in drawn_from(figure)} - set(SHOWN))
 
 BEGAN = time.time()
-POWER = journal.energy()
+POWER = usage.energy()
 ONLY = {f"only_{table}" for table in EXPERIMENT.tables}
 LIGHT = {"all", "render", "tables", "figure", "report", *ONLY}  # they run where snakemake runs
 HELD = contextlib.ExitStack()
@@ -182,7 +186,7 @@ onstart:
         sys.exit(2)
     if workflow.local_exec and not light:
         socket_path = os.path.join(HELD.enter_context(tempfile.TemporaryDirectory(prefix="reals-")), "socket")
-        SERVERS.append(subprocess.Popen([sys.executable, "-m", "reals.prefork", socket_path]))
+        SERVERS.append(subprocess.Popen([sys.executable, "-m", "reals.machine.prefork", socket_path]))
         preflight.wait_for(socket_path, SERVERS[0])
         os.environ[prefork.VARIABLE] = socket_path
 
@@ -204,7 +208,7 @@ def finish():
         print(journal.summary(rows, time.time() - BEGAN, overhead, planned), file=sys.stderr)
         if not planned:
             print(f"No plan beside it: run `reals measure --config {shlex.join(EXPERIMENT.overrides)}` once on this device.", file=sys.stderr)
-        spent = journal.energy_between(POWER, journal.energy())
+        spent = usage.energy_between(POWER, usage.energy())
         said = "not readable on this machine" if spent is None else f"{spent:.2f} Wh (processors of this machine, RAPL)"
         print(f"Energy: {said}.", file=sys.stderr)
 

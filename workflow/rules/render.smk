@@ -1,5 +1,5 @@
 SHEETS = EXPERIMENT.sheets
-MODULES = Path(prefork.__file__).parent
+MODULES = Path(files.__file__).parent
 
 
 # In `snakemake --report` the Markdown of each table, by its number and title.
@@ -45,7 +45,7 @@ rule figure:
     input:
         metrics=figure_inputs,
         sheet=SHEETS["figures.yaml"],
-        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle", MODULES / "stages/figures.py"],
+        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle", MODULES / "report/drawing.py"],
     output:
         f"{ROOT}/figures/{{figure}}.pdf",
         report(

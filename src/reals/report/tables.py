@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from reals.config import TableRow, TableSheet
-from reals.extractors import metric_name
+from reals.experiment.config import TableRow, TableSheet
+from reals.experiment.vocabulary import LITERATURE, LITERATURE_MARK, METRIC_NAMES, MINUS, MISSING, PLAIN_NAMES, tex
 from reals.files import write_text
-from reals.notation import LITERATURE, LITERATURE_MARK, METRIC_NAMES, MINUS, MISSING, PLAIN_NAMES, tex
+from reals.measure.extractors import metric_name
 
 Results = Mapping[tuple[str, str], Mapping[str, Any] | None]
 Status = Literal["measured", "missing", "literature"]

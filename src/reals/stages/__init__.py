@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from reals import files
-from reals.images import Images
-from reals.registry import Artefact, Registry
+from reals.data.images import Images
+from reals.experiment.registry import Artefact, Registry
 
 
 @dataclass(frozen=True)

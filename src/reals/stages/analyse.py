@@ -4,18 +4,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals import extractors, files, rng
-from reals.images import Images
-from reals.journal import work
-from reals.metrics import semantics
-from reals.metrics.frechet import Moments, frechet_distance
-from reals.metrics.reconstruction import psnr, ssim, ssim_paper, to_uint8
-from reals.models import autoencoder as models
-from reals.registry import Artefact
+from reals import files, rng
+from reals.arrays import save_npz
+from reals.data.images import Images
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.measure import extractors
+from reals.measure.metrics import semantics
+from reals.measure.metrics.frechet import Moments, frechet_distance
+from reals.measure.metrics.reconstruction import psnr, ssim, ssim_paper
+from reals.method.models import autoencoder as models
+from reals.method.models.autoencoder import to_uint8
+from reals.method.models.lpips import lpips_network
 from reals.stages import Context, classifiers
-from reals.stages.autoencoder import lpips_network
 from reals.stages.evaluate import batches, curve
-from reals.stages.sample import save_npz
 
 BATCH = 100
 PAGE = 6400  # images in memory at a time: whole batches of ours and of the judge's, so that paging changes no bit

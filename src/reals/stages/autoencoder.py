@@ -1,7 +1,6 @@
 """Stage `autoencoder`: train the base from scratch or bring it in, and fine-tune it with Eqs. 1-5."""
 
 import math
-import urllib.error
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,53 +10,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from reals import alignment, files, rng, tensors, training
-from reals.alignment import AlignNetworks, AlignWeights
-from reals.images import Images
-from reals.journal import work
-from reals.metrics.reconstruction import psnr, to_uint8
-from reals.models import autoencoder as models
-from reals.models import discriminator as gan
-from reals.processes import Processes, Share, add_weighted
+from reals import files, rng
+from reals.data.images import Images
+from reals.data.readers import CachedFeatures
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.measure.metrics.reconstruction import psnr
+from reals.method import alignment
+from reals.method.alignment import AlignNetworks, AlignWeights
+from reals.method.models import autoencoder as models
+from reals.method.models import discriminator as gan
+from reals.method.models.autoencoder import to_uint8
+from reals.method.models.lpips import lpips_network
+from reals.method.models.teacher import OnlineFeatures
 from reals.progress import Progress
-from reals.registry import Artefact
 from reals.stages import Context
-from reals.stages.features import CachedFeatures, OnlineFeatures
+from reals.training import loop
+from reals.training.processes import Processes, Share, add_weighted
 
 BATCH = 64  # of the latent scale's measurement
 GRID_ROWS = 8  # of two pairs
 LARGEST_WEIGHT = 1e4  # VQGAN's clamp of the adaptive weight
-
-
-def lpips_network(net: str, backbone: str, weights: str | None) -> nn.Module:
-    """LPIPS through the `lpips` package; takes images in [-1, 1].
-
-    ``backbone`` 'pretrained' uses torchvision's ImageNet weights (a download, or the state dict file ``weights``);
-    'random' a fixed random backbone under the package's trained linear layers: a perceptual-shaped loss, not LPIPS
-    as published, and named so wherever it is reported.
-    """
-    import lpips
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.key(0, "lpips backbone"))
-        random = backbone == "random" or weights is not None
-        try:
-            network = lpips.LPIPS(net=net, pnet_rand=random, verbose=False)
-        except urllib.error.URLError as error:
-            raise ValueError(
-                f"autoencoder.lpips: the {net} backbone is not in torch's cache and cannot be downloaded ({error.reason}); "
-                f"give torchvision's file as autoencoder.lpips.weights"
-            ) from None
-    if weights is not None:
-        path = Path(weights)
-        state = tensors.named(path, tensors.read(path)[0])
-        for name, part in network.net.named_children():
-            own = [k for k in part.state_dict() if name.startswith("slice")]
-            missing = [k for k in own if f"features.{k}" not in state]
-            if missing:
-                raise ValueError(f"{path}: no features.{missing[0]}; autoencoder.lpips.weights is torchvision's file of {net}")
-            part.load_state_dict({k: state[f"features.{k}"] for k in own}, strict=bool(own))
-    return network.eval().requires_grad_(False)
 
 
 def adaptive_weight(loss: Tensor, other: Tensor, layer: Tensor, processes: Processes) -> Tensor:
@@ -79,7 +52,7 @@ class Batch(NamedTuple):
     cls: Tensor | None
 
 
-class AutoencoderTask(training.Task):
+class AutoencoderTask(loop.Task):
     """One step of Eq. 5: L = pixel + lambda_p LPIPS + lambda_g GAN + lambda_k KL + lambda_a L_align, then the discriminator's.
 
     All reductions: pixel losses and LPIPS are means; the KL is summed over latent dimensions and averaged over images,
@@ -118,14 +91,14 @@ class AutoencoderTask(training.Task):
         self.optimizer = torch.optim.AdamW(self.trained, **settings)
         self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), **settings)
         self.ema = [p.detach().clone() for p in self.trained] if spec["ema"] else []
-        self.batches = training.Ahead(self.batch)
+        self.batches = loop.Ahead(self.batch)
         self.done = 0
 
     def batch(self, step: int) -> Batch:
         """This process's rows of the step's batch. All is drawn for the global batch, so that the split does not matter."""
         spec, seed, n = self.spec, self.spec["seed"], self.spec["batch"]
         rows = self.processes.rows(n)
-        indices = training.data_order(seed, step, n, len(self.images))[rows]
+        indices = loop.data_order(seed, step, n, len(self.images))[rows]
         flips = (torch.rand(n, generator=rng.generator(seed, "flip", step)) < 0.5).numpy()[rows] & spec["flip"]
         pixels = torch.from_numpy(self.images.batch(indices, flips))
         side = pixels.shape[-1] // 2 ** (len(spec["block_out_channels"]) - 1)
@@ -169,7 +142,7 @@ class AutoencoderTask(training.Task):
             processes.average([p.grad for p in self.discriminator.parameters()])
             record["discriminator_grad_norm"] = processes.step(self.discriminator_optimizer, spec["grad_clip"])
         if self.ema:
-            training.update_ema(self.ema, self.trained, spec["ema"])
+            loop.update_ema(self.ema, self.trained, spec["ema"])
         self.done = step + 1
         return {**record, "lr": lr}
 
@@ -350,7 +323,7 @@ def run(context: Context, artefact: Artefact) -> None:
             _check_grid(teacher, context.images("train"), context.scale.latent_size, spec["align"]["patch"], context.device)
         task = AutoencoderTask(spec, vae, align, teacher, lpips, context.images("train"), context.images("held_out"),
                                processes, config.held_out_images, config.held_out_every)  # fmt: skip
-        training.train(
+        loop.train(
             task, folder, spec["steps"], label=artefact.name, processes=processes, engine=engine, batch=spec["batch"],
             sample=task.grid,
         )  # fmt: skip

@@ -8,18 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reals import extractors, files, rng, training
-from reals.images import Images
-from reals.journal import work
-from reals.models import teacher as teachers
-from reals.registry import Artefact
+from reals import files, rng
+from reals.data.images import Images
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.measure import extractors
+from reals.method.models import teacher as teachers
 from reals.stages import Context
+from reals.training import loop
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's
 
 
 @dataclass
-class ClassifierTask(training.Task):
+class ClassifierTask(loop.Task):
     """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
 
     ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero. For a teacher that stands in
@@ -42,7 +44,7 @@ class ClassifierTask(training.Task):
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
     def update(self, step: int) -> dict[str, Tensor]:
-        indices = training.data_order(self.seed, step, self.batch, len(self.images))
+        indices = loop.data_order(self.seed, step, self.batch, len(self.images))
         g = rng.generator(self.seed, "augmentation", step)
         flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
         x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
@@ -128,7 +130,7 @@ def _train(context: Context, config, network: nn.Module, inputs, folder: Path, *
     images = context.images("train")
     flip = context.scale.data.flip
     task = ClassifierTask(network, inputs, images, config.steps, config.batch, config.lr, config.seed, flip, **settings)
-    training.train(task, folder, config.steps, label=config.name)
+    loop.train(task, folder, config.steps, label=config.name)
     with work():
         return accuracy(network, inputs, context.images("held_out"))
 

@@ -1,8 +1,8 @@
 """Stage `data`: the images of a scale, read once, checked, cut and split."""
 
-from reals import images
-from reals.journal import work
-from reals.registry import Artefact
+from reals.data import images
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
 from reals.stages import Context
 
 

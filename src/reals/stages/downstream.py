@@ -7,18 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reals import files, rng, training
-from reals.generation import shard_range
-from reals.images import Images
-from reals.journal import work
-from reals.models import autoencoder as models
-from reals.models import teacher as teachers
+from reals import files, rng
+from reals.arrays import save_npz
+from reals.data.images import Images
+from reals.data.readers import CachedFeatures
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.method.models import autoencoder as models
+from reals.method.models import teacher as teachers
+from reals.method.models.teacher import OnlineFeatures
+from reals.method.sampling import shard_range
 from reals.progress import Progress
-from reals.registry import Artefact
 from reals.stages import Context, labelled
 from reals.stages.evaluate import batches
-from reals.stages.features import CachedFeatures, OnlineFeatures
-from reals.stages.sample import save_npz
+from reals.training import loop
 
 INK = 0.5  # brightness above which a pixel is ink
 
@@ -66,7 +68,7 @@ def train_heads(context: Context, artefact: Artefact, source, dim: int, train: I
     optimizer = torch.optim.AdamW(heads.parameters(), lr=spec["lr"], weight_decay=0.0)
     progress = Progress("heads", spec["steps"])
     for step in range(spec["steps"]):
-        indices = training.data_order(spec["seed"], step, spec["batch"], len(train))
+        indices = loop.data_order(spec["seed"], step, spec["batch"], len(train))
         pixels = torch.from_numpy(train.batch(indices))
         tokens, _ = source(indices, np.zeros(len(indices), bool), pixels.to(context.device))
         mask, depth = heads(tokens.to(context.device))

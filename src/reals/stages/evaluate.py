@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals import evaluation, extractors, files
-from reals.images import Images
-from reals.journal import work
-from reals.metrics.generation import Reference, generation_metrics, streamed_reference
+from reals import files
+from reals.arrays import save_npz
+from reals.data.images import Images
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.measure import evaluation, extractors
+from reals.measure.metrics.generation import Reference, generation_metrics, streamed_reference
 from reals.progress import Progress
-from reals.registry import Artefact
 from reals.stages import Context, classifiers
 from reals.stages import sample as sampling
-from reals.stages.sample import save_npz
-from reals.training import OF_THE_MACHINE, read_log
+from reals.training.loop import OF_THE_MACHINE, read_log
 
 BATCH = 256
 PICTURES = 16  # first samples kept beside the metrics, for the figures: the same noise and labels in every evaluation

@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reals import files, labelled, rng, training
-from reals.labelled import IGNORE, Pairs
-from reals.metrics import dense
-from reals.models import autoencoder as models
-from reals.models import heads as networks
-from reals.models import teacher as teachers
+from reals import files, rng
+from reals.data import labelled
+from reals.data.labelled import IGNORE, Pairs
+from reals.experiment.registry import Artefact
+from reals.measure.metrics import dense
+from reals.method.models import autoencoder as models
+from reals.method.models import heads as networks
+from reals.method.models import teacher as teachers
 from reals.progress import Progress
-from reals.registry import Artefact
 from reals.stages import Context
+from reals.training import loop
 
 BATCH = 32  # of what is scored
 PairBatch = tuple[np.ndarray, np.ndarray]
@@ -115,9 +117,9 @@ def train(context: Context, artefact: Artefact, kind: str, pairs: Pairs, reader:
     progress = Progress(f"{kind} head on {name}", spec["steps"])
 
     def batch(step: int) -> PairBatch:
-        return pairs.batch(training.data_order(spec["seed"], step, spec["batch"], len(pairs)), resolution)
+        return pairs.batch(loop.data_order(spec["seed"], step, spec["batch"], len(pairs)), resolution)
 
-    batches = training.Ahead(batch)
+    batches = loop.Ahead(batch)
     for step in range(spec["steps"]):
         pixels, truth = (torch.from_numpy(array).to(device) for array in batches(step))
         with torch.no_grad():

@@ -1,24 +1,17 @@
 """Stage `latents`: the posterior moments of the training images, both flips."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from torch import Tensor
 
-from reals import files, shards
-from reals.images import Images
-from reals.models import autoencoder as models
-from reals.registry import Artefact
-from reals.shards import Cache, Layout, Put
+from reals import files
+from reals.data import cache
+from reals.data.cache import Put
+from reals.data.readers import latent_layout
+from reals.experiment.registry import Artefact
+from reals.method.models import autoencoder as models
 from reals.stages import Context
 
 BATCH = 64
-
-
-def layout(images: int, channels: int, size: int) -> Layout:
-    """One row: mean and logvar [2C, h, w]. Always both flips, because the encoder is not flip-equivariant."""
-    return Layout(images, 2, {"moments": (2 * channels, size, size)})
 
 
 def run(context: Context, artefact: Artefact) -> None:
@@ -70,19 +63,5 @@ def run(context: Context, artefact: Artefact) -> None:
             "channel_std": np.sqrt(square - mean**2).tolist(),
         }
 
-    planned = layout(len(images), channels, context.scale.latent_size)
-    shards.make(folder, planned, made_from, encode, statistics, f"latents {artefact.name}")
-
-
-class Latents(Cache):
-    """Scaled sampled latents by image index, from the cache; scaled by the autoencoder's own factor unless another is given."""
-
-    def __init__(self, folder: Path, images: Images | None = None, scaling_factor: float | None = None):
-        super().__init__(folder, images)
-        self.scaling_factor: float = scaling_factor or self.manifest["scaling_factor"]
-
-    def batch(self, indices, flips: np.ndarray, noise: Tensor) -> Tensor:
-        """noise [B, C, h, w] -> (mean + std * noise) * scaling_factor, float32."""
-        mean, logvar = torch.from_numpy(self.rows("moments", indices, flips)).chunk(2, dim=1)
-        std = logvar.float().mul_(0.5).exp_()
-        return torch.addcmul(mean.float(), std, noise).mul_(self.scaling_factor)
+    planned = latent_layout(len(images), channels, context.scale.latent_size)
+    cache.make(folder, planned, made_from, encode, statistics, f"latents {artefact.name}")

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from reals import files
-from reals.generation import Sampling, decode, draw, random_labels, save_npz, shard_range
-from reals.images import save_array
-from reals.journal import work
-from reals.models import autoencoder as models
-from reals.models.transformer import Transformer
+from reals.arrays import save_array, save_npz
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.method.models import autoencoder as models
+from reals.method.models.transformer import Transformer
+from reals.method.sampling import Sampling, decode, draw, random_labels, shard_range
 from reals.progress import Progress
-from reals.registry import Artefact
 from reals.stages import Context
 from reals.stages import transformer as transformers
 

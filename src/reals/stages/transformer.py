@@ -13,17 +13,21 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from reals import checkpoints, ddpm, files, flops, objectives, paths, provenance, rates, rng, training
-from reals.generation import Sampling, decode, draw
-from reals.images import Images
-from reals.models import autoencoder as autoencoders
-from reals.models.transformer import Transformer, TransformerConfig, initialise
-from reals.processes import Processes, add_weighted
-from reals.registry import Artefact
+from reals import files, rng
+from reals.data.images import Images
+from reals.data.readers import CachedFeatures, Latents
+from reals.experiment.registry import Artefact
+from reals.method import checkpoints, ddpm, objectives, paths
+from reals.method.models import autoencoder as autoencoders
+from reals.method.models.teacher import OnlineFeatures, pooled
+from reals.method.models.transformer import Transformer, TransformerConfig, initialise
+from reals.method.sampling import Sampling, decode, draw
+from reals.planning import flops, rates
+from reals.records import provenance
 from reals.stages import Context
-from reals.stages.features import CachedFeatures, OnlineFeatures, pooled
-from reals.stages.latents import Latents
-from reals.states import States
+from reals.training import loop
+from reals.training.processes import Processes, add_weighted
+from reals.training.states import States
 
 
 def network_config(spec: dict, classes: int, teacher_dim: int | None) -> TransformerConfig:
@@ -53,7 +57,7 @@ class Batch(NamedTuple):
     pixels: Tensor | None  # REPA: images, for a teacher that runs along
 
 
-class TransformerTask(training.Task):
+class TransformerTask(loop.Task):
     """One AdamW step of the family's loss on one batch, then the EMA. What is random is keyed by the step's number."""
 
     def __init__(self, spec: dict, model: Transformer, latents: Latents, labels: Tensor, processes: Processes,
@@ -69,7 +73,7 @@ class TransformerTask(training.Task):
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(trained, lr=spec["lr"], betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
         self.schedule = ddpm.linear_schedule() if spec["family"] == "DiT" else None
-        self.batches = training.Ahead(self.batch)
+        self.batches = loop.Ahead(self.batch)
         self.rehearsed = processes.count < 3
 
     def batch(self, step: int) -> Batch:
@@ -79,7 +83,7 @@ class TransformerTask(training.Task):
         def draw(purpose: str) -> torch.Generator:
             return rng.generator(seed, purpose, step)
 
-        indices = training.data_order(seed, step, n, len(self.latents))
+        indices = loop.data_order(seed, step, n, len(self.latents))
         flips = (torch.rand(n, generator=draw("flip")) < 0.5).numpy() & spec["flip"]
         shape = (n, spec["latent_channels"], spec["latent_size"], spec["latent_size"])
         posterior = torch.randn(shape, generator=draw("posterior"))
@@ -115,7 +119,7 @@ class TransformerTask(training.Task):
         record = self.gradient(batch)
         clip = self.spec["repa"]["grad_clip"] if "repa" in self.spec else None
         record["grad_norm"] = self.processes.step(self.optimizer, clip)
-        training.update_ema(list(self.ema.values()), self.weights, self.spec["ema"])
+        loop.update_ema(list(self.ema.values()), self.weights, self.spec["ema"])
         return {**record, "lr": self.spec["lr"]}
 
     def gradient(self, batch: Batch) -> dict[str, Tensor]:
@@ -253,7 +257,7 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
     with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
         pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
-        training.train(
+        loop.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
             batch=spec["batch"], sample=pictures, states=states,
             utilisation=partial(utilisation, config, spec["batch"], spec.get("precision") or "fp32", processes.count),

@@ -1,0 +1,45 @@
+"""`reals export`: a checkpoint as the reference code of SiT, DiT or REPA loads it."""
+
+import argparse
+from pathlib import Path
+
+
+def add(commands) -> None:
+    text = "write a checkpoint in the format of SiT's, DiT's or REPA's own code"
+    p = commands.add_parser("export", help=text, description=text)
+    p.add_argument("checkpoint", type=Path, help="our step_<n>.safetensors, or any checkpoint `reals sample` takes")
+    p.add_argument("out", type=Path, help=".pt file to write")
+    p.add_argument("--to", choices=["sit", "dit", "repa"], help="whose code will load it (as it is)")
+    p.add_argument(
+        "--layout",
+        choices=["training", "raw"],
+        default="training",
+        help="dict with ema (and model, for our runs), or the state dict alone (training)",
+    )
+    p.add_argument("--no-variance", action="store_true", help="4 output channels, which SiT's sample.py expects of a --ckpt")
+    p.add_argument("--family", choices=["sit", "dit", "repa"], help="what the checkpoint is; our own files say it")
+    p.add_argument("--weights", choices=["ema", "model"], help="of a training checkpoint (ema)")
+    p.add_argument("--heads", type=int, help="attention heads, for widths the papers do not use")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    from reals.method import checkpoints
+
+    families = {"sit": "SiT", "dit": "DiT", "repa": "REPA", None: None}
+    checkpoint = checkpoints.load(options.checkpoint, families[options.family], weights=options.weights, heads=options.heads)
+    source = checkpoint.family if checkpoint.source == "ours" else checkpoint.source
+    family = families[options.to] or source
+    raw = _raw_weights(options.checkpoint, checkpoint) if options.layout == "training" else None
+    checkpoints.export(options.out, checkpoint, family, layout=options.layout, variance=not options.no_variance, model=raw)
+    held = "state dict" if options.layout == "raw" else "ema" if raw is None else "model and ema"
+    print(f"{options.out}: {family}, {held}")
+
+
+def _raw_weights(path: Path, checkpoint):
+    """The weights that our run's EMA averages, where the training state of the same step is still there."""
+    from reals.training.states import States
+
+    step = checkpoint.facts.get("step")
+    states = States(path.resolve().parent.parent.parent / "states" / path.resolve().parent.name)
+    return states.read(step)["task"]["model"] if step is not None and states.path(step).is_file() else None

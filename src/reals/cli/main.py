@@ -1,0 +1,179 @@
+"""The command line: what Snakemake calls (`reals stage`, tables, figures) and what people call themselves."""
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from reals.cli import check, evaluate, export, measure, plan, publish, reference, sample, why
+from reals.experiment import rehearsal
+from reals.experiment.config import load
+from reals.experiment.registry import Registry
+from reals.machine import dispatch
+from reals.planning import rates
+from reals.records import journal, provenance
+
+STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it does)
+    "data": ("data", "prepare the images"),
+    "teacher": ("teacher", "train or bring in a teacher"),
+    "extractor": ("extractor", "train the judge, or verify Inception's weights"),
+    "features": ("features", "cache a teacher's features"),
+    "autoencoder": ("autoencoder", "train, fine-tune or bring in an autoencoder"),
+    "latents": ("latents", "cache an autoencoder's posterior moments"),
+    "transformer": ("run", "train a transformer to a milestone"),
+    "sample": ("samples", "draw one shard of an evaluation's samples"),
+    "reference": ("reference", "statistics of the real images"),
+    "evaluate": ("evaluation", "measure samples"),
+    "analyse": ("analysis", "measure an autoencoder"),
+    "downstream": ("downstream", "masks and depth from generated latents"),
+}
+COMMANDS = (sample, export, evaluate, reference, publish, measure, plan, check, why)
+NUMBERED = {"transformer": "step", "sample": "shard"}
+RENDERED = {
+    "tables": "all tables",
+    "figure": "one figure",
+    "report": "the report",
+    "render": "tables, figures and report from what exists",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
+    common.add_argument("--data", help="an ImageFolder in place of the scale's images")
+    common.add_argument("--seed", type=int, help="in place of the scale's seeds, but for the data's split")
+    common.add_argument("--rehearsal", action="store_true", help="the scale's rehearsal: every job at sizes that cost nothing")
+    common.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    top = argparse.ArgumentParser(prog="reals", description="ReaLS, reproduced. Snakemake calls these; so can you.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    stage = commands.add_parser("stage", help="make one artefact of the DAG (what Snakemake calls)")
+    stages = stage.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, (kind, text) in STAGES.items():
+        command = stages.add_parser(name, parents=[common], help=text, description=text)
+        command.add_argument("id", help=f"id of the {kind}")
+        if name in NUMBERED:
+            command.add_argument(NUMBERED[name], type=int)
+    for name, text in RENDERED.items():
+        command = commands.add_parser(name, parents=[common], help=text, description=text)
+        if name == "figure":
+            command.add_argument("name", help="figure1 ... figure5, curves, cost, ...")
+    for module in COMMANDS:
+        module.add(commands)
+    commands.add_parser("ids", parents=[common], help="list every artefact: kind, id, folder")
+    return top
+
+
+def _stage(name: str) -> Callable:
+    from reals.stages import analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, sample, transformer
+
+    return {
+        "data": data.run,
+        "teacher": classifiers.teacher,
+        "extractor": classifiers.extractor,
+        "features": features.run,
+        "autoencoder": autoencoder.run,
+        "latents": latents.run,
+        "transformer": transformer.run,
+        "sample": sample.run,
+        "reference": evaluate.reference,
+        "evaluate": evaluate.run,
+        "analyse": analyse.run,
+        "downstream": downstream.run,
+    }[name]
+
+
+def _run(options: argparse.Namespace) -> int | None:
+    if hasattr(options, "run"):
+        return options.run(options)
+    rehearse = rehearsal.rehearse if options.rehearsal else None
+    registry = Registry(load(options.scale, data=options.data, seed=options.seed, folder=options.config, rehearse=rehearse))
+    if options.command == "ids":
+        for artefact in registry.all():
+            print(f"{artefact.kind:12} {artefact.id:44} {registry.folder(artefact)}")
+        return None
+    book = registry.root / "journal.jsonl"
+    if options.command in RENDERED:
+        from reals.report import render
+
+        with journal.job(book, "render", options.command):
+            if options.command == "figure":
+                render.figure(registry, options.name)
+            else:
+                {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
+        return None
+    import torch
+
+    from reals.machine import memory
+    from reals.stages import Context
+    from reals.training import loop
+    from reals.training.processes import allow_tf32
+
+    dispatch.refuse_idle_gpus(torch.cuda.device_count(), torch.__version__)
+    loop.set_threads()
+    memory.keep_freed()
+    allow_tf32(False)  # a training stage states its own precision
+    kind, _ = STAGES[options.stage]
+    artefact = registry.find(kind, options.id)
+    number = [getattr(options, NUMBERED[options.stage])] if options.stage in NUMBERED else []
+    device = rates.this_device(int(os.environ.get("REALS_THREADS", "1")))
+    # Of several processes (torchrun) the first keeps the books.
+    with (
+        journal.job(book if _first() else Path(os.devnull), options.stage, artefact.id, *(number or [None]), device),
+        provenance.recorded(registry, artefact, *number) if _first() else nullcontext(),
+    ):
+        _stage(options.stage)(Context(registry), artefact, *number)
+    return None
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _ours(error: Exception) -> bool:
+    """Whether this package raised it, to be read as it is; an error from inside a library keeps its traceback.
+
+    A folder or file that may not be read or written says all there is to say, whoever stumbled over it.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(__file__).parents[1])
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code.
+
+    0 done, 75 stopped on request with state saved, 76 another process of the run died (both: run the same command again),
+    2 a mistake to mend (one line says which), 1 a bug.
+    """
+    options = parser().parse_args(arguments)
+    called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
+    try:
+        return _run(options) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
+    except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
+        if not _ours(error):
+            traceback.print_exception(error)
+        if _first() or not getattr(error, "agreed", False):
+            print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        from reals.machine.signals import EXIT_PEER, EXIT_STOPPED
+        from reals.training.loop import Stopped
+        from reals.training.processes import PeerLost
+
+        if isinstance(error, Stopped):
+            return EXIT_STOPPED
+        if isinstance(error, PeerLost):
+            print(f"{called}: {error}", file=sys.stderr)
+            return EXIT_PEER
+        raise
+    except KeyboardInterrupt:
+        print(f"{called}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,176 @@
+"""`reals plan`: what every job of an experiment costs, and what each table costs given what exists."""
+
+import argparse
+import json
+import os
+
+from reals.cli.experiment import add_experiment, experiment_of
+
+NOTE = """\
+FLOPs are those of the networks (2 per multiply-add; a training step is three forward passes of what is trained).
+Reading images, statistics, start-up and queues are not counted; a job that uses several {unit}s is taken to be that much faster."""
+
+
+def add(commands) -> None:
+    text = "FLOPs, device-hours, wall-clock, disk of every job, and the cost of each table given what exists"
+    p = commands.add_parser(
+        "plan", help=text, description=text,
+        epilog="Rates: those `reals measure` stored in results/measured/, else the stated ones of config/rates.yaml.",
+    )  # fmt: skip
+    add_experiment(p)
+    p.add_argument("--gpu", help="device: one of config/rates.yaml (a100, h100) or one that was measured; without: this machine")
+    p.add_argument("--precision", choices=["fp32", "tf32", "bf16"], help="whose rates (the first that is stated or measured)")
+    p.add_argument("--nodes", type=int, default=1, help="nodes to plan for (1)")
+    p.add_argument("--per-node", type=int, help="GPUs a node has (8); on a CPU: jobs at a time (cores / threads)")
+    p.add_argument("--json", action="store_true", help="everything as JSON, unrounded, on standard output")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    from reals.experiment.registry import Registry
+    from reals.planning import rates
+    from reals.planning.cost import Costs
+
+    for name in ("nodes", "per_node"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least 1")
+    experiment = experiment_of(options)
+    device = options.gpu or rates.this_device(rates.threads_of(experiment.scale))
+    found = rates.load(device, experiment.scale.name, options.precision, options.sheets / "rates.yaml")
+    per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
+    plan = make(Costs(Registry(experiment)), found, options.nodes, per_node)
+    print(json.dumps(plan, indent=1) if options.json else printed(plan))
+
+
+def make(costs, rates, nodes: int, per_node: int) -> dict:
+    """The whole plan as plain numbers: FLOPs, device-hours, hours, bytes."""
+    from reals.planning.cost import schedule
+
+    devices, shown = nodes * per_node, costs.tables()
+    wanted = costs.wanted
+    hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
+
+    def at_once(job) -> int:
+        return min(job.copies, max(1, devices // costs.granted(job, rates, devices)))
+
+    jobs = [
+        {
+            "stage": job.stage, "name": job.name, "step": job.step, "flops": job.flops, "device_hours": hours[target],
+            "wall_hours": hours[target] / costs.devices_of(job, rates, devices) / at_once(job),
+            "bytes": job.bytes, "made": job.done, "wanted": target in wanted, "target": target,
+        }
+        for target, job in costs.jobs.items()
+    ]  # fmt: skip
+
+    def total(targets) -> dict:
+        return {"flops": sum(costs.jobs[t].flops for t in targets), "device_hours": sum(hours[t] for t in targets),
+                "bytes": sum(costs.jobs[t].bytes for t in targets), "jobs": sum(costs.jobs[t].copies for t in targets)}  # fmt: skip
+
+    tables, left, have = [], dict(shown), set()
+    while left:  # the cheapest next, given those before it
+        name = min(left, key=lambda n: (total(costs.missing(left[n]) - have)["device_hours"], list(shown).index(n)))
+        alone = costs.missing(left.pop(name))
+        adds, have = total(alone - have), have | alone
+        tables.append({
+            "table": name, "alone": total(alone) | {"wall_hours": schedule(costs, alone, rates, devices) / 3600}, "adds": adds,
+            "sum": total(have) | {"wall_hours": schedule(costs, have, rates, devices) / 3600},
+        })  # fmt: skip
+    every = set(costs.jobs)
+    return {
+        "scale": costs.scale.name,
+        "data": {"images": costs.counts.train, "held_out": costs.counts.held_out, "known": costs.counts.known},
+        "device": rates.device, "unit": rates.unit, "precision": rates.precision, "rates": rates.source,
+        "stated": rates.source.startswith("stated"), "paper": costs.scale.paper,
+        "tflops": {kind: rate / 1e12 for kind, rate in rates.by_kind.items()},
+        "nodes": nodes, "per_node": per_node, "jobs": jobs, "tables": tables,
+        "missing": total(wanted) | {
+            "wall_hours": schedule(costs, wanted, rates, devices) / 3600,
+            "critical_path_hours": schedule(costs, wanted, rates, 0) / 3600,
+        },
+        "from_nothing": total(_behind(costs, shown, every)),
+    }  # fmt: skip
+
+
+def _behind(costs, shown, every: set[str]) -> set[str]:
+    """Everything behind the tables and figures, whether it exists or not."""
+    found: set[str] = set()
+    waiting = [t for targets in shown.values() for t in targets]
+    while waiting:
+        target = waiting.pop()
+        if target not in found:
+            found.add(target)
+            waiting += [n for n in costs.jobs[target].needs if n in every]
+    return found
+
+
+def printed(plan: dict) -> str:
+    import pandas as pd
+
+    unit, missing = plan["unit"], plan["missing"]
+    devices = plan["nodes"] * plan["per_node"]
+    small = plan["from_nothing"]["device_hours"] < 20
+    clock, factor = ("min", 60) if small else ("h", 1)
+    work, wall = f"{unit}-{clock}", f"wall {clock}"
+
+    def hours(value: float) -> str:
+        return f"{value * factor:,.1f}"
+
+    def frame(rows: list[dict]) -> str:
+        text = pd.DataFrame(rows).to_string(index=False, justify="right")
+        return "\n".join("  " + line for line in text.splitlines())
+
+    def row(job: dict, **first) -> dict:
+        return first | {
+            "FLOP": f"{job['flops']:.2e}" if job["flops"] else "-", work: hours(job["device_hours"]),
+            wall: hours(job["wall_hours"]), "disk GB": f"{job['bytes'] / 1e9:,.2f}",
+            "": "made" if job["made"] else "" if job["wanted"] else "not needed",
+        }  # fmt: skip
+
+    head = (
+        f"{plan['scale']} on {plan['nodes']} x {plan['per_node']} {plan['device']}, {plan['precision']} (rates: {plan['rates']})"
+    )
+    lines = [head, "  TFLOP/s: " + ", ".join(f"{k} {v:.3g}" for k, v in plan["tflops"].items())]
+    if plan["stated"] and not plan["paper"]:
+        lines.append(
+            "  These rates are those of the paper's networks; this scale's smaller ones are slower: run `reals measure`."
+        )
+    if not plan["data"]["known"]:
+        lines.append(f"  The images are not counted yet: {plan['data']['images']:,} are assumed.")
+    groups = {
+        "Data, teachers, judge": ("data", "teacher", "features", "extractor", "reference"),
+        "Autoencoders": ("autoencoder",), "Latent caches": ("latents",), "Runs, by milestone": ("transformer",),
+        "Samples": ("sample",), "Evaluations": ("evaluate", "analyse", "downstream"),
+    }  # fmt: skip
+    for title, stages in groups.items():
+        jobs = [j for j in plan["jobs"] if j["stage"] in stages]
+        several = len(stages) > 1
+        rows = [
+            row(j, **({"stage": j["stage"]} if several else {}), name=j["name"], **({"step": j["step"]} if j["step"] else {}))
+            for j in jobs
+        ]
+        rows.append({c: "" for c in rows[0]} | row(_sum(jobs), name=f"all {len(jobs)}") | {wall: "", "": ""})
+        lines += ["", title, frame(rows)]
+    tables = [
+        {
+            "table": t["table"], f"alone {work}": hours(t["alone"]["device_hours"]), wall: hours(t["alone"]["wall_hours"]),
+            f"adds {work}": hours(t["adds"]["device_hours"]), f"sum {work}": hours(t["sum"]["device_hours"]),
+            f"sum {wall}": hours(t["sum"]["wall_hours"]), "sum disk GB": f"{t['sum']['bytes'] / 1e9:,.1f}",
+        }
+        for t in plan["tables"]
+    ]  # fmt: skip
+    whole = plan["from_nothing"]
+    lines += [
+        "", "Tables given what exists: each alone, then one after the other, the cheapest next", frame(tables), "",
+        f"To make: {missing['flops']:.3g} FLOP, {hours(missing['device_hours'])} {work} in {missing['jobs']:,} jobs, "
+        f"{missing['bytes'] / 1e9:,.1f} GB; {hours(missing['wall_hours'])} {clock} on {devices} {unit}{'s' * (devices > 1)}, "
+        f"{hours(missing['critical_path_hours'])} {clock} on as many as can be used.",
+        f"From nothing: {whole['flops']:.3g} FLOP, {hours(whole['device_hours'])} {work}, {whole['bytes'] / 1e9:,.1f} GB.",
+        "", NOTE.format(unit=unit),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _sum(jobs: list[dict]) -> dict:
+    return {key: sum(j[key] for j in jobs) for key in ("flops", "device_hours", "wall_hours", "bytes")} | {
+        "made": False, "wanted": True,
+    }  # fmt: skip

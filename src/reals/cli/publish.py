@@ -1,0 +1,107 @@
+"""`reals registry`, `publish` and `verify`: name every artefact for DVC, record and push finished ones, check what is here."""
+
+import argparse
+from pathlib import Path
+
+
+def add(commands) -> None:
+    text = "write config/registry.json, from which dvc.yaml knows every artefact"
+    p = commands.add_parser("registry", help=text, description=text)
+    p.add_argument("scales", nargs="*", help="scale names or files (those it holds already)")
+    p.add_argument("--check", action="store_true", help="write nothing; fail where it is not up to date")
+    p.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    p.set_defaults(run=registry)
+    text = "record finished artefacts in dvc.lock and push them to the DVC remote"
+    p = commands.add_parser("publish", help=text, description=text)
+    p.add_argument("names", nargs="+", help="rows of the sheets (every kind that has the name), run@NAME for one kind, or all")
+    p.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
+    p.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    p.add_argument("--no-push", action="store_true", help="record only; push later with `dvc push`")
+    p.set_defaults(run=publish)
+    text = "read every file of the artefacts that are here and name those that are damaged"
+    p = commands.add_parser("verify", help=text, description=text)
+    p.add_argument("names", nargs="*", default=["all"], help="as for publish (all)")
+    p.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
+    p.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    p.add_argument("--remove", action="store_true", help="delete what is damaged, so that snakemake remakes just that")
+    p.set_defaults(run=verify)
+
+
+def registry(options: argparse.Namespace) -> None:
+    from reals import files
+    from reals.records import publish
+
+    path = options.config / publish.REGISTRY
+    text = publish.document(options.scales or publish.known_scales(options.config), options.config)
+    if path.exists() and path.read_text() == text:
+        print(f"{path}: up to date")
+    elif options.check:
+        raise ValueError(f"{path} is not what the sheets say; run `reals registry`")
+    else:
+        files.write_text(path, text)
+        print(f"{path}: written")
+
+
+def publish(options: argparse.Namespace) -> None:
+    from reals.experiment.config import load
+    from reals.experiment.registry import Registry
+    from reals.records import publish
+
+    registry = Registry(load(options.scale, folder=options.config))
+    scales = publish.known_scales(options.config)
+    if options.scale not in scales:
+        raise ValueError(
+            f"{options.config / publish.REGISTRY} holds {', '.join(scales)}; add this scale: `reals registry {' '.join([*scales, options.scale])}`"
+        )
+    if publish.document(scales, options.config) != (options.config / publish.REGISTRY).read_text():
+        raise ValueError(f"{options.config / publish.REGISTRY} is not what the sheets say; run `reals registry`, then publish")
+    ready = []
+    for item in publish.select(registry, options.names):
+        whole = item.begun if item.stage in publish.PARTIAL else not item.missing
+        if whole:
+            if broken := publish.damaged(item.folder):
+                raise ValueError(
+                    f"{item.name}: damaged: {', '.join(map(str, broken))}; `reals verify {item.name} --remove`, then snakemake"
+                )
+            ready.append(item.name)
+        if item.missing:
+            print(f"{item.name}: {'without' if whole else 'left out, it lacks'} {', '.join(map(str, item.missing))}")
+    if not ready:
+        raise ValueError("nothing of this is finished; run snakemake first")
+    publish.dvc("commit", "--force", *ready)
+    if not options.no_push:
+        try:
+            publish.dvc("push", *ready)
+        except ValueError as error:
+            raise ValueError(
+                f"recorded in dvc.lock but not pushed ({error}); when `reals check` finds the DVC remote well, the same command goes on"
+            ) from None
+    print(f"{len(ready)} recorded{'' if options.no_push else ' and pushed'}: {', '.join(ready)}")
+    print(f"Now tell git:\n  git add dvc.lock {options.config / publish.REGISTRY} {registry.root}\n  git commit")
+
+
+def verify(options: argparse.Namespace) -> None:
+    from reals import files
+    from reals.experiment.config import load
+    from reals.experiment.registry import Registry
+    from reals.records import publish
+
+    registry = Registry(load(options.scale, folder=options.config))
+    whole = broken = 0
+    for item in publish.select(registry, options.names):
+        if not item.begun:
+            continue
+        bad = publish.damaged(item.folder)
+        for path in bad:
+            print(f"{item.name}: damaged or gone: {path}")
+        whole, broken = whole + (not bad), broken + bool(bad)
+        if bad and options.remove:
+            # A state counts once its checksum stands beside it: both go.
+            checksums = (path.with_suffix(".sha256") for path in bad)
+            for path in (*bad, *checksums, item.folder / files.MANIFEST):
+                path.unlink(missing_ok=True)
+    print(f"{whole} artefacts are whole, {broken} damaged")
+    if broken and not options.remove:
+        raise ValueError(
+            "`reals verify --remove` deletes what is damaged; then `dvc pull` it again, or let snakemake remake just that"
+        )

@@ -1,0 +1,54 @@
+"""`reals reference`: statistics of real images in one file, made once and read by every `reals evaluate`."""
+
+import argparse
+from pathlib import Path
+
+from reals.cli.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
+
+
+def add(commands) -> None:
+    text = "make a reference file for `reals evaluate` from real images or ADM's .npz"
+    p = commands.add_parser("reference", help=text, description=f"{text}. See docs/evaluation.md.")
+    p.add_argument("images", type=Path, help="folder, zip, .npz, .npy or shards of real images, or ADM's reference .npz")
+    p.add_argument("--out", type=Path, required=True, help=".npz to write")
+    add_shared(p)
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes the reference (or one part of it) and says what is in it."""
+    check_shared(options)
+    if options.out.suffix != ".npz":
+        raise ValueError(f"--out {options.out}: expected a name ending in .npz")
+    refuse_unwritable("--out", options.out)
+    from reals.machine import memory
+    from reals.measure import evaluation
+    from reals.measure.extractors import ADM_NETWORK
+    from reals.measure.sources import open_source
+    from reals.progress import Progress
+
+    shard = shard_of(options.shard)
+    source = open_source(options.images, options.value_range)
+    stored = evaluation.has_statistics(options.images)
+    count = enough(
+        options.images, len(source), options.pr_reference, "precision and recall", "--pr-reference", options.allow_fewer
+    )
+    memory.keep_freed()
+    extractor = make_network(options)
+    if stored and extractor.name == ADM_NETWORK:
+        if shard is not None:
+            raise ValueError(f"{options.images}: has its statistics inside; there is nothing to shard")
+        progress = Progress("reference", count)
+        reference = evaluation.adm_reference(options.images, extractor, count, options.batch, progress.update)
+        facts = evaluation.reference_facts(extractor, source, "stored in the file", None, options.seed, options.value_range)
+    else:
+        facts = evaluation.reference_facts(extractor, source, "computed", len(source), options.seed, options.value_range)
+        reference = evaluation.reference_in_parts(
+            source, extractor, count, options.seed, options.batch, options.out, facts, shard
+        )
+        if reference is None:
+            return
+    facts["pr_reference"] = count
+    evaluation.save_arrays(options.out, facts, evaluation.reference_arrays(reference))
+    images = "statistics stored in the file" if facts["images"] is None else f"{facts['images']} images"
+    print(f"{options.out}: {images}, {count} for precision and recall, {extractor.name}, {source.size[1]}x{source.size[0]}")

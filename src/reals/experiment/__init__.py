@@ -1,0 +1,1 @@
+"""What is to be made: sheets and scales read and checked, and every artefact's spec, id and place; nothing here imports torch."""

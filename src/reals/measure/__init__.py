@@ -1,0 +1,1 @@
+"""Numbers about images: feature extractors, ADM's metrics and the paper's, references, and the record of a measurement."""

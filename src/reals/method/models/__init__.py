@@ -1,0 +1,1 @@
+"""The networks: autoencoder, transformer, teacher, discriminator and heads."""

@@ -1,0 +1,194 @@
+"""Drawing images: settings, labels, noise by sample index, sampling, decoding. What the sample stage and command share."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reals import rng
+from reals.method import ddpm, paths, samplers
+from reals.method.models.autoencoder import to_uint8
+from reals.method.models.transformer import TransformerConfig
+
+FLOW_SAMPLERS = ("sde", "heun-sde", "ode", "euler", "dopri5")
+SAMPLERS = {"SiT": FLOW_SAMPLERS, "DiT": ("ddpm", "ddim")}
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are drawn; the defaults are those of SiT's published numbers.
+
+    `sampler` and the network evaluations that `steps` then means for one image: sde `steps`; heun-sde 2 `steps` - 1;
+    ode (Heun) `steps`, which is even; euler `steps`; dopri5 as many as it takes (`steps` is ignored); ddpm and ddim
+    `steps`, respaced from the training chain's 1000. `cfg` to `interval_time` are guidance (`samplers.guided`), `form` to
+    `path` are the SDE samplers' (`samplers.euler_maruyama`), `eta` is DDIM's.
+    """
+
+    sampler: str = "sde"
+    steps: int = 250
+    cfg: float = 1.0
+    cfg_channels: int | str = "all"
+    interval: tuple[float, float] = (0.0, 1.0)
+    interval_time: str = "noise"
+    form: str = "sigma"
+    norm: float = 1.0
+    last: str = "mean"
+    last_size: float = 0.04
+    path: str = "linear"
+    eta: float = 0.0
+
+    @property
+    def diffuses(self) -> bool:
+        return self.sampler in SAMPLERS["DiT"]
+
+    @property
+    def evaluations(self) -> int | None:
+        """How often the network is evaluated for one image (twice where guided, in one call); None where it is not fixed."""
+        return {"heun-sde": 2 * self.steps - 1, "dopri5": None}.get(self.sampler, self.steps)
+
+    @property
+    def described(self) -> str:
+        """The sampler and all its settings but guidance, for a reader."""
+        text = {
+            "sde": "SDE Euler-Maruyama", "heun-sde": "SDE Heun", "ode": "ODE Heun", "euler": "ODE Euler",
+            "dopri5": "ODE dopri5 (absolute tolerance 1e-6, relative 1e-3)", "ddpm": "DDPM, respaced", "ddim": f"DDIM, eta {self.eta:g}, respaced",
+        }[self.sampler]  # fmt: skip
+        if self.sampler in ("sde", "heun-sde"):
+            factor = "" if self.norm == 1 else f" times {self.norm:g}"
+            text += f", {self.form} form{factor}, last step {self.last}" + ("" if self.last == "none" else f" {self.last_size:g}")
+        if self.path != "linear":
+            text += f", {self.path} path"
+        return f"{text}, " + (
+            "as many evaluations as it takes" if self.evaluations is None else f"{self.evaluations} evaluations"
+        )
+
+    def check(self, family: str, config: TransformerConfig) -> None:
+        """Raises ValueError (one line) for settings that cannot work, before anything expensive: a rehearsal on one number."""
+        if self.sampler not in SAMPLERS[family]:
+            raise ValueError(f"sampler: got {self.sampler!r}; a {family} network takes {', '.join(SAMPLERS[family])}")
+        if self.path not in paths.PATHS:
+            raise ValueError(f"path: got {self.path!r}, expected one of {', '.join(paths.PATHS)}")
+        if self.sampler == "ode" and self.steps % 2:
+            raise ValueError(f"sampler ode: got {self.steps} evaluations, expected an even number (Heun needs two a step)")
+        if self.sampler == "ode" and self.steps < 4:
+            raise ValueError(f"sampler ode: got {self.steps} evaluations, expected at least 4: two steps of two")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta: got {self.eta}, expected 0 (no noise) to 1 (as DDPM)")
+        if not math.isfinite(self.cfg):
+            raise ValueError(f"guidance scale: got {self.cfg}, expected a finite number")
+        if self.sampler == "ddpm" and not config.learn_sigma:
+            raise ValueError("sampler ddpm: this DiT has no variance channels; use ddim")
+        if self.cfg != 1 and not config.label_dropout:
+            raise ValueError(
+                f"guidance scale {self.cfg}: the network has no null class, as it was trained without label dropout; use 1"
+            )
+        self.field(lambda x, t, y: x, torch.zeros(1, dtype=torch.int64), null=0)
+        if self.sampler != "dopri5":
+            zero = torch.zeros(1, 1, 1, 1)
+            self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
+
+    def field(self, model: Callable, y: Tensor, null: int) -> samplers.Field:
+        """The guided field of the network for the classes y [B]; `null` is the null class."""
+        guided = samplers.guided_noise if self.diffuses else samplers.guided
+        return guided(
+            model, y, self.cfg, null=null, interval=self.interval, interval_time=self.interval_time, channels=self.cfg_channels
+        )
+
+    def integrate(
+        self,
+        field: samplers.Field,
+        x: Tensor,
+        noise_at: samplers.NoiseAt,
+        progress: samplers.Progress | None = None,
+        start: float = 0.0,
+    ) -> Tensor:
+        """x [B, C, h, w], noise, carried along the field to data; from time `start` by the SDE samplers, ValueError by others."""
+        if start and self.sampler not in ("sde", "heun-sde"):
+            raise ValueError(f"sampler {self.sampler}: starts from noise alone; to start at t = {start:g} take sde or heun-sde")
+        match self.sampler:
+            case "sde" | "heun-sde":
+                sampler = samplers.euler_maruyama if self.sampler == "sde" else samplers.heun_sde
+                return sampler(
+                    field, x, self.steps, noise_at, form=self.form, norm=self.norm, last=self.last, last_size=self.last_size,
+                    path=paths.PATHS[self.path], start=start, progress=progress,
+                )  # fmt: skip
+            case "ode":
+                return samplers.heun(field, x, self.steps // 2, progress=progress)
+            case "euler":
+                return samplers.euler(field, x, self.steps, progress=progress)
+            case "dopri5":
+                return samplers.dopri5(field, x)
+        schedule = ddpm.respace(ddpm.linear_schedule(), self.steps)
+        if self.sampler == "ddpm":
+            return samplers.ddpm_ancestral(field, x, schedule, noise_at, progress=progress)
+        return samplers.ddim(field, x, schedule, self.eta, noise_at, progress=progress)
+
+
+class Bf16(nn.Module):
+    """The network with its products in bfloat16 and everything else (residual stream, norms, state) in float32.
+
+    The same numbers as autocast on float32 weights; they are cast here once, in place, and not at each call.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.config = model, model.config
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(torch.bfloat16)
+
+    def compile(self, **options) -> None:
+        self.model.compile(**options)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.model(x, t, y).to(x.dtype)
+
+
+def random_labels(seed: int, indices: Iterable[int], classes: int) -> np.ndarray:
+    """The classes of samples `indices`, int64, each drawn uniformly by (seed, index), as DiT and SiT draw them."""
+    return np.array([int(torch.randint(classes, (), generator=rng.generator(seed, "label", i))) for i in indices])
+
+
+def shard_range(n: int, shard: int, shards: int) -> range:
+    """Sample indices of one shard: contiguous, sizes differing by at most one."""
+    return range(n * shard // shards, n * (shard + 1) // shards)
+
+
+def draw(
+    model: nn.Module,
+    sampling: Sampling,
+    seed: int,
+    y: Tensor,
+    indices: list[int],
+    device: torch.device,
+    progress: samplers.Progress | None = None,
+) -> Tensor:
+    """Scaled latents [B, C, h, w] of the samples `indices` with classes y [B]; each depends on (seed, index) alone."""
+    if sampling.sampler == "dopri5" and len(indices) > 1:
+        # One by one: its steps follow the error over the whole batch, so company would change the images.
+        alone = []
+        for k, index in enumerate(indices):
+            alone.append(draw(model, sampling, seed, y[k : k + 1], [index], device))
+            if progress is not None:
+                progress(k + 1, len(indices))
+        return torch.cat(alone)
+    c = model.config
+    shape = (c.latent_channels, c.latent_size, c.latent_size)
+    start = samplers.per_sample_noise(seed, indices, shape, "sample start", device)(0)
+    noise_at = samplers.per_sample_noise(seed, indices, shape, "sample noise", device)
+    return sampling.integrate(sampling.field(model, y, null=c.classes), start, noise_at, progress=progress)
+
+
+@torch.no_grad()
+def decode(vae: nn.Module, z: Tensor, indices: list[int], what: str) -> Tensor:
+    """Unscaled latents [B, C, h, w] -> uint8 images [B, 3, H, W]; FloatingPointError names `what` is not finite."""
+    if not torch.isfinite(z).all():
+        raise FloatingPointError(
+            f"{what}: sampling gave non-finite latents (samples {indices[0]} to {indices[-1]}); the network has diverged"
+        )
+    return to_uint8(vae.decode(z.float()).sample)

@@ -1,0 +1,243 @@
+"""Identity: what changes an id, what does not, and that only what depends on a change gets a new one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import edit
+
+from reals.experiment import figure_list
+from reals.experiment.config import ConfigError, load, repeats
+from reals.experiment.registry import Registry
+
+
+def ids(scale: str = "demo", **kwargs) -> dict[tuple[str, str], str]:
+    return {(a.kind, a.name): a.id for a in Registry(load(scale, **kwargs)).all()}
+
+
+def changed(before, after) -> set[tuple[str, str]]:
+    return {key for key in after if before.get(key) != after[key]}
+
+
+def test_ids_are_the_same_in_every_process(project):
+    program = "from reals.experiment.config import load; from reals.experiment.registry import Registry; print(Registry(load('demo')).runs['sit-b2-reals'].id)"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=project)
+    assert other.stdout.strip() == ids()["run", "sit-b2-reals"]
+
+
+def test_comments_notes_batches_and_paths_change_nothing(project):
+    before = ids("cifar10")
+    sheet = Path("config/sheets/cifar10/autoencoders.tsv")
+    edit(sheet, "# Does", "# Whether")
+    edit(sheet, "Section 4.1", "the paper's own")
+    edit(Path("config/scales/cifar10.yaml"), "path: data/cifar10", "path: /somewhere/else")
+    edit(Path("config/scales/cifar10.yaml"), "batch: 500, shards: 1", "batch: 50, shards: 2")
+    assert ids("cifar10") == before
+
+
+def test_a_new_milestone_keeps_the_run(project):
+    before = ids()
+    edit(Path("config/runs.tsv"), "sit-l2-reals\tSiT-L/2\treals\tno\t400K", "sit-l2-reals\tSiT-L/2\treals\tno\t400K,1M")
+    assert ids() == before
+
+
+def test_one_lambda_changes_what_depends_on_it_and_nothing_else(project):
+    before = ids()
+    sheet = Path("config/autoencoders.tsv")
+    edit(sheet, "reals-mlp4\tsd-vae\tlarge\tyes\tyes\t4\t2e-5", "reals-mlp4\tsd-vae\tlarge\tyes\tyes\t4\t3e-5")
+    assert changed(before, ids()) == {
+        ("autoencoder", "reals-mlp4"), ("latents", "reals-mlp4"), ("analysis", "reals-mlp4"), ("run", "sit-b2-reals-mlp4"),
+        ("samples", "sit-b2-reals-mlp4_400K"), ("evaluation", "sit-b2-reals-mlp4_400K"),
+    }  # fmt: skip
+    edit(sheet, "3e-5", "2e-5")
+    assert ids() == before
+
+
+def test_the_base_carries_every_variant(project):
+    before = ids()
+    edit(Path("config/scales/demo.yaml"), "lambda_k: 1.0e-6", "lambda_k: 2.0e-6")
+    kept = {kind for kind, name in set(before) - changed(before, ids())}
+    assert kept == {"data", "teacher", "extractor", "features", "reference"}
+
+
+def test_sampling_settings_leave_training_alone(project):
+    before = ids()
+    edit(Path("config/scales/demo.yaml"), "sampling: {steps: ", "sampling: {steps: 1")
+    assert {kind for kind, _ in changed(before, ids())} == {"samples", "evaluation", "downstream"}
+
+
+SAMPLERS = {
+    # a cell of the sheet -> what is drawn, beside the scale's steps
+    "sde": {"sampler": "sde", "form": "sigma", "last": "mean", "last_size": 0.04},
+    "sde:form=linear,norm=2,last=tweedie,last_size=0.01,steps=30": {
+        "form": "linear", "norm": 2.0, "last": "tweedie", "last_size": 0.01, "steps": 30, "evaluations": 30},
+    "sde:last=none": {"last": "none", "last_size": 0.0},
+    "heun-sde:steps=30": {"sampler": "heun-sde", "evaluations": 59},
+    "ode:steps=20": {"sampler": "ode", "evaluations": 20},
+    "euler:steps=20": {"sampler": "euler", "evaluations": 20},
+    "dopri5": {"sampler": "dopri5", "evaluations": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", SAMPLERS)
+def test_a_row_chooses_its_sampler(cell, project):
+    from reals.method.models.transformer import TransformerConfig
+    from reals.stages.sample import sampling_of
+
+    before = ids()
+    edit(
+        Path("config/evaluations.tsv"),
+        "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde",
+        f"sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\t{cell}",
+    )
+    registry = Registry(load("demo"))
+    sampling = sampling_of(registry.samples["sit-b2-sd-vae_400K"].spec)
+    assert {key: getattr(sampling, key) for key in SAMPLERS[cell]} == SAMPLERS[cell]
+    config = TransformerConfig(
+        width=8, depth=1, heads=1, patch=2, latent_channels=4, latent_size=4, classes=2, learn_sigma=True
+    )  # fmt: skip
+    sampling.check("SiT", config)
+    same = {"samples", "evaluation"} if cell != "sde" else set()
+    assert {kind for kind, _ in changed(before, ids())} == same
+
+
+def test_a_run_on_another_path_is_sampled_on_it(project):
+    from reals.stages.sample import sampling_of
+
+    before, sheet = ids(), Path("config/runs.tsv")
+    lines = [line if line.startswith("#") else f"{line}\t-" for line in sheet.read_text().splitlines()]
+    sheet.write_text("\n".join(lines).replace("milestones\t-", "milestones\tpath") + "\n")
+    assert ids() == before
+    edit(sheet, "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K\t-", "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K\tvp")
+    registry = Registry(load("demo"))
+    assert registry.runs["sit-b2-control"].spec["path"] == "vp"
+    assert sampling_of(registry.samples["sit-b2-control_400K"].spec).path == "vp"
+    assert {name for _, name in changed(before, ids())} == {"sit-b2-control", "sit-b2-control_400K"}
+    edit(sheet, "dit-b2-reals\tDiT-B/2\treals\tno\t400K\t-", "dit-b2-reals\tDiT-B/2\treals\tno\t400K\tgvp")
+    with pytest.raises(ConfigError, match="DiT has its own schedule"):
+        load("demo")
+
+
+def test_a_run_may_scale_its_latents_by_another_factor(project):
+    before = Registry(load("cifar10", folder=project / "config"))
+    fixed, own = before.runs["sit-b2-reals-fixed"], before.runs["sit-b2-reals"]
+    assert (fixed.spec["scaling_factor"], own.spec.get("scaling_factor")) == (0.18215, None)
+    assert fixed.needed("latents").id == own.needed("latents").id
+    edit(project / "config/sheets/cifar10/runs.tsv", "\t0.18215", "\t-0.5")
+    with pytest.raises(ConfigError, match=r"runs.tsv line .*: scaling_factor: .*greater than 0"):
+        load("cifar10", folder=project / "config")
+
+
+def test_other_data_is_another_experiment(project):
+    assert changed(ids("cifar10"), ids("cifar10", data="/x/birds")) == set(ids("cifar10", data="/x/birds"))
+
+
+def test_two_decoders_of_one_stand_in_are_made_once(project):
+    registry = Registry(load("demo"))
+    assert registry.autoencoders["sd-vae-mse"] is registry.autoencoders["sd-vae"]
+    paper = Registry(load("imagenet256"))
+    assert paper.autoencoders["sd-vae-mse"].id != paper.autoencoders["sd-vae"].id
+
+
+def test_an_id_of_an_older_config_is_refused(project):
+    with pytest.raises(ConfigError, match="run snakemake again"):
+        Registry(load("demo")).find("run", "sit-b2-reals-0123456789")
+
+
+def test_lambda_k_is_the_papers_at_its_scale_and_converted_elsewhere(project):
+    assert Registry(load("imagenet256")).autoencoders["reals"].spec["lambda_k"] == 2e-5
+    demo = load("demo")
+    assert Registry(demo).autoencoders["reals"].spec["lambda_k"] == pytest.approx(2e-5 * demo.scale.lambda_k_factor)
+
+
+def repeated(base: str, reals: str | None = None, run: str | None = None) -> None:
+    """Gives the base, reals and the run on reals these seeds, or each its own."""
+    reals, run = reals or base, run or base
+    for sheet, given in (("autoencoders", {"sd-vae": base, "reals": reals}), ("runs", {"sit-b2-reals": run})):
+        path = Path(f"config/{sheet}.tsv")
+        lines = path.read_text().splitlines()
+        head = next(k for k, line in enumerate(lines) if line.startswith("name\t"))
+        for k in range(head, len(lines)):
+            name = lines[k].split("\t")[0]
+            lines[k] += "\tseeds" if k == head else f"\t{given.get(name, '-')}"
+        path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_row_with_seeds_is_repeated_down_to_its_metrics(project):
+    before = ids()
+    repeated("0,1,2")
+    experiment = load("demo")
+    registry = Registry(experiment)
+    assert {key: value for key, value in ids().items() if key in before} == before  # the first is what was there
+    run = registry.runs["sit-b2-reals-seed2"]
+    autoencoder = run.needed("latents").needed("autoencoder")
+    assert (run.spec["seed"], autoencoder.name, autoencoder.spec["seed"]) == (2, "reals-seed2", 2)
+    assert autoencoder.spec["init"] == registry.autoencoders["sd-vae-seed2"].id
+    samples = registry.evaluations["sit-b2-reals_400K-seed2"].needed("samples")
+    assert (samples.spec["seed"], samples.needed("run").id) == (2, run.id)
+    assert registry.runs["sit-b2-control"].needed("latents").needed("autoencoder").spec["init"] == before["autoencoder", "sd-vae"]
+    assert repeats(experiment.evaluations, "sit-b2-reals_400K") == {
+        0: "sit-b2-reals_400K", 1: "sit-b2-reals_400K-seed1", 2: "sit-b2-reals_400K-seed2"
+    }  # fmt: skip
+    assert repeats(experiment.evaluations, "sit-b2-sd-vae_400K") == {}
+    shown = experiment.table_evaluations
+    assert "sit-b2-reals_400K-seed1" in shown and "reals-seed1" in experiment.analysed_autoencoders
+
+
+@pytest.mark.parametrize("seeds", ["1,0,2", "2"])
+def test_every_repeat_stands_on_its_own_seed_whatever_their_order(seeds, project):
+    repeated("0,1,2", "2,0,1", seeds)
+    experiment = load("demo")
+    registry = Registry(experiment)
+    found = repeats(experiment.runs, "sit-b2-reals") or {2: "sit-b2-reals"}
+    assert sorted(found) == sorted(map(int, seeds.split(",")))
+    for seed, name in found.items():
+        autoencoder = registry.runs[name].needed("latents").needed("autoencoder")
+        base = next(a for a in autoencoder.needs if a.kind == "autoencoder")
+        assert [a.spec["seed"] for a in (registry.runs[name], autoencoder, base)] == [seed] * 3
+    evaluated = {n: e for n, e in registry.evaluations.items() if n.startswith("sit-b2-reals_400K")}
+    assert all(e.needed("samples").spec["seed"] == e.needed("samples").needed("run").spec["seed"] for e in evaluated.values())
+
+
+def test_one_seed_is_that_row_with_another_seed(project):
+    repeated("7")
+    experiment = load("demo")
+    assert Registry(experiment).runs["sit-b2-reals"].spec["seed"] == 7
+    assert not any(row.repeat_of for row in experiment.runs.values())
+
+
+def test_mistakes_in_seeds_are_one_line(project):
+    repeated("1,1")
+    with pytest.raises(ConfigError, match=r"autoencoders.tsv line \d+: seeds 1,1 name one twice"):
+        load("demo")
+    for path in (Path("config/autoencoders.tsv"), Path("config/runs.tsv")):
+        path.write_text(path.read_text().replace("\t1,1", "\t0,1"))
+    load("demo")
+    with pytest.raises(ConfigError, match=r"seeds: base 'sd-vae' of .*imagenet256\.yaml is brought in, not trained"):
+        load("imagenet256")
+
+
+def test_an_evaluation_may_name_some_of_its_runs_seeds(project):
+    experiment = load("cifar10")
+    assert list(repeats(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
+    assert repeats(experiment.evaluations, "sit-b2-reals_late_ode") == {}
+    assert "sit-b2-reals_late_ode-seed1" not in experiment.evaluations
+    # A figure of means has no place for it; a table of first seeds names it and the first seed of the others.
+    interval = "sit-b2-reals_late_cfg1.5_interval"
+    assert interval in experiment.table_evaluations
+    assert not any(interval in names for names in figure_list.along_guidance(experiment).values())
+    assert experiment.tables["sensitivity"].behind(experiment.evaluations, "sit-b2-reals_late") == {0: "sit-b2-reals_late"}
+    assert list(experiment.tables["arms"].behind(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
+
+    sheet = Path("config/sheets/cifar10/evaluations.tsv")
+    text = sheet.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("sit-b2-reals_late_ode\t"))
+    sheet.write_text(text.replace(line, line.removesuffix("0") + "2,1"))
+    registry = Registry(load("cifar10"))
+    for name, seed in (("sit-b2-reals_late_ode", 2), ("sit-b2-reals_late_ode-seed1", 1)):
+        samples = registry.evaluations[name].needed("samples")
+        assert (samples.spec["seed"], samples.needed("run").spec["seed"]) == (seed, seed)
+    sheet.write_text(text.replace(line, line.removesuffix("0") + "3"))
+    with pytest.raises(ConfigError, match=r"evaluations.tsv line \d+: seeds: run 'sit-b2-reals' has 0,1,2, not 3; name some"):
+        load("cifar10")

@@ -1,0 +1,266 @@
+"""Image sources: every layout gives the same bytes in the same order; every broken one a line that says what to do."""
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reals.measure.sources import open_source
+
+
+def images(n: int = 11, size: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size + 2, 3), dtype=np.uint8)
+
+
+def read_all(source, batch: int = 4) -> np.ndarray:
+    found = torch.cat(list(source.batches(0, len(source), batch)))
+    assert found.dtype == torch.uint8 and found.shape[1] == 3
+    return found.permute(0, 2, 3, 1).numpy()
+
+
+def write(folder: Path, x: np.ndarray, classes: int = 0, suffix: str = ".png") -> Path:
+    for i, image in enumerate(x):
+        path = folder / (f"class{i % classes}" if classes else ".") / f"{i:03d}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def layouts(tmp_path: Path, x: np.ndarray) -> dict[str, Path]:
+    np.savez(tmp_path / "adm.npz", x, np.arange(len(x)))
+    np.savez_compressed(tmp_path / "packed.npz", arr_0=x)
+    np.savez(tmp_path / "list.npz", *x)
+    np.savez(tmp_path / "batches.npz", x[:5], x[5:])
+    np.save(tmp_path / "nhwc.npy", x)
+    np.save(tmp_path / "nchw.npy", x.transpose(0, 3, 1, 2))
+    (tmp_path / "shards").mkdir()
+    for k, part in enumerate((x[:4], x[4:9], x[9:])):
+        np.save(tmp_path / f"shards/shard_{k:03d}.npy", part.transpose(0, 3, 1, 2))
+    write(tmp_path / "folder", x)
+    (tmp_path / "folder/notes.txt").write_text("not an image")
+    zipped(tmp_path / "folder", tmp_path / "zip.zip")
+    names = ["adm.npz", "packed.npz", "list.npz", "batches.npz", "nhwc.npy", "nchw.npy", "shards", "folder", "zip.zip"]
+    return {name: tmp_path / name for name in names}
+
+
+def test_every_layout_gives_the_same_bytes_in_any_batches(tmp_path):
+    x = images()
+    for name, path in layouts(tmp_path, x).items():
+        source = open_source(path)
+        assert (len(source), source.size) == (11, (8, 10)), name
+        for batch in (1, 4, 100):
+            assert np.array_equal(read_all(source, batch), x), name
+        assert np.array_equal(torch.cat(list(source.batches(3, 10, 4))).permute(0, 2, 3, 1), x[3:10]), name
+
+
+def test_a_stored_npz_is_mapped_not_loaded(tmp_path):
+    np.savez(tmp_path / "a.npz", images(400, 62))
+    source = open_source(tmp_path / "a.npz")
+    import tracemalloc
+
+    tracemalloc.start()
+    assert len(list(source.batches(0, 8, 4))) == 2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400 * 62 * 64 * 3 / 10
+
+
+def test_labels_come_from_arr_1_and_from_class_folders(tmp_path):
+    x = images(6)
+    np.savez(tmp_path / "a.npz", x, np.array([3, 1, 4, 1, 5, 9]))
+    assert open_source(tmp_path / "a.npz").labels.tolist() == [3, 1, 4, 1, 5, 9]
+    source = open_source(write(tmp_path / "by_class", x, classes=2))
+    assert source.classes == ("class0", "class1") and source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.array_equal(read_all(source), x[[0, 2, 4, 1, 3, 5]])
+    assert open_source(write(tmp_path / "flat", x)).labels is None
+    np.savez(tmp_path / "b.npz", x, np.arange(5))
+    with pytest.raises(ValueError, match=r"arr_1 is int64 \(5,\), expected 6 integer"):
+        open_source(tmp_path / "b.npz")
+
+
+def test_declared_floats_become_the_bytes_of_their_convention(tmp_path):
+    x = images()
+    np.save(tmp_path / "unit.npy", (x / 255).astype(np.float32))
+    assert np.array_equal(read_all(open_source(tmp_path / "unit.npy", "unit")), x)
+    signed = np.linspace(-1, 1, 6 * 6 * 3, dtype=np.float32).reshape(1, 6, 6, 3)
+    np.savez(tmp_path / "signed.npz", signed)
+    expected = np.clip(127.5 * signed + 128, 0, 255).astype(np.uint8)
+    assert np.array_equal(read_all(open_source(tmp_path / "signed.npz", "signed")), expected)
+    with pytest.raises(ValueError, match=r"values from -1 to 1, expected \[0, 1\] with --range unit"):
+        read_all(open_source(tmp_path / "signed.npz", "unit"))
+    signed[0, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "nan.npz", signed)
+    with pytest.raises(ValueError, match="values from nan"):
+        read_all(open_source(tmp_path / "nan.npz", "signed"))
+
+
+@pytest.mark.parametrize(
+    ("array", "value_range", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), "bytes", "float32, expected uint8 .* say so with --range unit or --range signed"),
+        (np.zeros((2, 8, 8, 3), np.int64), "bytes", "int64, expected uint8"),
+        (np.zeros((2, 8, 8, 3), np.int32), "unit", "save the images as uint8"),
+        (np.zeros((2, 3, 8, 8), np.uint8), "bytes", "channels first"),
+        (np.zeros((2, 8, 8, 4), np.uint8), "bytes", r"shape \(2, 8, 8, 4\), expected \[N, H, W, 3\]"),
+        (np.zeros((2, 8, 8), np.uint8), "bytes", "expected"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "bytes", "holds no image"),
+        (np.array([{}], object), "bytes", "Python objects"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "0-255", "expected one of bytes, unit, signed"),
+        (np.asfortranarray(images(2)), "bytes", "Fortran"),
+    ],
+)
+def test_wrong_arrays_are_refused_in_one_line(tmp_path, array, value_range, message):
+    np.savez(tmp_path / "a.npz", array)
+    with pytest.raises(ValueError, match=message) as error:
+        open_source(tmp_path / "a.npz", value_range)
+    assert "\n" not in str(error.value)
+
+
+def test_an_npy_whose_order_is_in_doubt_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"expected \[N, H, W, 3\] or \[N, 3, H, W\]"):
+        open_source(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.99])
+def test_a_truncated_npz_is_refused(tmp_path, save, keep):
+    save(tmp_path / "a.npz", images(20))
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(ValueError, match="truncated"):
+        open_source(tmp_path / "a.npz")
+
+
+def test_damage_inside_a_compressed_npz_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", images(50))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    (tmp_path / "a.npz").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="damaged"):
+        read_all(open_source(tmp_path / "a.npz"))
+
+
+def test_a_truncated_npy_and_a_missing_shard_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", images(20))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        open_source(tmp_path / "a.npy")
+    for k in (0, 2):
+        np.save(tmp_path / f"shard_{k:03d}.npy", images(2).transpose(0, 3, 1, 2))
+    with pytest.raises(ValueError, match=r"no shard_001\.npy"):
+        open_source(tmp_path)
+
+
+def test_statistics_are_not_samples(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match="no arr_0; these are statistics, not images"):
+        open_source(tmp_path / "a.npz")
+
+
+def test_bad_folders_and_files_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "no image in this folder"), ("nowhere", "no such file or folder")):
+        with pytest.raises(ValueError, match=message):
+            open_source(tmp_path / name)
+    write(tmp_path / "mixed", images(2))
+    Image.fromarray(images(1, 12)[0]).save(tmp_path / "mixed/zz.png")
+    with pytest.raises(ValueError, match=r"zz\.png is 14x12, 000\.png is 10x8; all images must have one size"):
+        open_source(tmp_path / "mixed")
+    zipped(tmp_path / "mixed", tmp_path / "mixed.zip")
+    with pytest.raises(ValueError, match=r"mixed\.zip: zz\.png is 14x12"):
+        open_source(tmp_path / "mixed.zip")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"expected an \.npz"):
+        open_source(tmp_path / "a.txt")
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
+        archive.writestr("readme.md", "x")
+    with pytest.raises(ValueError, match="no image in this zip"):
+        open_source(tmp_path / "none.zip")
+
+
+def png_of_16_bits(image: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel in RGB, which Pillow reads but does not write."""
+    height, width, _ = image.shape
+    rows = (image.astype(">u2") * 257).reshape(height, -1)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_a_list_of_batches_is_read_as_needed_and_damage_in_it_is_one_line(tmp_path):
+    x = images(9)
+    np.savez(tmp_path / "list.npz", x[:5], x[5:])
+    assert np.array_equal(read_all(open_source(tmp_path / "list.npz")), x)
+    np.savez_compressed(tmp_path / "single.npz", *x)
+    data = bytearray((tmp_path / "single.npz").read_bytes())
+    with zipfile.ZipFile(tmp_path / "single.npz") as archive:
+        info = archive.getinfo("arr_4.npy")
+    at = info.header_offset + 30 + len("arr_4.npy") + 20 + info.compress_size // 2
+    data[at : at + 8] = bytes(8)
+    (tmp_path / "single.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"single\.npz.*(damaged|cannot be read)"):
+        read_all(open_source(tmp_path / "single.npz"))
+    labels = np.array(["a", None], object)
+    np.savez(tmp_path / "objects.npz", x[:2], labels)
+    with pytest.raises(ValueError, match=r"objects\.npz"):
+        open_source(tmp_path / "objects.npz")
+
+
+def test_image_files_that_would_lose_something_are_refused(tmp_path):
+    x = images(3)
+    for name, image in (
+        ("alpha", Image.fromarray(np.dstack([x[0], x[0][..., :1]]))),
+        ("deep", Image.fromarray(x[0][..., 0].astype(np.uint16) * 257)),
+    ):
+        write(tmp_path / name, x)
+        image.save(tmp_path / name / "001.png")
+        with pytest.raises(ValueError, match=r"001\.png: mode .*, expected 8-bit RGB or grey"):
+            read_all(open_source(tmp_path / name))
+    write(tmp_path / "wide", x)
+    (tmp_path / "wide/001.png").write_bytes(png_of_16_bits(x[0]))
+    with pytest.raises(ValueError, match=r"001\.png: mode RGB of 16 bits, expected 8-bit RGB or grey"):
+        read_all(open_source(tmp_path / "wide"))
+    write(tmp_path / "cut", images(3, 40))
+    data = (tmp_path / "cut/002.png").read_bytes()
+    (tmp_path / "cut/002.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"002\.png: cannot be read as an image"):
+        read_all(open_source(tmp_path / "cut"))
+
+
+def test_grey_images_are_read_and_lossy_ones_noted(tmp_path):
+    (tmp_path / "grey").mkdir()
+    Image.fromarray(images(1)[0][..., 0]).save(tmp_path / "grey/a.png")
+    assert np.array_equal(read_all(open_source(tmp_path / "grey"))[0], np.repeat(images(1)[0][..., :1], 3, axis=2))
+    assert open_source(write(tmp_path / "png", images(2))).notes == ()
+    assert "lossy" in open_source(write(tmp_path / "jpg", images(2), suffix=".jpg")).notes[0]
+
+
+def test_the_checksum_is_of_names_and_bytes(tmp_path):
+    a, b = write(tmp_path / "a", images(3)), write(tmp_path / "b", images(3))
+    assert open_source(a).sha256 == open_source(b).sha256
+    (b / "002.png").rename(b / "003.png")
+    assert open_source(a).sha256 != open_source(b).sha256
+    buffer = io.BytesIO()
+    np.savez(buffer, images(3))
+    (tmp_path / "c.npz").write_bytes(buffer.getvalue())
+    import hashlib
+
+    assert open_source(tmp_path / "c.npz").sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()

@@ -1,0 +1,113 @@
+"""The report in a real browser: nothing missing, nothing from outside, usable on a phone, by keyboard, in the dark."""
+
+import re
+
+import browser
+import numpy as np
+import pytest
+
+from reals.experiment.config import TableRow, TableSheet
+from reals.report import figures, page, tables
+
+pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+
+NETWORK = "photo-cnn"
+VALUES = {"a": 30.0, "b": 9.5, "c": 100.25}
+
+
+def measured(name, fid):
+    repeats = [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid + k}} for k in range(3)]
+    return {
+        "kind": "evaluation", "name": name, "id": f"{name}-0123456789", "values": {"fid": fid, "is": 4.0}, "repeats": repeats,
+        "protocol": {"feature network": NETWORK, "samples": 10000}, "provenance": {"data": {"sha256": "ab" * 32}},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    rows = [TableRow(k, "Group", {"arm": f"Arm {k}"}, k, None, {"fid": None, "is": None}, None) for k in VALUES]
+    rows.append(TableRow("later", "Not yet", {"arm": "Arm later"}, "later", None, {"fid": None, "is": None}, "a note"))
+    sheet = TableSheet("arms", "A title", {"arm": "Arm"}, ("fid", "is"), "evaluation", False, tuple(rows))
+    results = {("evaluation", name): measured(name, fid) for name, fid in VALUES.items()}
+    protocol = {"samples": "10,000", "a long name": "x" * 90}
+    table = tables.build(sheet, results, network=NETWORK, settings={}, scale="cifar10", protocol=protocol)
+    png = figures.figure3(np.zeros((8, 4, 4, 3), np.uint8), folder / "figure3")[1]
+    return page.render(
+        folder / "report.html", scale="cifar10", description="Photographs.", paper=False, protocol=protocol, code_version="1",
+        tables=[table], pictures=[page.Picture("Figure 3", "Samples.", png)], results=results,
+        commands={("evaluation", name): f"snakemake results/{name}/metrics.json --config scale=cifar10" for name in VALUES},
+        overrides="scale=cifar10", times=[page.StageTime("train", 2, 90.0, 80.0)],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tab(report, tmp_path_factory):
+    with browser.page(tmp_path_factory.mktemp("profile")) as opened:
+        opened.size(1280, 900)
+        opened.open(report)
+        yield opened
+
+
+def arms(tab) -> list[str]:
+    return tab.run("[...document.querySelectorAll('#arms tbody tr')].map(r => r.cells[0].textContent.replace(/\\d+$/, ''))")
+
+
+def test_images_load_and_nothing_comes_from_outside(tab):
+    assert tab.run("[...document.images].map(i => i.complete && i.naturalWidth > 0)") == [True]
+    assert tab.complaints() == []
+
+
+def test_a_head_sorts_both_ways_with_missing_cells_last_and_then_restores(tab):
+    before = arms(tab)
+    assert before == ["Group", "Arm a", "Arm b", "Arm c", "Not yet", "Arm later"]
+    fid = "document.querySelector('#arms th[data-column=\"1\"]')"
+    orders = []
+    for _ in range(3):
+        tab.run(f"{fid}.querySelector('button').click()")
+        orders.append((tab.run(f"{fid}.getAttribute('aria-sort')"), arms(tab)))
+    assert orders == [
+        ("ascending", ["Arm b", "Arm a", "Arm c", "Arm later"]),
+        ("descending", ["Arm c", "Arm a", "Arm b", "Arm later"]),
+        (None, before),
+    ]
+
+
+def test_pointing_and_tabbing_show_the_protocol_and_the_link_leads_to_the_command(tab):
+    tab.point_at("#arms td.measured a")
+    seen = tab.run("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
+    assert re.search(r"seed 1: 31\n", seen)
+    assert "lineage: reals why arms:a:fid --config scale=cifar10" in seen
+    inside = "(r => r.left >= 0 && r.top >= 0 && r.right <= innerWidth && r.bottom <= innerHeight)"
+    assert tab.run(f"{inside}(document.getElementById('tip').getBoundingClientRect())")
+    tab.run("document.querySelectorAll('#arms td.measured a')[2].focus()")
+    assert "reals why arms:b:fid" in tab.run("document.getElementById('tip').textContent")
+    tab.run("document.activeElement.click()")
+    tab.run("new Promise(done => setTimeout(done, 100))")
+    opened = "document.querySelector(decodeURIComponent(location.hash))"
+    assert tab.run(f"{opened}.open")
+    assert "snakemake results/b/metrics.json --config scale=cifar10" in tab.run(f"{opened}.textContent")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_dark(tab, scheme):
+    tab.colours(scheme)
+
+    def luminance(colour: str) -> float:
+        channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    ground = luminance(tab.run("getComputedStyle(document.body).backgroundColor"))
+    assert (ground > 0.5) == (scheme == "light")
+    for selector in ("p", ".soft", "td.measured a", "a", "#arms th"):
+        text = luminance(tab.run(f"getComputedStyle(document.querySelector('{selector}')).color"))
+        low, high = sorted((ground, text))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, selector
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(tab):
+    tab.size(375, 740, phone=True)
+    assert tab.run("document.documentElement.scrollWidth") <= 375
+    assert tab.run("[...document.querySelectorAll('.wide')].every(w => w.getBoundingClientRect().right <= 375)")
+    tab.size(1280, 900)

@@ -1,0 +1,80 @@
+"""Networks and tasks at the smallest size, for tests in more than one room."""
+
+import numpy as np
+import pytest
+import torch
+
+from reals import rng
+from reals.method import alignment
+from reals.method.models import autoencoder as models
+from reals.method.models.lpips import lpips_network
+from reals.rng import generator
+from reals.stages.autoencoder import AutoencoderTask
+from reals.training.processes import Processes
+
+
+def tiny(seed: int = 0):
+    vae = models.build(32, 4, (8, 8, 8), 1, 4)
+    models.initialise(vae, seed)
+    return vae
+
+
+class Pictures:
+    labels = np.zeros(8, np.int64)
+
+    def __init__(self):
+        self.pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
+
+    def __len__(self):
+        return 8
+
+    def batch(self, indices, flips=None):
+        return self.pixels[np.asarray(indices)]
+
+
+LPIPS = lpips_network("alex", "random", None)
+
+
+ALIGN = {"lambda_a": 1.0, "lambda_1": 0.9, "lambda_2": 0.1, "smooth_l1_beta": 1.0, "balance": "constant"}
+
+
+def task(processes=None, **changes):
+    spec = {
+        "seed": 0, "batch": 4, "lr": 1e-3, "steps": 10, "betas": [0.9, 0.95], "weight_decay": 0.0, "grad_clip": 1.0, "flip": True,
+        "pixel": "mse", "lambda_g": 0.1, "gan_weight": "constant", "lambda_p": 1.0, "lambda_k": 1e-4, "ema": None,
+        "gan": {"start": 0, "ramp": 0, "channels": 4, "layers": 1}, "align": ALIGN,
+        "latent_channels": 4, "block_out_channels": [8, 8, 8],
+    } | changes  # fmt: skip
+    vae = tiny().train()
+    align = alignment.AlignNetworks(4, 6, 2, 8, True, True) if spec["align"] else None
+    if align is not None:
+        alignment.initialise(align, rng.generator(0, "align"))
+
+    def teacher(indices, flips, images):
+        return torch.ones(len(indices), 64, 6), torch.ones(len(indices), 6)
+
+    pictures = Pictures()
+    return AutoencoderTask(spec, vae, align, teacher, LPIPS, pictures, pictures, processes or Processes(), 4)
+
+
+def random_inception_weights(path):
+    """Random weights in the layout of torch-fidelity's published file, scaled to keep activations alive."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    state: dict[str, torch.Tensor] = {}
+
+    def catch(url, progress):
+        return state
+
+    # The class builds its layers only in a constructor that also loads: an idle load names what it needs.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", catch)
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, loaded: None)
+        network = module.FeatureExtractorInceptionV3("template", ["2048"])
+    draw = generator(0, "inception")
+    for name, value in network.state_dict().items():
+        if value.ndim >= 2:
+            state[name] = torch.randn(value.shape, generator=draw) * (2 / value[0].numel()) ** 0.5
+        else:
+            state[name] = value
+    torch.save(state, path)
+    return path

@@ -1,0 +1,102 @@
+"""What each stage made when its `rev` was last looked at: results that change without a new `rev` would be taken for the old ones.
+
+python -m pytest tests/test_golden.py --regen     # after raising REV of the changed stages in reals/experiment/registry.py
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from safetensors.numpy import load_file
+
+from reals.experiment import config as configs
+from reals.experiment.registry import REV, Registry
+
+GOLDEN = REPOSITORY / "tests/golden.json"
+TOLERANCE = 2e-3  # of the vector's length; float sums on another machine differ by less, one training step by more
+CHAOTIC = {"silhouette"}  # of the t-SNE, which amplifies the last bit
+
+pytestmark = pytest.mark.workflow
+
+
+def summary(array: np.ndarray) -> float:
+    """The array's product with a fixed random vector, as a multiple of its own length: moves with any change by its size."""
+    flat = array.ravel().astype(np.float64)
+    direction = np.random.default_rng(0).standard_normal(flat.size)
+    return round(float(flat @ direction / max(np.linalg.norm(flat), 1e-12)), 6)
+
+
+def measured(folder: Path, registry: Registry) -> dict[str, dict]:
+    """kind -> rev, and artefact -> name of an array or metric -> number."""
+    kinds: dict[str, dict] = {kind: {"rev": rev, "artefacts": {}} for kind, rev in REV.items()}
+    for artefact in registry.all():
+        place, values = folder / registry.folder(artefact), {}
+        for path in sorted([*place.glob("*.npy"), *place.glob("*.safetensors")]):
+            arrays = {"": np.load(path)} if path.suffix == ".npy" else load_file(path)
+            flat = [array.ravel() for _, array in sorted(arrays.items())]
+            values[path.name] = summary(np.concatenate(flat))
+        if (place / "metrics.json").exists():
+            result = json.loads((place / "metrics.json").read_text())["values"]
+            values |= {name: round(value, 6) for name, value in result.items() if name not in CHAOTIC}
+        kinds[artefact.kind]["artefacts"][artefact.name] = values
+    return kinds
+
+
+def close(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(
+        a[artefact].keys() == b[artefact].keys()
+        and all(abs(value - b[artefact][name]) <= TOLERANCE * max(1.0, abs(value)) for name, value in a[artefact].items())
+        for artefact in a
+    )
+
+
+def changed_without_rev(golden: dict, now: dict, upstream: dict[str, set[str]]) -> list[str]:
+    """Kinds whose results moved although neither their own rev nor anything they are made from did."""
+    moved = {kind for kind in now if kind not in golden or not close(golden[kind]["artefacts"], now[kind]["artefacts"])}
+    raised = {kind for kind in now if kind in golden and golden[kind]["rev"] != now[kind]["rev"]}
+    return sorted(kind for kind in moved - raised if not upstream[kind] & (moved | raised))
+
+
+def upstream_kinds(registry: Registry) -> dict[str, set[str]]:
+    """kind -> other kinds that its artefacts are made from, near and far."""
+    direct: dict[str, set[str]] = {kind: set() for kind in REV}
+    for artefact in registry.all():
+        direct[artefact.kind] |= {needed.kind for needed in artefact.needs}
+    reached = {kind: set(kinds) for kind, kinds in direct.items()}
+    for _ in REV:
+        reached = {kind: kinds.union(*(direct[other] for other in kinds)) for kind, kinds in reached.items()}
+    return {kind: kinds - {kind} for kind, kinds in reached.items()}
+
+
+def test_no_result_changed_without_its_rev(finished, pytestconfig):
+    registry = Registry(configs.load("smoke", folder=finished / "config"))
+    now = measured(finished, registry)
+    if pytestconfig.getoption("--regen"):
+        GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    guilty = changed_without_rev(golden, now, upstream_kinds(registry))
+    assert not guilty, (
+        f"results of {', '.join(guilty)} changed: raise their REV in src/reals/experiment/registry.py, then --regen (see above)"
+    )
+    assert {k: v["rev"] for k, v in golden.items()} == REV, "REV was raised: write the new results down with --regen"
+    assert all(close(golden[kind]["artefacts"], now[kind]["artefacts"]) for kind in now), "results moved with a rev: --regen"
+
+
+def test_a_change_is_blamed_on_the_stage_that_made_it():
+    golden = {kind: {"rev": 1, "artefacts": {"x": {"v": 1.0}}} for kind in ("latents", "run", "samples")}
+    upstream = {"latents": set(), "run": {"latents"}, "samples": {"run", "latents"}}
+    now = json.loads(json.dumps(golden))
+    assert changed_without_rev(golden, now, upstream) == []
+    now["run"]["artefacts"]["x"]["v"] = now["samples"]["artefacts"]["x"]["v"] = 1.1
+    assert changed_without_rev(golden, now, upstream) == ["run"]
+    now["run"]["rev"] = 2
+    assert changed_without_rev(golden, now, upstream) == []
+
+
+def test_one_more_step_or_another_seed_moves_a_summary_beyond_the_tolerance():
+    weights = np.random.default_rng(1).standard_normal(10_000) * 0.05
+    step = np.random.default_rng(2).choice([-1e-3, 1e-3], 10_000)  # AdamW's first steps move each weight by the learning rate
+    assert abs(summary(weights) - summary(weights + step)) > TOLERANCE
+    assert abs(summary(weights) - summary(weights * (1 + 1e-6))) < TOLERANCE

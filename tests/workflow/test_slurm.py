@@ -1,0 +1,346 @@
+"""The DAG on a real SLURM: a throw-away cluster of two pretended nodes on this machine (tests/cluster/cluster.sh).
+
+Each test ends with the very bits of a run that nothing disturbed, made without SLURM.
+"""
+
+import atexit
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, copy_project, edit
+
+from reals.experiment import config as configs
+from reals.experiment.registry import Registry
+
+pytestmark = pytest.mark.workflow
+SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
+STEPS = 2500  # of the run that is disturbed: some ten seconds
+# The first look for finished jobs comes soon, and files are seen at once: this is one machine.
+SOON = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
+
+
+def cluster_sh(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    if "REALS_CLUSTER_RUNNING" in os.environ:  # started by hand, for several sessions
+        yield
+        return
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip("SLURM is not installed (as root on Debian: tests/cluster/cluster.sh install)")
+    with Path(tempfile.gettempdir(), "reals-cluster.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.skip("another test session has a cluster on this machine")
+        done = cluster_sh("start")
+        atexit.register(cluster_sh, "stop")
+        if done.returncode == 3:
+            pytest.skip(done.stderr.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield
+        cluster_sh("stop")
+        atexit.unregister(cluster_sh)
+
+
+def registry(folder: Path) -> Registry:
+    return Registry(configs.load("smoke", folder=folder / "config"))
+
+
+def run_of(folder: Path):
+    return registry(folder).runs["sit-b2-reals"]
+
+
+def weights(folder: Path) -> Path:
+    return registry(folder).folder(run_of(folder)) / f"step_{STEPS}.safetensors"
+
+
+def metrics(folder: Path) -> Path:
+    here = registry(folder)
+    return here.folder(here.evaluations["sit-b2-reals_400K"]) / "metrics.json"
+
+
+def set_site(folder: Path, **keys) -> None:
+    path = folder / "config/site.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """A folder in which one evaluation and all it needs was made on this machine, without SLURM."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    copy_project(folder)
+    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+    scale = folder / "config/scales/smoke.yaml"
+    text = scale.read_text()
+    old = text[text.index("milestones:") : text.index("\n", text.index("milestones:"))]
+    edit(scale, old, f"milestones: {{400K: {STEPS}, 1M: 5000, 2M: 6000, 3.25M: 7000, 4M: 8000}}")
+    with scale.open("a") as file:
+        file.write("engine: {save_seconds: 1}\nresources:\n  transformer: {gpu: 1, runtime: 5}\n  default: {runtime: 5}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", str(metrics(folder))], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(undisturbed, tmp_path) -> Path:
+    """The same without run, samples and metrics: what the tests make through SLURM."""
+    copy = tmp_path / "project"
+    subprocess.run(["cp", "-a", str(undisturbed), str(copy)], check=True)
+    for name in ("runs", "states", "samples", "metrics"):
+        shutil.rmtree(copy / "results/smoke" / name)
+    return copy
+
+
+def start(folder: Path, target: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", str(target), "--profile", "profiles/slurm", *SOON, *arguments]
+    with (folder / "printed.txt").open("w") as printed:
+        return subprocess.Popen(command, cwd=folder, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def finished(process: subprocess.Popen, folder: Path, code: int = 0) -> str:
+    try:
+        process.wait(timeout=420)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            subprocess.run(["scancel", *(number for number, *_ in jobs(folder))], check=False)
+    text = (folder / "printed.txt").read_text()
+    assert process.returncode == code, text
+    return text
+
+
+def ours(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("reals: ")]
+
+
+def jobs(folder: Path) -> list[tuple[str, str, str]]:
+    """(id, state, node) of what snakemake sent from a folder."""
+    lines = subprocess.run(
+        ["squeue", "--states=all", "--noheader", "--format", "%i|%T|%N|%Z"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.splitlines()
+    return [(i, state, node) for i, state, node, place in (line.split("|") for line in lines) if Path(place) == folder]
+
+
+def until(true: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        time.sleep(0.2)
+
+
+def saved(folder: Path) -> bool:
+    """Training has begun and saved a state."""
+    return any((folder / registry(folder).states(run_of(folder))).glob("step_*"))
+
+
+def logs(folder: Path) -> list[str]:
+    """What each start of the training said, in order."""
+    paths = (folder / "results/smoke/logs/transformer").glob(f"{run_of(folder).id}_{STEPS}.*-*.log")
+    return [path.read_text() for path in sorted(paths)]
+
+
+def same_weights(folder: Path, undisturbed: Path) -> None:
+    from safetensors.torch import load_file
+
+    one, other = load_file(folder / weights(folder)), load_file(undisturbed / weights(undisturbed))
+    assert one.keys() == other.keys()
+    assert all((one[k] == other[k]).all() for k in other)
+    steps = [json.loads(line)["step"] for line in (folder / weights(folder)).with_name("log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+
+
+def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_local_run(cluster, undisturbed, folder):
+    # A node whose scratch disk is broken, the first time: the site's own lines fail.
+    broken = (
+        'case "$*" in *"stage sample "*" 001") mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
+    )
+    set_site(folder, setup=broken)
+    text = finished(start(folder, metrics(folder)), folder)
+    same_weights(folder, undisturbed)
+    ours_, theirs = (json.loads((f / metrics(f)).read_text()) for f in (folder, undisturbed))
+    assert ours_["values"] == theirs["values"]
+    assert len(jobs(folder)) == 1 + 3 + 1  # training, two shards of which one twice, evaluation
+    failure, again = ours(text)
+    assert "shard_001.npy (SLURM job" in failure and "FAILED): no scratch disk here" in failure
+    assert " 001: went on 1 time" in again
+
+
+def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, undisturbed, folder):
+    import torch
+    from safetensors.torch import load_file
+
+    edit(folder / "config/scales/smoke.yaml", f"400K: {STEPS}", "400K: 40")
+    alone = folder.with_name("alone")
+    subprocess.run(["cp", "-a", str(folder), str(alone)], check=True)
+    target = registry(folder).folder(run_of(folder)) / "step_40.safetensors"
+    subprocess.run([sys.executable, "-m", "snakemake", str(target)], cwd=alone, capture_output=True, timeout=300, check=True)
+    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {nodes: 2, gpu: 2, runtime: 5}")
+    finished(start(folder, target), folder)
+    [(_, state, nodes)] = jobs(folder)
+    assert (state, nodes) == ("COMPLETED", "n[1-2]")
+    one, four = load_file(alone / target), load_file(folder / target)
+    for name, value in one.items():
+        torch.testing.assert_close(four[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_and_go_on_later(cluster, undisturbed, folder):
+    set_site(folder, setup="sleep 60")
+    first = start(folder, weights(folder))
+    until(lambda: [state for _, state, _ in jobs(folder)] == ["RUNNING"], "the job's start")
+    # While the first runs.
+    second = subprocess.run(
+        [sys.executable, "-m", "snakemake", str(weights(folder)), "--profile", "profiles/slurm"],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert second.returncode != 0
+    assert len(ours(second.stderr)) == 1 and "is being written by" in ours(second.stderr)[0]
+    # Killed outright it leaves its job running, which would write to the same folder as a second one.
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    [(number, state, _)] = jobs(folder)
+    assert state == "RUNNING"
+    text = finished(start(folder, weights(folder)), folder, code=2)
+    assert len(ours(text)) == 1 and f"scancel {number}" in ours(text)[0]
+    assert len(jobs(folder)) == 1
+    subprocess.run(["scancel", number], check=True)
+    until(lambda: jobs(folder)[0][1] == "CANCELLED", "scancel")
+    set_site(folder, setup=None)
+    finished(start(folder, weights(folder)), folder)
+    same_weights(folder, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"gpu_partition": "gpux"}, "config/site.yaml: gpu_partition: no partition 'gpux' here; known: gpu, spot"),
+        ({"gpu_type": "a100"}, "resources.transformer.gpu 1: no node of the default partition has so many GPUs of type a100"),
+        ({"max_runtime": 0}, "config/site.yaml: max_runtime: "),
+    ],
+)
+def test_what_the_cluster_cannot_give_is_one_line_and_sends_nothing(cluster, folder, keys, says):
+    set_site(folder, **keys)
+    text = finished(start(folder, weights(folder)), folder, code=2)
+    assert len(ours(text)) == 1 and says in ours(text)[0]
+    assert jobs(folder) == []
+
+
+def test_without_slurm_the_profile_says_so(folder):
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, "sinfo").exists())
+    tools = folder.with_name("tools")
+    tools.mkdir()
+    for name in ("bash", "sh", "git", "which", "nice", "env", "uname"):
+        (tools / name).symlink_to(shutil.which(name))
+    command = [sys.executable, "-m", "snakemake", str(weights(folder)), "--profile", "profiles/slurm"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ | {"PATH": f"{path}:{tools}"}
+    )
+    assert done.returncode != 0
+    assert len(ours(done.stderr)) == 1 and "no SLURM on this machine (sinfo not found)" in ours(done.stderr)[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_preempted_job_goes_on(cluster, undisturbed, folder):
+    set_site(folder, gpu_partition="spot")
+    process = start(folder, weights(folder))
+    until(lambda: saved(folder), "training")
+    [(number, _, node)] = jobs(folder)
+    wanted = ["sbatch", "--parsable", "-p", "gpu", "-w", node, "--gres=gpu:8", "-o", "/dev/null", "--wrap", "sleep 3"]
+    subprocess.run(wanted, check=True, capture_output=True)
+    text = finished(process, folder)
+    same_weights(folder, undisturbed)
+    assert [i for i, *_ in jobs(folder)] == [number]  # SLURM's own requeue: no new job
+    assert len(ours(text)) == 1 and "went on 1 time after a preemption" in ours(text)[0]
+    assert "resumed at" in logs(folder)[1]
+
+
+@pytest.mark.slow
+def test_a_job_on_a_node_that_dies_goes_on_elsewhere(cluster, undisturbed, folder):
+    process = start(folder, weights(folder))
+    until(lambda: saved(folder), "training")
+    [(_, _, node)] = jobs(folder)
+    assert cluster_sh("node-down", node).returncode == 0
+    try:
+        text = finished(process, folder)
+    finally:
+        assert cluster_sh("node-up", node).returncode == 0
+    same_weights(folder, undisturbed)
+    assert len(ours(text)) == 1 and "went on 1 time after" in ours(text)[0] and f"on {node} " in ours(text)[0]
+
+
+@pytest.mark.slow
+def test_a_job_cancelled_by_hand_is_sent_again(cluster, undisturbed, folder):
+    process = start(folder, weights(folder))
+    until(lambda: saved(folder), "training")
+    [(number, *_)] = jobs(folder)
+    subprocess.run(["scancel", number], check=True)
+    text = finished(process, folder)
+    same_weights(folder, undisturbed)
+    assert [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))] == ["CANCELLED", "COMPLETED"]
+    assert f"(SLURM job {number}: CANCELLED): " in ours(text)[0]
+    first, second = logs(folder)
+    assert "asked to stop; state of step" in first and "resumed at" in second
+
+
+@pytest.mark.slow
+def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_job(cluster, undisturbed, folder):
+    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
+    set_site(folder, setup="sleep 35")  # of the minute, so that a little training meets the limit
+    text = finished(start(folder, weights(folder)), folder)
+    same_weights(folder, undisturbed)
+    *stopped, last = [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))]
+    assert last == "COMPLETED" and stopped and set(stopped) <= {"FAILED", "TIMEOUT"}  # TIMEOUT where the machine is very busy
+    *before, after = logs(folder)
+    assert all("saved, the same command goes on" in text for text in before) and "resumed at" in after
+    assert re.search(r"\): .*asked to stop; state of step \d+ saved, the same command goes on", ours(text)[0])
+    assert "went on" in ours(text)[-1]
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_ends_at_its_limit_gets_more_time(cluster, folder, undisturbed):
+    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
+    set_site(folder, setup="mkdir slept 2>/dev/null && sleep 200; true")
+    text = finished(start(folder, weights(folder)), folder)
+    same_weights(folder, undisturbed)
+    assert [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))] == ["TIMEOUT", "COMPLETED"]
+    assert ": TIMEOUT): " in ours(text)[0]
+
+
+@pytest.mark.slow
+def test_the_whole_dag_gives_the_tables_of_a_local_run(cluster, tmp_path):
+    folders = tmp_path / "local", tmp_path / "cluster"
+    for folder in folders:
+        folder.mkdir()
+        copy_project(folder)
+        edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+    local, through = folders
+    target = Path("results/smoke/metrics.json")
+    subprocess.run([sys.executable, "-m", "snakemake", str(target)], cwd=local, capture_output=True, timeout=1800, check=True)
+    process = start(through, target, "--jobs", "6")
+    process.wait(timeout=7200)
+    finished(process, through)
+    one, other = ((folder / "results/smoke") for folder in folders)
+    for n in range(1, 15):
+        assert (one / f"tables/table{n:02d}.csv").read_text() == (other / f"tables/table{n:02d}.csv").read_text(), n
