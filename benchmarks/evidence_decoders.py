@@ -20,8 +20,8 @@ from reals.experiment.registry import Registry
 from reals.method.models.lpips import lpips_network
 from reals.method.sampling import draw
 from reals.progress import Progress
-from reals.stages import Context
 from reals.stages.autoencoder import AutoencoderTask
+from reals.stages.context import Context
 from reals.stages.sample import labels_of, loaded, sampling_of
 from reals.training.processes import Processes
 

@@ -23,7 +23,7 @@ from reals import rng
 from reals.experiment.config import load
 from reals.experiment.registry import Registry
 from reals.method.models import teacher as teachers
-from reals.stages import Context
+from reals.stages.context import Context
 from reals.stages.evaluate import batches
 
 NUMBER = {"train": 1200, "held_out": 400}

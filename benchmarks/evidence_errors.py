@@ -24,8 +24,9 @@ from reals.measure.metrics.generation import distance
 from reals.method import paths, samplers
 from reals.method.models import autoencoder as autoencoders
 from reals.method.sampling import decode
-from reals.stages import Context, classifiers
+from reals.stages import classifiers
 from reals.stages import evaluate as evaluation
+from reals.stages.context import Context
 from reals.stages.sample import loaded, sampling_of
 
 NOISE = (0.1, 0.2)

@@ -68,7 +68,8 @@ def test_broken_data(project, spoil, says):
 
 
 def test_prepared_data_do_without_their_source(project):
-    from reals.stages import Context, data
+    from reals.stages import data
+    from reals.stages.context import Context
 
     photographs(project / "photos")
     registry = registry_of()

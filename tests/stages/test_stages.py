@@ -19,7 +19,6 @@ from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
 from reals.planning import cost
 from reals.stages import (
-    Context,
     analyse,
     autoencoder,
     classifiers,
@@ -31,6 +30,7 @@ from reals.stages import (
     sample,
     transformer,
 )  # fmt: skip
+from reals.stages.context import Context
 
 
 @pytest.fixture

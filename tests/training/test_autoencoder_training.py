@@ -20,8 +20,9 @@ from reals.method.alignment import AlignWeights
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
 from reals.planning import preflight
-from reals.stages import Context, autoencoder, data
+from reals.stages import autoencoder, data
 from reals.stages.autoencoder import adaptive_weight
+from reals.stages.context import Context
 from reals.training import loop
 from reals.training.processes import Processes
 

@@ -24,8 +24,9 @@ from reals.experiment.config import EngineConfig
 from reals.machine import signals
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
-from reals.stages import Context, autoencoder, data, transformer
+from reals.stages import autoencoder, data, transformer
 from reals.stages import latents as latents_stage
+from reals.stages.context import Context
 from reals.stages.transformer import TransformerTask, checkpoint_blocks
 from reals.training import loop, processes
 from reals.training.processes import Processes, shares

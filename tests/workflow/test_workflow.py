@@ -233,7 +233,8 @@ def test_torch_fidelity_finds_the_same_fid_with_the_registered_network(finished,
     import torch
     import torch_fidelity
 
-    from reals.stages import Context, classifiers
+    from reals.stages import classifiers
+    from reals.stages.context import Context
 
     monkeypatch.chdir(finished)
     context = Context(at(finished))

@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace) -> int | None:
     import torch
 
     from reals.machine import memory
-    from reals.stages import Context
+    from reals.stages.context import Context
     from reals.training import loop
     from reals.training.processes import allow_tf32
 

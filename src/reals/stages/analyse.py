@@ -16,7 +16,8 @@ from reals.measure.metrics.reconstruction import psnr, ssim, ssim_paper
 from reals.method.models import autoencoder as models
 from reals.method.models.autoencoder import to_uint8
 from reals.method.models.lpips import lpips_network
-from reals.stages import Context, classifiers
+from reals.stages import classifiers
+from reals.stages.context import Context
 from reals.stages.evaluate import batches, curve
 
 BATCH = 100

@@ -24,7 +24,7 @@ from reals.method.models.autoencoder import to_uint8
 from reals.method.models.lpips import lpips_network
 from reals.method.models.teacher import OnlineFeatures
 from reals.progress import Progress
-from reals.stages import Context
+from reals.stages.context import Context
 from reals.training import loop
 from reals.training.processes import Processes, Share, add_weighted
 

@@ -14,7 +14,7 @@ from reals.experiment.registry import Artefact
 from reals.machine.usage import work
 from reals.measure import extractors
 from reals.method.models import teacher as teachers
-from reals.stages import Context
+from reals.stages.context import Context
 from reals.training import loop
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's

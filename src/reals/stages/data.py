@@ -3,7 +3,7 @@
 from reals.data import images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
-from reals.stages import Context
+from reals.stages.context import Context
 
 
 def run(context: Context, artefact: Artefact) -> None:

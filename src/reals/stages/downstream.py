@@ -18,7 +18,8 @@ from reals.method.models import teacher as teachers
 from reals.method.models.teacher import OnlineFeatures
 from reals.method.sampling import shard_range
 from reals.progress import Progress
-from reals.stages import Context, labelled
+from reals.stages import labelled
+from reals.stages.context import Context
 from reals.stages.evaluate import batches
 from reals.training import loop
 

@@ -15,8 +15,9 @@ from reals.machine.usage import work
 from reals.measure import evaluation, extractors
 from reals.measure.metrics.generation import Reference, generation_metrics, streamed_reference
 from reals.progress import Progress
-from reals.stages import Context, classifiers
+from reals.stages import classifiers
 from reals.stages import sample as sampling
+from reals.stages.context import Context
 from reals.training.loop import OF_THE_MACHINE, read_log
 
 BATCH = 256

@@ -9,7 +9,7 @@ from reals.data.cache import Put
 from reals.data.readers import feature_layout
 from reals.experiment.registry import Artefact
 from reals.method.models import teacher as teachers
-from reals.stages import Context
+from reals.stages.context import Context
 
 BATCH = 64
 

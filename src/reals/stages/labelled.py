@@ -18,7 +18,7 @@ from reals.method.models import autoencoder as models
 from reals.method.models import heads as networks
 from reals.method.models import teacher as teachers
 from reals.progress import Progress
-from reals.stages import Context
+from reals.stages.context import Context
 from reals.training import loop
 
 BATCH = 32  # of what is scored

@@ -15,8 +15,8 @@ from reals.method.models import autoencoder as models
 from reals.method.models.transformer import Transformer
 from reals.method.sampling import Sampling, decode, draw, random_labels, shard_range
 from reals.progress import Progress
-from reals.stages import Context
 from reals.stages import transformer as transformers
+from reals.stages.context import Context
 
 
 def labels_of(spec: dict, classes: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from reals.method.models.transformer import Transformer, TransformerConfig, init
 from reals.method.sampling import Sampling, decode, draw
 from reals.planning import flops, rates
 from reals.records import provenance
-from reals.stages import Context
+from reals.stages.context import Context
 from reals.training import loop
 from reals.training.processes import Processes, add_weighted
 from reals.training.states import States

@@ -13,8 +13,9 @@ from reals.experiment import config, registry
 from reals.experiment.config import ConfigError, LabelsConfig
 from reals.experiment.registry import Artefact
 from reals.method.models import heads, moge
-from reals.stages import Context, data
+from reals.stages import data
 from reals.stages import labelled as stage
+from reals.stages.context import Context
 
 SIZE = 32
 

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from reals.experiment import config, registry
 from reals.method.models import teacher as teachers
 from reals.method.models.teacher import Teacher
-from reals.stages import Context, classifiers
+from reals.stages import classifiers
+from reals.stages.context import Context
 
 REGISTERS, PLAIN = "vit_small_patch14_reg4_dinov2.lvd142m", "vit_small_patch14_dinov2.lvd142m"
 
