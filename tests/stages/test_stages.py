@@ -26,10 +26,11 @@ from reals.stages import (
     downstream,
     evaluate,
     features,
+    inputs,
     latents,
     sample,
     transformer,
-)  # fmt: skip
+)
 from reals.stages.context import Context
 
 
@@ -130,15 +131,15 @@ def test_a_checkpoint_says_what_it_is_and_a_torn_one_is_refused(context):
     latents.run(context, r.latents["sd-vae"])
     run = r.runs["sit-b2-sd-vae"]
     transformer.run(context, run, 2)
-    path = transformer.weights_path(context.folder(run), 2)
-    model, facts = transformer.load(path, torch.device("cpu"))
+    path = inputs.weights_path(context.folder(run), 2)
+    model, facts = inputs.load_transformer(path, torch.device("cpu"))
     assert facts["step"] == 2
     assert facts["run"] == run.id
     assert facts["autoencoder"] == r.autoencoders["sd-vae"].id
     assert model.config.classes == 10
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"step_2\.safetensors"):
-        transformer.load(path, torch.device("cpu"))
+        inputs.load_transformer(path, torch.device("cpu"))
 
 
 def another_copy(folder):
@@ -166,7 +167,7 @@ def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
     another_copy(context.folder(base))
     with pytest.raises(files.MissingArtefact, match=f"{run.id}.*another copy of .*{base.id}.*dvc pull"):
         sample.run(context, samples, 0)
-    transformer.weights_path(context.folder(run), step).unlink()
+    inputs.weights_path(context.folder(run), step).unlink()
     with pytest.raises(files.MissingArtefact, match=f"{cache.id}.*another copy of .*{base.id}"):
         transformer.run(context, run, step)
     (context.folder(base) / files.MANIFEST).unlink()  # pulled without its autoencoder, a cache is enough to train

@@ -9,21 +9,22 @@ import torch
 
 from reals import files
 from reals.data.images import Images
+from reals.experiment.config import Paper, Scale
 from reals.experiment.registry import Artefact, Registry
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage needs to know: the registry (and through it the experiment) and the device."""
+    """The registry (and through it the experiment) and the device."""
 
     registry: Registry
 
     @property
-    def scale(self):
+    def scale(self) -> Scale:
         return self.registry.experiment.scale
 
     @property
-    def paper(self):
+    def paper(self) -> Paper:
         return self.registry.experiment.paper
 
     @cached_property

@@ -15,8 +15,8 @@ from reals.method.models import autoencoder as models
 from reals.method.models.transformer import Transformer
 from reals.method.sampling import Sampling, decode, draw, random_labels, shard_range
 from reals.progress import Progress
-from reals.stages import transformer as transformers
 from reals.stages.context import Context
+from reals.stages.inputs import load_transformer, weights_path
 
 
 def labels_of(spec: dict, classes: int) -> np.ndarray:
@@ -50,13 +50,13 @@ def sampling_of(spec: dict) -> Sampling:
 
 def checkpoint(context: Context, artefact: Artefact) -> Path:
     """The weights that samples are drawn by: a run's at one milestone."""
-    return transformers.weights_path(context.folder(artefact.needed("run")), artefact.spec["step"])
+    return weights_path(context.folder(artefact.needed("run")), artefact.spec["step"])
 
 
 def loaded(context: Context, artefact: Artefact) -> tuple[Transformer, dict, nn.Module]:
     """What samples are drawn by: (network, its checkpoint's facts, autoencoder), refused where one was made with another copy."""
     path, source = checkpoint(context, artefact), context.folder(artefact.needed("autoencoder"))
-    model, facts = transformers.load(path, context.device)
+    model, facts = load_transformer(path, context.device)
     files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
     return model, facts, models.load(source, context.device).to(memory_format=torch.channels_last)
 
@@ -108,5 +108,5 @@ def _report(progress: Progress, before: int, size: int, done: int, total: int) -
 def provenance(context: Context, artefact: Artefact) -> dict:
     """Where the samples come from: the checkpoint's own facts, its place and its hash."""
     path = checkpoint(context, artefact)
-    _, facts = transformers.load(path, torch.device("cpu"))
+    _, facts = load_transformer(path, torch.device("cpu"))
     return {"checkpoint": str(path), "checkpoint_sha256": files.sha256(path), **facts}

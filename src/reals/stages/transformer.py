@@ -17,14 +17,14 @@ from reals import files, rng
 from reals.data.images import Images
 from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.registry import Artefact
-from reals.method import checkpoints, ddpm, objectives, paths
+from reals.method import ddpm, objectives, paths
 from reals.method.models import autoencoder as autoencoders
 from reals.method.models.teacher import OnlineFeatures, pooled
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.method.sampling import Sampling, decode, draw
 from reals.planning import flops, rates
-from reals.records import provenance
 from reals.stages.context import Context
+from reals.stages.inputs import weights_path
 from reals.training import loop
 from reals.training.processes import Processes, add_weighted
 from reals.training.states import States
@@ -213,10 +213,6 @@ def utilisation(config: TransformerConfig, batch: int, precision: str, devices: 
     return peak and flops.TRAINED * flops.transformer_flops(config) * batch / (step_seconds * devices * peak)
 
 
-def weights_path(folder: Path, step: int) -> Path:
-    return folder / f"step_{step}.safetensors"
-
-
 def run(context: Context, artefact: Artefact, step: int) -> None:
     """Trains to ``step`` (a milestone; earlier ones are done) and writes its EMA weights, which say what they are.
 
@@ -281,14 +277,3 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
         weights_path(folder, step),
         lambda partial: save_file(state, partial, metadata={"reals": json.dumps(facts)}),
     )
-
-
-def load(path: Path, device: torch.device) -> tuple[Transformer, dict]:
-    """(the EMA network in eval mode, the facts written with it). MissingArtefact where the file is missing or damaged."""
-    if path.exists():
-        provenance.refuse_damaged(path)
-    try:
-        checkpoint = checkpoints.load(path, device=device)
-    except ValueError as error:
-        raise files.MissingArtefact(f"{error}; delete it and run `snakemake {path}`") from None
-    return checkpoint.model, checkpoint.facts
