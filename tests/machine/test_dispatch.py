@@ -86,14 +86,14 @@ def test_a_killed_job_gives_its_gpus_back(tmp_path):
 
 
 def test_one_process_on_one_machine_is_the_plain_command(tmp_path):
-    done = run(tmp_path, "--gpus", "8", "--threads", "2", "--together", "ids", "--scale", "smoke")
+    done = run(tmp_path, "--gpus", "8", "--threads", "2", "--together", "ids", "--config", "scale=smoke")
     out, err = done.communicate(timeout=60)
     assert done.returncode == 0, err
     assert "sit-b2-reals" in out
 
 
 def test_in_an_allocation_of_ones_own_gpus_are_leased_too(tmp_path):
-    done = run(tmp_path, "--gpus", "1", "ids", "--scale", "smoke", SLURM_JOB_ID="5", CUDA_VISIBLE_DEVICES="2,3")
+    done = run(tmp_path, "--gpus", "1", "ids", "--config", "scale=smoke", SLURM_JOB_ID="5", CUDA_VISIBLE_DEVICES="2,3")
     out, err = done.communicate(timeout=60)
     assert done.returncode == 0, err
     assert "sit-b2-reals" in out
@@ -101,7 +101,7 @@ def test_in_an_allocation_of_ones_own_gpus_are_leased_too(tmp_path):
 
 
 def test_a_mistake_keeps_its_exit_code_and_its_one_line(tmp_path):
-    done = run(tmp_path, "stage", "transformer", "--scale", "smoke", "no-such-id", "2")
+    done = run(tmp_path, "stage", "transformer", "no-such-id", "2", "--config", "scale=smoke")
     _, err = done.communicate(timeout=60)
     assert done.returncode == 2
     assert len(err.splitlines()) == 1 and "no-such-id" in err

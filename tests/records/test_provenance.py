@@ -24,7 +24,7 @@ def made(project) -> Registry:
     base = registry.autoencoders["sd-vae"]
     for stage, artefact in (("data", registry.data), ("extractor", registry.extractor), ("autoencoder", base),
                             ("analyse", registry.analyses["sd-vae"])):  # fmt: skip
-        assert main(["stage", stage, "--scale", "smoke", artefact.id]) == 0
+        assert main(["stage", stage, artefact.id, "--config", "scale=smoke"]) == 0
     return registry
 
 
@@ -53,7 +53,7 @@ def test_the_record_holds_inputs_times_and_versions(made):
     assert record["row"]["name"] == "sd-vae" and record["scale"] == "smoke" and record["packages"]["torch"]
     (attempt,) = record["attempts"]
     assert attempt["wall"] > 0 < attempt["cpu"] and attempt["device"] and attempt["code"] == files.code_version()
-    assert main(["stage", "autoencoder", "--scale", "smoke", made.autoencoders["sd-vae"].id]) == 0
+    assert main(["stage", "autoencoder", made.autoencoders["sd-vae"].id, "--config", "scale=smoke"]) == 0
     assert len(files.read_json(provenance.path_of(target))["attempts"]) == 2
 
 

@@ -64,7 +64,7 @@ def origin(finished, tmp_path_factory) -> Path:
     dvc(folder, "remote", "modify", "store", "verify", "true")
     reals(folder, "registry", "smoke")
     done = reals(
-        folder, "publish", "sit-b2-reals", "sit-b2-control", "autoencoder@reals", "autoencoder@control", "--scale", "smoke"
+        folder, "publish", "sit-b2-reals", "sit-b2-control", "autoencoder@reals", "autoencoder@control", "--config", "scale=smoke"
     )
     assert "6 recorded and pushed" in done.stdout
     run(folder, "git", "add", "-A", ".")
@@ -150,17 +150,17 @@ def test_verify_finds_a_file_that_differs_from_what_was_recorded(clone):
     made = registry(clone)
     weights = made.folder(made.runs["sit-b2-control"]) / "step_2.safetensors"
     decoder = made.folder(made.autoencoders["reals"]) / "diffusion_pytorch_model.safetensors"
-    assert "2 artefacts are whole, 0 damaged" in reals(clone, "verify", "--scale", "smoke").stdout
+    assert "2 artefacts are whole, 0 damaged" in reals(clone, "verify", "--config", "scale=smoke").stdout
     for path in (weights, decoder):
         (clone / path).chmod(0o644)
         content = bytearray((clone / path).read_bytes())
         content[-1] ^= 1
         (clone / path).write_bytes(content)
-    done = reals(clone, "verify", "--scale", "smoke", check=False)
+    done = reals(clone, "verify", "--config", "scale=smoke", check=False)
     assert done.returncode == 2
     assert str(weights) in done.stdout
     assert str(decoder) in done.stdout
-    reals(clone, "verify", "--scale", "smoke", "--remove")
+    reals(clone, "verify", "--config", "scale=smoke", "--remove")
     assert not (clone / weights).exists()
     assert not (clone / decoder.parent / "index.json").exists()
 
@@ -227,7 +227,7 @@ def test_verify_finds_dvc_s_list_wherever_its_cache_is(clone, tmp_path):
     spec = clone / registry(clone).folder(registry(clone).autoencoders["reals"]) / "spec.json"
     spec.chmod(0o644)
     spec.write_text(spec.read_text() + " ")
-    assert str(spec.relative_to(clone)) in reals(clone, "verify", "--scale", "smoke", check=False).stdout
+    assert str(spec.relative_to(clone)) in reals(clone, "verify", "--config", "scale=smoke", check=False).stdout
 
 
 @pytest.mark.workflow
@@ -246,10 +246,10 @@ def test_a_pulled_run_goes_on_from_its_state_and_not_from_the_start(origin, clon
     history = clone / target.parent / "log.jsonl"
     assert [json.loads(line)["step"] for line in history.read_text().splitlines()] == [2, 4]
     # It differs from what was published, and nothing of it is damaged.
-    assert " artefacts are whole, 0 damaged" in reals(clone, "verify", "--scale", "smoke", "--remove").stdout
+    assert " artefacts are whole, 0 damaged" in reals(clone, "verify", "--config", "scale=smoke", "--remove").stdout
     assert len(history.read_text().splitlines()) == 2
     reals(clone, "registry")
-    done = reals(clone, "publish", "run@sit-b2-control", "state@sit-b2-control", "--scale", "smoke", "--no-push")
+    done = reals(clone, "publish", "run@sit-b2-control", "state@sit-b2-control", "--config", "scale=smoke", "--no-push")
     assert "2 recorded: run@smoke_sit-b2-control, state@smoke_sit-b2-control" in done.stdout
 
 
@@ -268,7 +268,7 @@ def test_metrics_are_compared_between_commits(clone):
 def test_an_unreachable_remote_gets_one_line(origin, clone):
     dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
     dvc(clone, "remote", "modify", "--local", "store", "url", "/proc/no/such/folder")
-    done = reals(clone, "publish", "run@sit-b2-control", "--scale", "smoke", check=False)
+    done = reals(clone, "publish", "run@sit-b2-control", "--config", "scale=smoke", check=False)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "dvc push" in done.stderr
@@ -303,10 +303,10 @@ def test_a_remote_that_can_only_be_read_gives_and_takes_nothing_and_says_so(orig
         dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
         with pytest.raises(ConfigError, match=r"can be read but not written .*`dvc pull` works, `reals publish` does not"):
             preflight.dvc_remote(clone)
-        line = refused(clone, "publish", unpublished, "--scale", "smoke")
+        line = refused(clone, "publish", unpublished, "--config", "scale=smoke")
         assert "recorded in dvc.lock but not pushed (`dvc push`: " in line and "Read-only file system" in line
         subprocess.run(["mount", "-o", "remount,rw,bind", str(view)], check=True)
-        assert "1 recorded and pushed" in reals(clone, "publish", unpublished, "--scale", "smoke").stdout
+        assert "1 recorded and pushed" in reals(clone, "publish", unpublished, "--config", "scale=smoke").stdout
     finally:
         subprocess.run(["umount", "-l", str(view)], check=True)
 
@@ -324,7 +324,7 @@ def test_a_remote_behind_http_is_pulled_from(origin, clone, unpublished):
         dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
         assert planned(clone, str(registry(clone).outputs(registry(clone).runs["sit-b2-control"])[-1])) == {}
         assert "answers; HTTP gives and does not take" in preflight.dvc_remote(clone)
-        assert "objects failed" in (line := refused(clone, "publish", unpublished, "--scale", "smoke")) or "501" in line
+        assert "objects failed" in (line := refused(clone, "publish", unpublished, "--config", "scale=smoke")) or "501" in line
     finally:
         server.shutdown()
         server.server_close()
@@ -350,7 +350,7 @@ def test_a_pulled_file_that_is_not_the_one_that_was_made_is_named_and_pulled_aga
         lines = [line for line in done.stderr.splitlines() if line.startswith("reals: ")]
         assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
         assert lines and all(f"{path}: damaged (sha256 " in line for line in lines)
-        reals(clone, "verify", "--scale", "smoke", "--remove")
+        reals(clone, "verify", "--config", "scale=smoke", "--remove")
         dvc(clone, "pull", "-q", "run@smoke_sit-b2-control", "autoencoder@smoke_control")
         assert (clone / path).read_bytes() == whole
     snakemake(clone, str(evaluation))
@@ -378,11 +378,11 @@ def test_plots_of_two_commits_are_drawn_by_our_template(clone):
     [
         (["no-such-row"], "'no-such-row' names nothing that scale smoke publishes"),
         (["samples@sit-b2-reals_400K"], "nothing of this is finished"),
-        (["sit-b2-reals", "--scale", "demo"], "add this scale: `reals registry smoke demo`"),
+        (["sit-b2-reals", "--config", "scale=demo"], "add this scale: `reals registry smoke demo`"),
     ],
 )
 def test_publish_refuses_in_one_line(clone, arguments, says):
-    done = reals(clone, "publish", *arguments, *([] if "--scale" in arguments else ["--scale", "smoke"]), check=False)
+    done = reals(clone, "publish", *arguments, *([] if "--config" in arguments else ["--config", "scale=smoke"]), check=False)
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -384,7 +384,7 @@ def test_a_seed_repeats_training_on_the_same_data(project):
     assert first.autoencoders["reals"].id != second.autoencoders["reals"].id
     assert first.root == second.root
     assert Registry(config.load("smoke", seed=0)).autoencoders["reals"].id == first.autoencoders["reals"].id
-    assert second.experiment.command == ("--scale", "smoke", "--seed", "1")
+    assert second.experiment.overrides == ("scale=smoke", "seed=1")
 
 
 def test_a_unit_scale_start_is_the_same_autoencoder_at_another_scale(context):

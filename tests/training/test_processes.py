@@ -290,7 +290,7 @@ def launch(*arguments: str, module: str = "reals.machine.launch") -> subprocess.
 def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
     context, run = fresh
     folder = context.folder(run)
-    job = launch("stage", "transformer", "--scale", "smoke", run.id, "100000")
+    job = launch("stage", "transformer", run.id, "100000", "--config", "scale=smoke")
     try:
         wait_for(folder / "log.jsonl")
         job.send_signal(signal.SIGUSR1)
@@ -306,7 +306,7 @@ def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
 @pytest.mark.slow
 def test_torchrun_trains_a_run_of_the_dag_in_two_processes(fresh):
     context, run = fresh
-    job = launch("-m", "reals", "stage", "transformer", "--scale", "smoke", run.id, "10", module="torch.distributed.run")
+    job = launch("-m", "reals", "stage", "transformer", run.id, "10", "--config", "scale=smoke", module="torch.distributed.run")
     _, error = job.communicate(timeout=120)
     assert job.returncode == 0, error
     folder = context.folder(run)

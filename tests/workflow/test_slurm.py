@@ -173,7 +173,7 @@ def same_weights(folder: Path, undisturbed: Path) -> None:
 def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_local_run(cluster, undisturbed, folder):
     # A node whose scratch disk is broken, the first time: the site's own lines fail.
     broken = (
-        'case "$*" in *"stage sample "*" 001") mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
+        'case "$*" in *"stage sample "*" 001 --config "*) mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
     )
     set_site(folder, setup=broken)
     text = finished(start(folder, metrics(folder)), folder)

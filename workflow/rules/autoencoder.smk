@@ -11,7 +11,7 @@ rule autoencoder:
     resources:
         **asked("autoencoder"),
     shell:
-        launch("autoencoder") + " {wildcards.id} > {log} 2>&1"
+        launch("autoencoder", "{wildcards.id}") + " > {log} 2>&1"
 
 
 rule latents:
@@ -26,7 +26,7 @@ rule latents:
     resources:
         **asked("latents"),
     shell:
-        launch("latents") + " {wildcards.id} > {log} 2>&1"
+        launch("latents", "{wildcards.id}") + " > {log} 2>&1"
 
 
 rule analyse:
@@ -42,4 +42,4 @@ rule analyse:
     resources:
         **asked("analyse"),
     shell:
-        launch("analyse") + " {wildcards.analysis} > {log} 2>&1"
+        launch("analyse", "{wildcards.analysis}") + " > {log} 2>&1"

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from reals.planning import cost, preflight
 from reals.machine import dispatch, failures, prefork, site, usage
-from reals.experiment import figure_list, rehearsal
+from reals.cli.experiment import experiment_from
+from reals.experiment import figure_list
 from reals import files
 from reals.records import journal
-from reals.experiment.config import ConfigError, load
+from reals.experiment.config import ConfigError
 from reals.experiment.registry import Registry
-
-KNOWN_CONFIG = {"scale", "data", "seed", "rehearsal", "site"}
 
 
 def stop(message):
@@ -26,17 +25,7 @@ def stop(message):
 
 
 try:
-    for key in config:
-        if key not in KNOWN_CONFIG:
-            raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KNOWN_CONFIG))}")
-    if not isinstance(config.get("seed", 0), int):
-        raise ConfigError(f"--config seed={config['seed']}: expected a whole number")
-    EXPERIMENT = load(
-        str(config["scale"]),
-        data=str(config["data"]) if config.get("data") is not None else None,
-        seed=config.get("seed"),
-        rehearse=rehearsal.rehearse if rehearsal.wanted(config.get("rehearsal", False)) else None,
-    )
+    EXPERIMENT = experiment_from(config)
     REGISTRY = Registry(EXPERIMENT)
     SITE_FILE = Path(config.get("site") or "config/site.yaml")
     SITE = site.load(SITE_FILE)
@@ -47,7 +36,7 @@ SCALE = EXPERIMENT.scale
 ROOT = str(REGISTRY.root)
 # The interpreter snakemake runs in, so that `.venv/bin/snakemake` works without activating anything.
 REALS = f"{shlex.quote(sys.executable)} -m reals"
-ARGS = shlex.join(EXPERIMENT.command)
+ARGS = shlex.join(["--config", *EXPERIMENT.overrides])
 # What a job was granted goes to the launcher, which knows how to start it there.
 LAUNCH = (
     f"{shlex.quote(sys.executable)} -m reals.machine.dispatch"
@@ -56,9 +45,9 @@ LAUNCH = (
 )
 
 
-def launch(stage):
-    """The beginning of a job's command: the launcher, the stage and the experiment."""
-    return LAUNCH + (" --together" if stage in dispatch.TOGETHER else "") + f" stage {stage} {{ARGS}}"
+def launch(stage, which):
+    """A job's command: the launcher, the stage, which of its artefacts, and the experiment."""
+    return LAUNCH + (" --together" if stage in dispatch.TOGETHER else "") + f" stage {stage} {which} {{ARGS}}"
 
 
 STARTS = REGISTRY.root / "slurm.jsonl"

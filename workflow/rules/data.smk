@@ -8,7 +8,7 @@ rule data:
     resources:
         **asked("data"),
     shell:
-        launch("data") + " {wildcards.id} > {log} 2>&1"
+        launch("data", "{wildcards.id}") + " > {log} 2>&1"
 
 
 rule teacher:
@@ -23,7 +23,7 @@ rule teacher:
     resources:
         **asked("teacher"),
     shell:
-        launch("teacher") + " {wildcards.id} > {log} 2>&1"
+        launch("teacher", "{wildcards.id}") + " > {log} 2>&1"
 
 
 rule features:
@@ -38,7 +38,7 @@ rule features:
     resources:
         **asked("features"),
     shell:
-        launch("features") + " {wildcards.id} > {log} 2>&1"
+        launch("features", "{wildcards.id}") + " > {log} 2>&1"
 
 
 rule extractor:
@@ -53,4 +53,4 @@ rule extractor:
     resources:
         **asked("extractor"),
     shell:
-        launch("extractor") + " {wildcards.id} > {log} 2>&1"
+        launch("extractor", "{wildcards.id}") + " > {log} 2>&1"

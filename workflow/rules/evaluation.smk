@@ -10,7 +10,7 @@ rule sample:
     resources:
         **asked("sample"),
     shell:
-        launch("sample") + " {wildcards.id} {wildcards.shard} > {log} 2>&1"
+        launch("sample", "{wildcards.id} {wildcards.shard}") + " > {log} 2>&1"
 
 
 rule reference:
@@ -25,7 +25,7 @@ rule reference:
     resources:
         **asked("reference"),
     shell:
-        launch("reference") + " {wildcards.id} > {log} 2>&1"
+        launch("reference", "{wildcards.id}") + " > {log} 2>&1"
 
 
 rule evaluate:
@@ -41,7 +41,7 @@ rule evaluate:
     resources:
         **asked("evaluate"),
     shell:
-        launch("evaluate") + " {wildcards.evaluation} > {log} 2>&1"
+        launch("evaluate", "{wildcards.evaluation}") + " > {log} 2>&1"
 
 
 rule downstream:
@@ -57,4 +57,4 @@ rule downstream:
     resources:
         **asked("downstream"),
     shell:
-        launch("downstream") + " {wildcards.downstream} > {log} 2>&1"
+        launch("downstream", "{wildcards.downstream}") + " > {log} 2>&1"

@@ -13,7 +13,7 @@ def stated_by_the_scale(wildcards):
 
     A function, because Snakemake reads braces in plain texts as wildcards.
     """
-    return [f"paper: {SCALE.paper}", *(f"{key}: {value}" for key, value in drawn.protocol(REGISTRY).items())]
+    return [f"paper: {SCALE.paper}", *(f"{key}: {value}" for key, value in figure_list.protocol(REGISTRY).items())]
 
 
 def figure_inputs(wildcards):
@@ -55,12 +55,12 @@ rule figure:
         f"{ROOT}/logs/figure/{{figure}}.log",
     params:
         shown=figure_inputs,
-        caption=lambda wildcards: f"{drawn.title(wildcards.figure)}. {drawn.caption(EXPERIMENT, wildcards.figure)}",
+        caption=lambda wildcards: f"{figure_list.title(wildcards.figure)}. {figure_list.caption(EXPERIMENT, wildcards.figure)}",
         milestones=lambda wildcards: list(SCALE.milestones),  # their names label lines and rows
     wildcard_constraints:
         figure="|".join(FIGURE_NAMES),
     shell:
-        "{REALS} figure {ARGS} {wildcards.figure} > {log} 2>&1"
+        "{REALS} figure {wildcards.figure} {ARGS} > {log} 2>&1"
 
 
 rule report:

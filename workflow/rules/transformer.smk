@@ -21,4 +21,4 @@ rule transformer:
     resources:
         **asked("transformer"),
     shell:
-        launch("transformer") + " {wildcards.id} {wildcards.step} > {log} 2>&1"
+        launch("transformer", "{wildcards.id} {wildcards.step}") + " > {log} 2>&1"

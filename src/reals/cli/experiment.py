@@ -1,32 +1,65 @@
-"""Which experiment a command is about: `--config scale=... data=...`, as for `snakemake`."""
+"""Which experiment a command is about: `--config scale=... data=...`, as for `snakemake`, and `--sheets FOLDER`."""
 
 import argparse
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reals.experiment import rehearsal
 from reals.experiment.config import ConfigError, Experiment, load, read_yaml
+from reals.experiment.registry import Registry
 
 KEYS = ("scale", "data", "seed", "rehearsal", "site")
+ENTRY = re.compile(r"[A-Za-z_]\w*=")
 
 
 def add_experiment(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="as for snakemake: scale=imagenet256, data=/path/to/images (without: what config/config.yaml says)",
+        "--config", action="append", default=[], metavar="KEY=VALUE",
+        help="as for snakemake, one or several: scale=imagenet256 data=/path/to/images seed=1 rehearsal=true "
+        "(without: what config/config.yaml says)",
     )  # fmt: skip
-    p.add_argument("--sheets", type=Path, default=Path("config"), help="the folder of the sheets (config)")
+    add_sheets(p)
 
 
-def _given(options: argparse.Namespace) -> dict:
+def add_sheets(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--sheets", type=Path, default=Path("config"), metavar="FOLDER", help="the folder of the sheets (config)")
+
+
+def one_each(arguments: list[str]) -> list[str]:
+    """`--config a=1 b=2 id` as `--config a=1 --config b=2 id`: left to itself, argparse would take the id for an entry too.
+
+    ConfigError where no entry follows `--config`.
+    """
+    spread: list[str] = []
+    left = list(arguments)
+    while left:
+        spread.append(left.pop(0))
+        if spread[-1] == "--":
+            return spread + left
+        if spread[-1] != "--config" or not left:
+            continue
+        _entry(left[0])
+        spread.append(left.pop(0))
+        while left and ENTRY.match(left[0]):
+            spread += ["--config", left.pop(0)]
+    return spread
+
+
+def _entry(text: str) -> tuple[str, str]:
+    """(key, value) of "key=value"."""
+    key, equals, value = text.partition("=")
+    if not equals or key not in KEYS:
+        raise ConfigError(f"--config {text}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
+    return key, value
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
     """config.yaml with the command line's keys over it; ConfigError (one line) for a key nobody knows."""
     default = options.sheets / "config.yaml"
-    given = read_yaml(default) if default.exists() else {}
-    for entry in options.config:
-        key, equals, value = entry.partition("=")
-        if not equals or key not in KEYS:
-            raise ConfigError(f"--config {entry}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
-        given[key] = value
-    return given
+    stated = read_yaml(default) if default.exists() else {}
+    return stated | dict(_entry(text) for text in options.config)
 
 
 def site_file_of(options: argparse.Namespace) -> Path:
@@ -35,15 +68,24 @@ def site_file_of(options: argparse.Namespace) -> Path:
 
 def experiment_of(options: argparse.Namespace) -> Experiment:
     """ConfigError (one line) for a key nobody knows and for mistakes in sheets or scale."""
-    given = _given(options)
-    if "scale" not in given:
-        raise ConfigError(f"{options.sheets / 'config.yaml'} names no scale; pass --config scale=<name>")
-    data = given.get("data")
-    seed = given.get("seed")
+    return experiment_from(_given(options), options.sheets)
+
+
+def registry_of(options: argparse.Namespace) -> Registry:
+    return Registry(experiment_of(options))
+
+
+def experiment_from(stated: Mapping[str, Any], sheets: Path = Path("config")) -> Experiment:
+    """The experiment of `--config`'s keys, whether they come from a command line (as text) or from snakemake (parsed)."""
+    for key in stated:
+        if key not in KEYS:
+            raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KEYS))}")
+    if "scale" not in stated:
+        raise ConfigError(f"{sheets / 'config.yaml'} names no scale; pass --config scale=<name>")
+    data, seed = stated.get("data"), stated.get("seed")
     if seed is not None and not str(seed).isdecimal():
         raise ConfigError(f"--config seed={seed}: expected a whole number")
-    rehearsed = rehearsal.rehearse if rehearsal.wanted(given.get("rehearsal", False)) else None
     return load(
-        str(given["scale"]), data=None if data is None else str(data), seed=None if seed is None else int(seed),
-        folder=options.sheets, rehearse=rehearsed,
+        str(stated["scale"]), data=None if data is None else str(data), seed=None if seed is None else int(seed),
+        folder=sheets, rehearse=rehearsal.rehearse if rehearsal.wanted(stated.get("rehearsal", False)) else None,
     )  # fmt: skip

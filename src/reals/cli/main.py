@@ -10,9 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from reals.cli import check, evaluate, export, measure, plan, publish, reference, sample, why
-from reals.experiment import rehearsal
-from reals.experiment.config import load
-from reals.experiment.registry import Registry
+from reals.cli.experiment import add_experiment, one_each, registry_of
 from reals.machine import dispatch
 from reals.planning import rates
 from reals.records import journal, provenance
@@ -43,11 +41,7 @@ RENDERED = {
 
 def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
-    common.add_argument("--data", help="an ImageFolder in place of the scale's images")
-    common.add_argument("--seed", type=int, help="in place of the scale's seeds, but for the data's split")
-    common.add_argument("--rehearsal", action="store_true", help="the scale's rehearsal: every job at sizes that cost nothing")
-    common.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    add_experiment(common)
     top = argparse.ArgumentParser(prog="reals", description="ReaLS, reproduced. Snakemake calls these; so can you.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stage = commands.add_parser("stage", help="make one artefact of the DAG (what Snakemake calls)")
@@ -89,8 +83,7 @@ def _stage(name: str) -> Callable:
 def _run(options: argparse.Namespace) -> int | None:
     if hasattr(options, "run"):
         return options.run(options)
-    rehearse = rehearsal.rehearse if options.rehearsal else None
-    registry = Registry(load(options.scale, data=options.data, seed=options.seed, folder=options.config, rehearse=rehearse))
+    registry = registry_of(options)
     if options.command == "ids":
         for artefact in registry.all():
             print(f"{artefact.kind:12} {artefact.id:44} {registry.folder(artefact)}")
@@ -150,10 +143,9 @@ def main(arguments: list[str]) -> int:
     0 done, 75 stopped on request with state saved, 76 another process of the run died (both: run the same command again),
     2 a mistake to mend (one line says which), 1 a bug.
     """
-    options = parser().parse_args(arguments)
-    called = f"reals {options.command}" + (f" {options.stage}" if options.command == "stage" else "")
+    called = " ".join(["reals", *arguments[: 2 if arguments[:1] == ["stage"] else 1]])
     try:
-        return _run(options) or 0
+        return _run(parser().parse_args(one_each(arguments))) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors

@@ -1,7 +1,8 @@
 """`reals registry`, `publish` and `verify`: name every artefact for DVC, record and push finished ones, check what is here."""
 
 import argparse
-from pathlib import Path
+
+from reals.cli.experiment import add_experiment, add_sheets, registry_of
 
 
 def add(commands) -> None:
@@ -9,20 +10,18 @@ def add(commands) -> None:
     p = commands.add_parser("registry", help=text, description=text)
     p.add_argument("scales", nargs="*", help="scale names or files (those it holds already)")
     p.add_argument("--check", action="store_true", help="write nothing; fail where it is not up to date")
-    p.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    add_sheets(p)
     p.set_defaults(run=registry)
     text = "record finished artefacts in dvc.lock and push them to the DVC remote"
     p = commands.add_parser("publish", help=text, description=text)
     p.add_argument("names", nargs="+", help="rows of the sheets (every kind that has the name), run@NAME for one kind, or all")
-    p.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
-    p.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    add_experiment(p)
     p.add_argument("--no-push", action="store_true", help="record only; push later with `dvc push`")
     p.set_defaults(run=publish)
     text = "read every file of the artefacts that are here and name those that are damaged"
     p = commands.add_parser("verify", help=text, description=text)
     p.add_argument("names", nargs="*", default=["all"], help="as for publish (all)")
-    p.add_argument("--scale", default="demo", help="a name under config/scales/, or the path of a scale file")
-    p.add_argument("--config", type=Path, default=Path("config"), help="the folder of the sheets")
+    add_experiment(p)
     p.add_argument("--remove", action="store_true", help="delete what is damaged, so that snakemake remakes just that")
     p.set_defaults(run=verify)
 
@@ -31,8 +30,8 @@ def registry(options: argparse.Namespace) -> None:
     from reals import files
     from reals.records import publish
 
-    path = options.config / publish.REGISTRY
-    text = publish.document(options.scales or publish.known_scales(options.config), options.config)
+    path = options.sheets / publish.REGISTRY
+    text = publish.document(options.scales or publish.known_scales(options.sheets), options.sheets)
     if path.exists() and path.read_text() == text:
         print(f"{path}: up to date")
     elif options.check:
@@ -43,18 +42,19 @@ def registry(options: argparse.Namespace) -> None:
 
 
 def publish(options: argparse.Namespace) -> None:
-    from reals.experiment.config import load
-    from reals.experiment.registry import Registry
     from reals.records import publish
 
-    registry = Registry(load(options.scale, folder=options.config))
-    scales = publish.known_scales(options.config)
-    if options.scale not in scales:
+    registry = registry_of(options)
+    scales = publish.known_scales(options.sheets)
+    scale, *changes = registry.experiment.overrides
+    if changes:
+        raise ValueError(f"--config {changes[0]}: DVC knows scales as their files say they are; publish without it")
+    if (name := scale.removeprefix("scale=")) not in scales:
         raise ValueError(
-            f"{options.config / publish.REGISTRY} holds {', '.join(scales)}; add this scale: `reals registry {' '.join([*scales, options.scale])}`"
+            f"{options.sheets / publish.REGISTRY} holds {', '.join(scales)}; add this scale: `reals registry {' '.join([*scales, name])}`"
         )
-    if publish.document(scales, options.config) != (options.config / publish.REGISTRY).read_text():
-        raise ValueError(f"{options.config / publish.REGISTRY} is not what the sheets say; run `reals registry`, then publish")
+    if publish.document(scales, options.sheets) != (options.sheets / publish.REGISTRY).read_text():
+        raise ValueError(f"{options.sheets / publish.REGISTRY} is not what the sheets say; run `reals registry`, then publish")
     ready = []
     for item in publish.select(registry, options.names):
         whole = item.begun if item.stage in publish.PARTIAL else not item.missing
@@ -77,16 +77,14 @@ def publish(options: argparse.Namespace) -> None:
                 f"recorded in dvc.lock but not pushed ({error}); when `reals check` finds the DVC remote well, the same command goes on"
             ) from None
     print(f"{len(ready)} recorded{'' if options.no_push else ' and pushed'}: {', '.join(ready)}")
-    print(f"Now tell git:\n  git add dvc.lock {options.config / publish.REGISTRY} {registry.root}\n  git commit")
+    print(f"Now tell git:\n  git add dvc.lock {options.sheets / publish.REGISTRY} {registry.root}\n  git commit")
 
 
 def verify(options: argparse.Namespace) -> None:
     from reals import files
-    from reals.experiment.config import load
-    from reals.experiment.registry import Registry
     from reals.records import publish
 
-    registry = Registry(load(options.scale, folder=options.config))
+    registry = registry_of(options)
     whole = broken = 0
     for item in publish.select(registry, options.names):
         if not item.begun:

@@ -720,8 +720,7 @@ class Experiment:
     evaluations: dict[str, EvaluationRow]
     tables: dict[str, TableSheet]
     figures: FigureSheet
-    command: tuple[str, ...] = field(default=())  # command-line form of the overrides, for the rules' shell lines
-    overrides: tuple[str, ...] = field(default=())  # and as snakemake's --config takes them
+    overrides: tuple[str, ...] = field(default=())  # what --config takes to mean this experiment, of `reals` and snakemake
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
@@ -1014,12 +1013,9 @@ def load(
     paper = _validate(Paper, read_yaml(folder / "paper.yaml"), str(folder / "paper.yaml"))
     path = scale_path(folder, scale)
     values = read_yaml(path)
-    command, overrides = ["--scale", scale], [f"scale={scale}"]
+    overrides = [f"scale={scale}"]
     if rehearse is not None:
-        command.append("--rehearsal")
         overrides.append("rehearsal=true")
-    if folder != Path("config"):
-        command += ["--config", str(folder)]
     if data is not None:
         given = values.get("data") if isinstance(values.get("data"), dict) else {}
         name = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(data).resolve().name).strip("-.") or "images"
@@ -1036,7 +1032,6 @@ def load(
             values["evaluation"] = values["evaluation"] | {"reference": None}
         if isinstance(values.get("downstream"), dict) and values["downstream"].get("target") == "ink":
             values["downstream"] = values["downstream"] | {"target": "foreground"}
-        command += ["--data", data]
         overrides.append(f"data={data}")
     elif path.parent != folder / "scales" and (folder / "scales" / f"{values.get('name')}.yaml").exists():
         raise ConfigError(
@@ -1045,7 +1040,6 @@ def load(
     if seed is not None:
         given = values.get("seeds") if isinstance(values.get("seeds"), dict) else {}
         values["seeds"] = given | dict.fromkeys(Seeds.model_fields.keys() - {"data"}, seed)
-        command += ["--seed", str(seed)]
         overrides.append(f"seed={seed}")
     checked: Scale = _validate(Scale, values, str(path))
     if rehearse is not None:
@@ -1161,6 +1155,4 @@ def load(
             if name not in sheet:
                 raise ConfigError(f"{files['figures.yaml']}: {figure}: {_known(name, sheet, 'name')}")
     _check_weights(figures.figure5["evaluations"], evaluations, runs, autoencoders, f"{files['figures.yaml']}: figure5")
-    return Experiment(
-        folder, files, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(command), tuple(overrides)
-    )
+    return Experiment(folder, files, paper, checked, autoencoders, runs, evaluations, tables, figures, tuple(overrides))

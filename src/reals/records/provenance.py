@@ -19,9 +19,9 @@ from pathlib import Path
 from reals import files
 from reals.experiment.config import ConfigError
 from reals.experiment.registry import Artefact, Registry
+from reals.machine import usage
 from reals.planning import rates
 from reals.planning.cost import Costs
-from reals.records import journal
 
 PACKAGES = ("torch", "torchvision", "diffusers", "timm", "lpips", "torch-fidelity", "numpy", "scipy", "pillow")
 SHEET = {"autoencoder": "autoencoders", "latents": "autoencoders", "analysis": "autoencoders", "run": "runs",
@@ -66,7 +66,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
         "python": sys.version.split()[0], "packages": {name: _version(name) for name in PACKAGES},
     }  # fmt: skip
     files.write_json(path, made | {"attempts": [*earlier, attempt]})
-    with journal.measured() as times:
+    with usage.measured() as times:
         yield
     digest = _digest(target)
     files.write_json(path, made | ({"sha256": digest} if digest else {}) | {"attempts": [*earlier, attempt | times]})
