@@ -66,12 +66,7 @@ def test_a_room_imports_from_rooms_above(file: str):
 SHARED_BY_STAGES = {"stages/__init__.py", "stages/context.py", "stages/inputs.py"}
 # Still to be moved to where they belong.
 SIBLINGS = {
-    ("stages/analyse.py", "stages/classifiers.py"),
-    ("stages/analyse.py", "stages/evaluate.py"),
-    ("stages/downstream.py", "stages/evaluate.py"),
     ("stages/downstream.py", "stages/labelled.py"),
-    ("stages/evaluate.py", "stages/classifiers.py"),
-    ("stages/evaluate.py", "stages/sample.py"),
 }
 
 

@@ -83,7 +83,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("cell", SAMPLERS)
 def test_a_row_chooses_its_sampler(cell, project):
     from reals.method.models.transformer import TransformerConfig
-    from reals.stages.sample import sampling_of
+    from reals.stages.inputs import sampling_of
 
     before = ids()
     edit(
@@ -103,7 +103,7 @@ def test_a_row_chooses_its_sampler(cell, project):
 
 
 def test_a_run_on_another_path_is_sampled_on_it(project):
-    from reals.stages.sample import sampling_of
+    from reals.stages.inputs import sampling_of
 
     before, sheet = ids(), Path("config/runs.tsv")
     lines = [line if line.startswith("#") else f"{line}\t-" for line in sheet.read_text().splitlines()]

@@ -233,12 +233,12 @@ def test_torch_fidelity_finds_the_same_fid_with_the_registered_network(finished,
     import torch
     import torch_fidelity
 
-    from reals.stages import classifiers
     from reals.stages.context import Context
+    from reals.stages.inputs import load_extractor
 
     monkeypatch.chdir(finished)
     context = Context(at(finished))
-    classifiers.load_extractor(context)
+    load_extractor(context)
     registry, train = context.registry, context.images("train")
 
     class Bytes(torch.utils.data.Dataset):

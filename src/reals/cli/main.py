@@ -62,7 +62,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _stage(name: str) -> Callable:
-    from reals.stages import analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, sample, transformer
+    from reals.stages import (
+        analyse,
+        autoencoder,
+        classifiers,
+        data,
+        downstream,
+        evaluate,
+        features,
+        latents,
+        reference,
+        sample,
+        transformer,
+    )
 
     return {
         "data": data.run,
@@ -73,7 +85,7 @@ def _stage(name: str) -> Callable:
         "latents": latents.run,
         "transformer": transformer.run,
         "sample": sample.run,
-        "reference": evaluate.reference,
+        "reference": reference.run,
         "evaluate": evaluate.run,
         "analyse": analyse.run,
         "downstream": downstream.run,

@@ -1,4 +1,4 @@
-"""Stages `teacher` and `extractor`: the networks that teach and that judge, trained here or brought in."""
+"""Stages `teacher` and `extractor`: the networks that teach and that measure, trained here or brought in."""
 
 import math
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from reals.machine.usage import work
 from reals.measure import extractors
 from reals.method.models import teacher as teachers
 from reals.stages.context import Context
+from reals.stages.inputs import extractor_config
 from reals.training import loop
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's
@@ -170,8 +171,8 @@ def teacher(context: Context, artefact: Artefact) -> None:
 
 
 def extractor(context: Context, artefact: Artefact) -> None:
-    """Trains one of the scale's judges, or verifies Inception's weights."""
-    config = _judge(context, artefact)
+    """Trains one of the scale's feature extractors, or verifies Inception's weights."""
+    config = extractor_config(context, artefact)
     folder = context.begin(artefact)
     if config.kind == "inception":
         weights = Path(config.weights) if config.weights else None
@@ -191,30 +192,3 @@ def extractor(context: Context, artefact: Artefact) -> None:
     score = _train(context, config, network, lambda x: x, folder)
     extractors.save_small_cnn(network.cpu(), folder)
     files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)
-
-
-def _judge(context: Context, artefact: Artefact):
-    evaluation, second = context.scale.evaluation, context.registry.second_extractor
-    return evaluation.second if second is not None and artefact.id == second.id else evaluation.extractor
-
-
-def extractor_sha256(context: Context, artefact: Artefact) -> str:
-    """What tells one copy of a judge from another: its files, or the weights that it was made from."""
-    manifest = files.opened(context.folder(artefact))
-    return manifest.get("weights_sha256") or files.fingerprint(manifest)
-
-
-def load_extractor(context: Context, artefact: Artefact | None = None) -> extractors.Extractor:
-    """The scale's feature network (or the one that ``artefact`` is), ready on the context's device."""
-    artefact = artefact or context.registry.extractor
-    config = _judge(context, artefact)
-    folder = context.folder(artefact)
-    files.verified(folder)
-    if config.kind == "inception":
-        return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
-    if config.name not in FEATURE_EXTRACTORS_REGISTRY:
-        extractors.register_with_torch_fidelity(config.name, folder)
-    return extractors.small_cnn_extractor(extractors.load_small_cnn(folder), config.name).to(context.device)

@@ -13,6 +13,7 @@ from reals.data.images import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
+from reals.measure.features import batches
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
 from reals.method.models.teacher import OnlineFeatures
@@ -20,7 +21,6 @@ from reals.method.sampling import shard_range
 from reals.progress import Progress
 from reals.stages import labelled
 from reals.stages.context import Context
-from reals.stages.evaluate import batches
 from reals.training import loop
 
 INK = 0.5  # brightness above which a pixel is ink
