@@ -120,7 +120,7 @@ def outside(task: TransformerTask, rounds: int, clock: str) -> None:
 
 def update(task: TransformerTask) -> None:
     """All of a step that follows the gradients."""
-    from reals.training.loop import update_ema
+    from reals.training.ema import update_ema
 
     for parameter in task.model.parameters():
         if parameter.requires_grad:

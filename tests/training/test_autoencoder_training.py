@@ -24,6 +24,7 @@ from reals.stages import autoencoder, data
 from reals.stages.autoencoder import adaptive_weight
 from reals.stages.context import Context
 from reals.training import loop
+from reals.training.log import OF_THE_MACHINE, read_log
 from reals.training.processes import Processes
 
 GAN = {"start": 0, "ramp": 0, "channels": 4, "layers": 1}
@@ -137,10 +138,10 @@ def test_two_processes_train_as_one_does(tmp_path, name):
     one, two = final(tmp_path / "1"), final(tmp_path / "2")
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=key)
-    logs = [loop.read_log(tmp_path / n / "log.jsonl") for n in "12"]
+    logs = [read_log(tmp_path / n / "log.jsonl") for n in "12"]
     for a, b in zip(*logs, strict=True):
         assert a.keys() == b.keys()
-        for key in a.keys() - loop.OF_THE_MACHINE:
+        for key in a.keys() - OF_THE_MACHINE:
             assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
 
 
@@ -173,10 +174,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
     assert len(leaves[0]) == len(leaves[1]) > 100
     for a, b in zip(*leaves, strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    logs = [
-        [{k: v for k, v in r.items() if k not in loop.OF_THE_MACHINE} for r in loop.read_log(tmp_path / n / "log.jsonl")]
-        for n in "ab"
-    ]
+    logs = [[{k: v for k, v in r.items() if k not in OF_THE_MACHINE} for r in read_log(tmp_path / n / "log.jsonl")] for n in "ab"]
     assert logs[0] == logs[1]
 
 
@@ -196,7 +194,7 @@ def test_every_term_is_logged_raw_and_weighted_and_the_held_out_batch_now_and_th
     made = task()
     made.held_out_every = 2
     loop.train(made, tmp_path, 4, label="a", engine=config.EngineConfig(log_every=1))
-    records = loop.read_log(tmp_path / "log.jsonl")
+    records = read_log(tmp_path / "log.jsonl")
     for record in records:
         names = ("mse", "lpips", "gan", "kl", "align")
         assert record["loss"] == pytest.approx(sum(record[f"{n}_weighted"] for n in names), rel=1e-5)

@@ -17,12 +17,15 @@ from reals.method.models import teacher as teachers
 from reals.stages.context import Context
 from reals.stages.inputs import extractor_config
 from reals.training import loop
+from reals.training.data_order import data_order
+from reals.training.schedule import cosine, set_lr
+from reals.training.task import Task
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's
 
 
 @dataclass
-class ClassifierTask(loop.Task):
+class ClassifierTask(Task):
     """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
 
     ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero. For a teacher that stands in
@@ -45,14 +48,13 @@ class ClassifierTask(loop.Task):
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
     def update(self, step: int) -> dict[str, Tensor]:
-        indices = loop.data_order(self.seed, step, self.batch, len(self.images))
+        indices = data_order(self.seed, step, self.batch, len(self.images))
         g = rng.generator(self.seed, "augmentation", step)
         flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
         x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
         x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
         y = torch.from_numpy(self.images.labels[indices]).to(self._device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        set_lr(self.optimizer, cosine(self.lr, step, self.steps))
         self.network.train()
         loss = self.loss(self.inputs(x), y)
         self.optimizer.zero_grad(set_to_none=True)

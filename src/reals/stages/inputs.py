@@ -14,7 +14,7 @@ from reals.method.models.transformer import Transformer
 from reals.method.sampling import Sampling
 from reals.records import provenance
 from reals.stages.context import Context
-from reals.training.loop import OF_THE_MACHINE, read_log
+from reals.training.log import OF_THE_MACHINE, read_log
 
 CURVE_POINTS = 100
 
