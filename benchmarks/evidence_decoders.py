@@ -15,7 +15,7 @@ import torch
 from evidence_errors import batches_of, chosen, decoded, encoded, fid_of
 from torch import Tensor
 
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.method.models.lpips import lpips_network
 from reals.method.sampling import draw

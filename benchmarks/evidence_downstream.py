@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from reals import rng
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.measure.features import batches
 from reals.method.models import teacher as teachers

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reals import rng
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Artefact, Registry
 from reals.measure import extractors
 from reals.measure.features import batches

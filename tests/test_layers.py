@@ -94,7 +94,7 @@ def loaded_after(imports: str, names: tuple[str, ...]) -> list[str]:
 def test_planning_the_dag_never_imports_torch():
     imports = """
 from reals import files
-from reals.experiment import config, figure_list, registry, rehearsal
+from reals.experiment import figure_list, load, registry, rehearsal
 from reals.machine import dispatch, failures, prefork, site, usage
 from reals.planning import cost, preflight
 from reals.records import journal"""

@@ -6,7 +6,7 @@ import browser
 import numpy as np
 import pytest
 
-from reals.experiment.config import TableRow, TableSheet
+from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report import figures, page, tables
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from reals.experiment import figure_list
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.report import drawing, figures
 from reals.report.figures import Curve, Guided, Latents, Milestone, WeightPoint

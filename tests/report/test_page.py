@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from reals.experiment.config import TableRow, TableSheet
+from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report import figures, page, tables
 
 HASH = "0123456789abcdef" * 4

@@ -10,12 +10,11 @@ from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reals.experiment import config
-from reals.experiment.config import TableRow, TableSheet
+from reals.experiment.report_sheets import TableRow, TableSheet, read_tables
 from reals.report import tables
 
 CONFIG = REPOSITORY / "config"
-SHEETS, _ = config._tables(CONFIG / "tables.yaml", CONFIG / "tables")
+SHEETS, _ = read_tables(CONFIG / "tables.yaml", CONFIG / "tables")
 NETWORK = "digits-cnn"
 COMMON = {
     "scale": "demo",

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from reals import files
 from reals.data import cache, readers
-from reals.experiment import config, registry
+from reals.experiment import registry
+from reals.experiment.load import load
 from reals.measure import extractors
 from reals.measure.features import batches
 from reals.measure.metrics.generation import generation_metrics
@@ -40,7 +41,7 @@ def context(project):
     """The smoke scale with prepared images of both flips."""
     edit(project / "config/scales/smoke.yaml", "flip: false", "flip: true")
     edit(project / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
-    made = Context(registry.Registry(config.load("smoke")))
+    made = Context(registry.Registry(load("smoke")))
     data.run(made, made.registry.data)
     return made
 
@@ -109,7 +110,7 @@ def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_
 
 def test_cls_tokens_alone_can_be_cached(context, project):
     edit(project / "config/scales/smoke.yaml", "features: cached", "features: cls")
-    r = registry.Registry(config.load("smoke"))
+    r = registry.Registry(load("smoke"))
     context = Context(r)
     # What needs patches computes them; what is aligned to the cls token alone reads it.
     assert next(a.kind for a in r.autoencoders["reals"].needs if a.kind != "data") == "teacher"
@@ -195,7 +196,7 @@ def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says
         paged = analyse._reconstruction(context, vae, held_out, indices)
     assert paged == pytest.approx(whole, rel=1e-3)
     edit(project / "config/scales/smoke.yaml", "analysis: {", "analysis: {reconstruction_images: 9, ")
-    more = registry.Registry(config.load("smoke"))
+    more = registry.Registry(load("smoke"))
     assert more.analyses["sd-vae"].id != r.analyses["sd-vae"].id
     jobs = [cost.Costs(which).jobs for which in (r, more)]
     plain, fewer = (sum(job.flops for job in found.values() if job.stage == "analyse") for found in jobs)
@@ -279,7 +280,7 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
     assert len(rows) == 7
     train = {"demo": 4000, "cifar10": 50000}
     for name, of, images, flips, row, size in rows:
-        scale = config.load(name).scale
+        scale = load(name).scale
         n = scale.data.expected_images or train[name]
         teacher = cost.teacher_width(scale.teachers["large"])
         planned = (
@@ -321,7 +322,7 @@ def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project
         project / "config/scales/smoke.yaml", "  pr_reference:",
         "  second: {kind: small-cnn, name: other-cnn, width: 4, blocks: 2, steps: 2, batch: 8, lr: 1.0e-3, seed: 99}\n  pr_reference:",
     )  # fmt: skip
-    context = Context(registry.Registry(config.load("smoke")))
+    context = Context(registry.Registry(load("smoke")))
     r = context.registry
     data.run(context, r.data)
     classifiers.extractor(context, r.extractor)
@@ -337,5 +338,5 @@ def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project
     images = context.images("train")
     found = extractors.extract(second, batches(images))
     assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
-    plain = registry.Registry(config.load("demo")).evaluations["sit-b2-reals_400K"]
+    plain = registry.Registry(load("demo")).evaluations["sit-b2-reals_400K"]
     assert "second" not in plain.identity

@@ -13,8 +13,10 @@ from forks import codes, fork_all
 from PIL import Image
 from small import ALIGN, LPIPS, Pictures, task
 
-from reals.experiment import config
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.scale import EngineConfig
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
 from reals.method.models import autoencoder as models
@@ -123,7 +125,7 @@ def trained(folder: Path, name: str) -> None:
         made = task(processes, batch=7, **VARIANTS[name])
         for optimizer in (made.optimizer, made.discriminator_optimizer):
             optimizer.param_groups[0]["eps"] = EPSILON
-        loop.train(made, folder, STEPS, label="a", processes=processes, engine=config.EngineConfig(log_every=1))
+        loop.train(made, folder, STEPS, label="a", processes=processes, engine=EngineConfig(log_every=1))
 
 
 def final(folder: Path) -> dict:
@@ -159,7 +161,7 @@ def test_more_shares_than_images_are_refused():
 
 @pytest.mark.parametrize("name", ["default", "balanced"])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
-    engine = config.EngineConfig(log_every=1)
+    engine = EngineConfig(log_every=1)
 
     def run(folder, *stops):
         for steps in stops:
@@ -193,7 +195,7 @@ def test_the_average_is_what_is_kept(tmp_path):
 def test_every_term_is_logged_raw_and_weighted_and_the_held_out_batch_now_and_then(tmp_path):
     made = task()
     made.held_out_every = 2
-    loop.train(made, tmp_path, 4, label="a", engine=config.EngineConfig(log_every=1))
+    loop.train(made, tmp_path, 4, label="a", engine=EngineConfig(log_every=1))
     records = read_log(tmp_path / "log.jsonl")
     for record in records:
         names = ("mse", "lpips", "gan", "kl", "align")
@@ -270,7 +272,7 @@ def context(project):
         edit(path, "images_per_class: 40", "images_per_class: 10")
         for old, new in edits.values():
             edit(path, old, new)
-        context = Context(Registry(config.load("smoke")))
+        context = Context(Registry(load("smoke")))
         data.run(context, context.registry.data)
         return context
 
@@ -278,7 +280,7 @@ def context(project):
 
 
 def test_presets_are_complete_and_each_trains(project):
-    paper = config.load("smoke").paper
+    paper = load("smoke").paper
     assert set(paper.autoencoder) == {"default", "ldm", "llamagen"}
     ids = set()
     for name, loss in paper.autoencoder.items():
@@ -287,15 +289,15 @@ def test_presets_are_complete_and_each_trains(project):
         scale.write_text(
             text.replace("name: smoke", f"name: {name}").replace("autoencoder:\n", f"autoencoder:\n  preset: {name}\n", 1)
         )
-        spec = Registry(config.load(str(scale))).autoencoders["reals"].spec
-        ids.add(Registry(config.load(str(scale))).autoencoders["reals"].id)
+        spec = Registry(load(str(scale))).autoencoders["reals"].spec
+        ids.add(Registry(load(str(scale))).autoencoders["reals"].id)
         made = task(**{k: spec[k] for k in ("pixel", "lambda_p", "lambda_g", "gan_weight", "betas", "weight_decay", "grad_clip")})
         assert torch.isfinite(made.update(3)["loss"])
         assert (spec["pixel"], spec["lambda_g"]) == (loss.pixel, loss.lambda_g)
         # The smoke scale's own start and ramp win over the preset's.
         assert (spec["gan"]["start"], spec["gan"]["ramp"]) == (0, 2)
     assert len(ids) == 3
-    assert Registry(config.load("imagenet256")).autoencoders["reals"].spec["gan"] == {
+    assert Registry(load("imagenet256")).autoencoders["reals"].spec["gan"] == {
         "start": 0,
         "ramp": 5000,
         "channels": 64,
@@ -305,8 +307,8 @@ def test_presets_are_complete_and_each_trains(project):
 
 def test_an_unknown_preset_is_refused(project):
     edit(project / "config/scales/smoke.yaml", "autoencoder:\n", "autoencoder:\n  preset: vqgan\n")
-    with pytest.raises(config.ConfigError, match="preset 'vqgan'"):
-        config.load("smoke")
+    with pytest.raises(ConfigError, match="preset 'vqgan'"):
+        load("smoke")
 
 
 def test_the_folder_carries_the_latent_scale(context):
@@ -376,12 +378,12 @@ def test_a_base_with_another_checksum_is_refused_before_it_is_read(context, tmp_
 
 
 def test_a_seed_repeats_training_on_the_same_data(project):
-    first, second = (Registry(config.load("smoke", seed=s)) for s in (None, 1))
+    first, second = (Registry(load("smoke", seed=s)) for s in (None, 1))
     assert first.data.id == second.data.id
     assert first.teachers["large"].id == second.teachers["large"].id
     assert first.autoencoders["reals"].id != second.autoencoders["reals"].id
     assert first.root == second.root
-    assert Registry(config.load("smoke", seed=0)).autoencoders["reals"].id == first.autoencoders["reals"].id
+    assert Registry(load("smoke", seed=0)).autoencoders["reals"].id == first.autoencoders["reals"].id
     assert second.experiment.overrides == ("scale=smoke", "seed=1")
 
 
@@ -417,8 +419,8 @@ def test_a_base_that_is_not_there_is_refused_before_the_first_job(project, path,
         "sd-vae: {kind: trained, steps: 3, batch: 8, lr: 1.0e-3, lambda_k: 1.0e-6}",
         f"sd-vae: {{kind: diffusers, path: {path}}}",
     )
-    with pytest.raises(config.ConfigError, match=f"bases.sd-vae.path: {path}.*{says}"):
-        preflight.check(Registry(config.load("smoke")))
+    with pytest.raises(ConfigError, match=f"bases.sd-vae.path: {path}.*{says}"):
+        preflight.check(Registry(load("smoke")))
 
 
 @pytest.mark.slow

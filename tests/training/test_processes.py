@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reals import rng
-from reals.experiment import config, registry
-from reals.experiment.config import EngineConfig
+from reals.experiment import registry
+from reals.experiment.load import load
+from reals.experiment.scale import EngineConfig
 from reals.machine import signals
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
@@ -266,7 +267,7 @@ def stages(tmp_path_factory):
 
 
 def until_latents():
-    context = Context(registry.Registry(config.load("smoke")))
+    context = Context(registry.Registry(load("smoke")))
     run = context.registry.runs["sit-b2-sd-vae"]
     data.run(context, context.registry.data)
     autoencoder.run(context, context.registry.autoencoders["sd-vae"])
@@ -339,7 +340,7 @@ def test_pictures_do_not_disturb_the_run(fresh):
     assert np.asarray(pictures[1]).std() > 0
     shutil.rmtree(folder)
     edit(Path("config/scales/smoke.yaml"), "sample_every: 5", "sample_every: 0")
-    plain = Context(registry.Registry(config.load("smoke")))
+    plain = Context(registry.Registry(load("smoke")))
     assert plain.registry.runs["sit-b2-sd-vae"].id == run.id
     transformer.run(plain, run, 10)
     assert (folder / "step_10.safetensors").read_bytes() == weights

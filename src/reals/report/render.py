@@ -6,8 +6,8 @@ import pandas as pd
 
 from reals import files
 from reals.experiment import figure_list
-from reals.experiment.config import repeats
 from reals.experiment.registry import Registry
+from reals.experiment.repeats import repeats
 from reals.records import journal, provenance
 from reals.report import page, tables
 from reals.report.drawing import FIGURES, Missing

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from reals.experiment.config import TableRow, TableSheet
-from reals.experiment.vocabulary import LITERATURE, LITERATURE_MARK, METRIC_NAMES, MINUS, MISSING, PLAIN_NAMES, tex
+from reals.experiment.report_sheets import TableRow, TableSheet
+from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSING, tex
+from reals.experiment.vocabulary import METRIC_NAMES, PLAIN_NAMES
 from reals.files import write_text
 from reals.measure.extractors import metric_name
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import edit
 
-from reals.experiment.config import ConfigError, load
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 
 SCALES = ["demo", "smoke", "cifar10", "imagenet256"]
 
