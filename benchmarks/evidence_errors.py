@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from reals import rng
 from reals.experiment.load import load
 from reals.experiment.registry import Artefact, Registry
-from reals.measure import extractors
+from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics.generation import distance
 from reals.method import paths, samplers
@@ -62,7 +62,7 @@ def fid_of(context: Context) -> Callable[[np.ndarray], str]:
     ]
 
     def fid(made: np.ndarray) -> str:
-        pools = [(extractors.extract(extractor, batches(made)).pool, reference) for extractor, reference in pairs]
+        pools = [(extract(extractor, batches(made)).pool, reference) for extractor, reference in pairs]
         return ", ".join(f"{distance(pool, reference):.2f}" for pool, reference in pools)
 
     return fid

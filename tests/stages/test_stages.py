@@ -14,7 +14,7 @@ from reals import files
 from reals.data import cache, readers
 from reals.experiment import registry
 from reals.experiment.load import load
-from reals.measure import extractors
+from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics.generation import generation_metrics
 from reals.method.models import autoencoder as models
@@ -336,7 +336,7 @@ def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project
     assert second.network.config.blocks == 2
     real = inputs.load_reference(context, r.second_reference)
     images = context.images("train")
-    found = extractors.extract(second, batches(images))
+    found = extract(second, batches(images))
     assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
     plain = registry.Registry(load("demo")).evaluations["sit-b2-reals_400K"]
     assert "second" not in plain.identity

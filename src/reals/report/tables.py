@@ -14,7 +14,7 @@ from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSING, tex
 from reals.experiment.vocabulary import METRIC_NAMES, PLAIN_NAMES
 from reals.files import write_text
-from reals.measure.extractors import metric_name
+from reals.measure.extractor import metric_name
 
 Results = Mapping[tuple[str, str], Mapping[str, Any] | None]
 Status = Literal["measured", "missing", "literature"]

@@ -9,7 +9,7 @@ from reals.arrays import save_npz
 from reals.data.images import Images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
-from reals.measure import extractors
+from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics import semantics
 from reals.measure.metrics.frechet import Moments, frechet_distance
@@ -134,7 +134,7 @@ def _reconstruction(context: Context, vae, images: Images, indices: np.ndarray) 
                 for name, score in parts.items():
                     scores.setdefault(name + suffix, []).append(score.cpu())
         for name, some in (("real", page), *((suffix, torch.cat(parts)) for suffix, parts in decoded.items())):
-            features[name].append(extractors.extract(extractor, batches(some.numpy())).pool)
+            features[name].append(extract(extractor, batches(some.numpy())).pool)
     values = {name: float(torch.cat(parts).mean()) for name, parts in scores.items()}
     real, *made = (Moments.of(torch.cat(parts)).finalize() for parts in features.values())
     for suffix, found in zip(("", "_mean"), made, strict=True):

@@ -12,7 +12,8 @@ from reals import files, rng
 from reals.data.images import Images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
-from reals.measure import extractors
+from reals.measure.extractors.inception import inception
+from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.method.models import teacher as teachers
 from reals.stages.context import Context
 from reals.stages.inputs import extractor_config
@@ -180,17 +181,15 @@ def extractor(context: Context, artefact: Artefact) -> None:
         weights = Path(config.weights) if config.weights else None
         if weights is not None and not weights.is_file():
             raise ValueError(f"evaluation.extractor.weights: {weights}: no such file; give torch-fidelity's Inception weights")
-        extractors.inception(weights, config.sha256)
+        inception(weights, config.sha256)
         files.seal(
             folder, [], name=config.name, weights_sha256=files.sha256(weights) if weights else "torch-fidelity's own download"
         )
         return
     images = context.images("train")
-    network = extractors.SmallCNN(
-        extractors.SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1)
-    )
-    extractors.initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
+    network = SmallCNN(SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1))
+    initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
     network = network.to(context.device, memory_format=torch.channels_last)
     score = _train(context, config, network, lambda x: x, folder)
-    extractors.save_small_cnn(network.cpu(), folder)
+    save_small_cnn(network.cpu(), folder)
     files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)

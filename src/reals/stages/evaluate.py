@@ -8,7 +8,7 @@ from reals import files
 from reals.arrays import save_npz
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
-from reals.measure import extractors
+from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics.generation import Reference, generation_metrics
 from reals.progress import Progress
@@ -64,14 +64,14 @@ def run(context: Context, artefact: Artefact) -> None:
     extractor = load_extractor(context)
     progress = Progress(f"features {artefact.name}", n)
     with work():
-        found = extractors.extract(extractor, (b for s in shards for b in batches(s)), progress.update)
+        found = extract(extractor, (b for s in shards for b in batches(s)), progress.update)
         values = generation_metrics(
             found, real, k=artefact.spec["pr_k"], pr_reference=len(real.features), split_size=artefact.spec["is_split"],
             kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=scale.seeds.analysis,
         )  # fmt: skip
         if registry.second_reference is not None:
             other = load_extractor(context, registry.second_extractor)
-            theirs = extractors.extract(other, (b for s in shards for b in batches(s)))
+            theirs = extract(other, (b for s in shards for b in batches(s)))
             beside = load_reference(context, registry.second_reference)
             values["fid_second"] = generation_metrics(theirs, beside, pr_reference=0)["fid"]
     run_artefact = samples_artefact.needed("run")

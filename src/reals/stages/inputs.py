@@ -7,8 +7,12 @@ import torch
 
 from reals import files
 from reals.experiment.registry import Artefact
-from reals.measure import evaluation, extractors
+from reals.measure.extractor import Extractor
+from reals.measure.extractors.inception import inception
+from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
+from reals.measure.extractors.torch_fidelity import register_with_torch_fidelity
 from reals.measure.metrics.generation import Reference
+from reals.measure.references import reference_from
 from reals.method import checkpoints
 from reals.method.models.transformer import Transformer
 from reals.method.sampling import Sampling
@@ -31,20 +35,20 @@ def extractor_sha256(context: Context, artefact: Artefact) -> str:
     return manifest.get("weights_sha256") or files.fingerprint(manifest)
 
 
-def load_extractor(context: Context, artefact: Artefact | None = None) -> extractors.Extractor:
+def load_extractor(context: Context, artefact: Artefact | None = None) -> Extractor:
     """The scale's feature extractor (or the one that ``artefact`` is), ready on the context's device."""
     artefact = artefact or context.registry.extractor
     config = extractor_config(context, artefact)
     folder = context.folder(artefact)
     files.verified(folder)
     if config.kind == "inception":
-        return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
+        return inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
     if config.name not in FEATURE_EXTRACTORS_REGISTRY:
-        extractors.register_with_torch_fidelity(config.name, folder)
-    return extractors.small_cnn_extractor(extractors.load_small_cnn(folder), config.name).to(context.device)
+        register_with_torch_fidelity(config.name, folder)
+    return small_cnn_extractor(load_small_cnn(folder), config.name).to(context.device)
 
 
 def load_reference(context: Context, artefact: Artefact) -> Reference:
@@ -53,7 +57,7 @@ def load_reference(context: Context, artefact: Artefact) -> Reference:
     made_with = files.verified(folder).get("extractor_sha256")
     files.refuse_other_copy(extractor_sha256(context, extractor), made_with, context.folder(extractor), folder)
     with np.load(folder / "reference.npz") as stored:
-        return evaluation.reference_from({k: stored[k] for k in stored.files})
+        return reference_from({k: stored[k] for k in stored.files})
 
 
 def weights_path(folder: Path, step: int) -> Path:

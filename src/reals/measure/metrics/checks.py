@@ -25,4 +25,4 @@ def finite_rows(features: Tensor, what: str, first: int = 0) -> Tensor:
 def same_width(a: Tensor, b: Tensor, what: str) -> None:
     """ValueError unless both [N, D] tensors have the same D."""
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"{what}: features are {a.shape[1]} and {b.shape[1]} wide; use one feature network for both")
+        raise ValueError(f"{what}: features are {a.shape[1]} and {b.shape[1]} wide; use one feature extractor for both")
