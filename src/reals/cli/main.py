@@ -62,19 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _stage(name: str) -> Callable:
-    from reals.stages import (
-        analyse,
-        autoencoder,
-        classifiers,
-        data,
-        downstream,
-        evaluate,
-        features,
-        latents,
-        reference,
-        sample,
-        transformer,
-    )
+    from reals.stages import analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, sample, transformer
 
     return {
         "data": data.run,
@@ -85,7 +73,7 @@ def _stage(name: str) -> Callable:
         "latents": latents.run,
         "transformer": transformer.run,
         "sample": sample.run,
-        "reference": reference.run,
+        "reference": evaluate.reference,
         "evaluate": evaluate.run,
         "analyse": analyse.run,
         "downstream": downstream.run,
@@ -102,13 +90,13 @@ def _run(options: argparse.Namespace) -> int | None:
         return None
     book = registry.root / "journal.jsonl"
     if options.command in RENDERED:
-        from reals.report import render
+        from reals.report import commands  # here: planning needs no pandas or matplotlib
 
         with journal.job(book, "render", options.command):
             if options.command == "figure":
-                render.figure(registry, options.name)
+                commands.figure(registry, options.name)
             else:
-                {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
+                {"tables": commands.tables, "report": commands.report, "render": commands.render}[options.command](registry)
         return None
     import torch
 

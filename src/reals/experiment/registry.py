@@ -10,9 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reals.experiment.load import Experiment
-from reals.experiment.networks import AliasBase
-from reals.experiment.reading import ConfigError
+from reals.experiment.config import AliasBase, ConfigError, Experiment
 
 REV = {
     "data": 1,

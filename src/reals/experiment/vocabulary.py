@@ -39,5 +39,59 @@ METRICS = {
 }  # fmt: skip
 """What a table of each source can show."""
 
-SETTINGS_ROWS = ("autoencoder", "transformer")
-"""What the rows of a table of settings may name as their source."""
+LOWER = ("fid", "fid_second", "sfid", "rfid", "kid", "lpips")
+HIGHER = ("is", "precision", "recall", "sc_crop", "sc_flip", "sc_blur", "sc_grayscale", "sc_all", "psnr", "ssim_paper", "ssim")
+"""Metrics of which a lower, or a higher, value is better."""
+
+DECIMALS = {"ssim_paper": 3, "ssim": 3, "lpips": 3}
+"""Printed behind the point, as in the paper; two where nothing is said."""
+DISTANCES = ("fid", "sfid", "rfid", "kid")
+"""Printed with at least three significant digits too: they are small on small images."""
+
+MISSING, LITERATURE, LITERATURE_MARK, MINUS = "…", "—", "†", "−"
+TEX = {
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    "[": "{[}",  # after \\ a bare bracket or star would be read as its argument
+    "]": "{]}",
+    "*": "{*}",
+    '"': "''",
+    "Δ": r"$\Delta$",
+    "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    MINUS: "$-$",
+    MISSING: r"\dots{}",
+    LITERATURE: "---",
+    "–": "--",
+    LITERATURE_MARK: r"\dag{}",
+    "≥": r"$\geq$",
+    "→": r"$\to$",
+    "²": r"\textsuperscript{2}",
+    "’": "'",
+}
+
+
+def unspelled(text: str) -> str | None:
+    """What is wrong with the first character that pdflatex would not know; None where it knows all. Latin letters stay UTF-8."""
+    for c in text:
+        if c not in TEX and not c.isascii() and not (c.isalpha() and c < "\u0180"):
+            return f"no LaTeX spelling for '{c}' (U+{ord(c):04X}); write another character, or add it to TEX in src/reals/experiment/vocabulary.py"
+    return None
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX source; ValueError on a character pdflatex would not know."""
+    if wrong := unspelled(text):
+        raise ValueError(f"'{text}': {wrong}")
+    return "".join(TEX.get(c, c) for c in text)

@@ -11,8 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from reals import files
-from reals.experiment.reading import ConfigError, Strict, read
-from reals.experiment.scale import Resources
+from reals.experiment.config import ConfigError, Resources, Strict, read
 from reals.machine import dispatch
 
 SECONDS = 30.0  # patience with a SLURM command

@@ -11,8 +11,7 @@ from sklearn.metrics import jaccard_score
 
 from reals.data import labelled
 from reals.data.images import Unreadable, center_crop
-from reals.experiment.datasets import LabelsConfig
-from reals.experiment.reading import ConfigError
+from reals.experiment.config import ConfigError, LabelsConfig
 from reals.measure.metrics import dense
 
 

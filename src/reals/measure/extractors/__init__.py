@@ -1,1 +1,0 @@
-"""The feature extractors that there are, one network a module."""

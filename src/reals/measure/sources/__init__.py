@@ -1,1 +1,0 @@
-"""The kinds of files that images to be measured come in."""
