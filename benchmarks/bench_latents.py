@@ -22,9 +22,8 @@ from PIL import Image
 
 from reals.data import cache
 from reals.data import images as datasets
-from reals.data.readers import Latents
+from reals.data.readers import Latents, latent_layout
 from reals.method.models import autoencoder as models
-from reals.stages.latents import layout
 
 BATCH, CHANNELS, SIZE, SCALE = 256, 4, 32, 0.7
 ROUNDS = 40
@@ -57,7 +56,9 @@ def build(folder: Path, images: int) -> Latents:
 
     (folder / "cache").mkdir()
     source = {"id": "cache", "data_sha256": ""}
-    cache.make(folder / "cache", layout(images, CHANNELS, SIZE), source, compute, lambda f: {"scaling_factor": SCALE}, "latents")
+    cache.make(
+        folder / "cache", latent_layout(images, CHANNELS, SIZE), source, compute, lambda f: {"scaling_factor": SCALE}, "latents"
+    )
     return Latents(folder / "cache")
 
 

@@ -131,8 +131,9 @@ def extraction(threads: int, n: int, size: int = 256) -> None:
     from PIL import Image
     from torch_fidelity import feature_extractor_inceptionv3 as published
 
-    from reals.measure import evaluation, extractors
-    from reals.measure.sources import open_source
+    from reals.measure.extractors.inception import inception
+    from reals.measure.features import Clock, feature_batches
+    from reals.measure.sources.by_path import open_source
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -149,10 +150,10 @@ def extraction(threads: int, n: int, size: int = 256) -> None:
         (here / "png").mkdir()
         for i, image in enumerate(images):
             Image.fromarray(image).save(here / f"png/{i:05d}.png")
-        network = extractors.inception(here / "w.pth")
+        network = inception(here / "w.pth")
         for name in ("samples.npz", "png"):
-            clock, began = evaluation.Clock(), time.perf_counter()
-            for _ in evaluation.feature_batches(open_source(here / name), clock.around(network), 0, n, 32):
+            clock, began = Clock(), time.perf_counter()
+            for _ in feature_batches(open_source(here / name), clock.around(network), 0, n, 32):
                 pass
             clock.total = time.perf_counter() - began
             facts = clock.facts(n)

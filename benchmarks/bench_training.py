@@ -25,8 +25,7 @@ from torch import nn
 
 from reals import rng
 from reals.data import cache
-from reals.data.readers import Latents
-from reals.stages.latents import layout
+from reals.data.readers import Latents, latent_layout
 from reals.stages.transformer import TransformerTask
 from reals.training.processes import Processes
 
@@ -45,7 +44,7 @@ def write_cache(folder: Path) -> None:
         put(moments=moments[span.start : span.stop])
         return {}
 
-    planned = layout(IMAGES, 4, 32)
+    planned = latent_layout(IMAGES, 4, 32)
     assert len(planned) == 1
     cache.make(
         folder, planned, {"id": folder.name, "autoencoder": "none"}, compute, lambda facts: {"scaling_factor": SCALE}, "latents"
@@ -85,7 +84,6 @@ def real(name: str, folder: Path, batch: int, precision: str, compiled: bool) ->
         "family": "SiT", "batch": batch, "lr": LR, "ema": EMA, "seed": 0, "flip": True, "patch": 2, "latent_channels": 4,
         "latent_size": 32, "label_dropout": DROPOUT,
     }  # fmt: skip
-    Latents.IN_MEMORY = 0  # ImageNet's cache does not fit into memory: read it from the map here too
     labels = torch.arange(IMAGES) % CLASSES
     return TransformerTask(spec, ours(name).train(), Latents(folder), labels, Processes(precision, compiled=compiled))
 
@@ -122,7 +120,7 @@ def outside(task: TransformerTask, rounds: int, clock: str) -> None:
 
 def update(task: TransformerTask) -> None:
     """All of a step that follows the gradients."""
-    from reals.training.loop import update_ema
+    from reals.training.ema import update_ema
 
     for parameter in task.model.parameters():
         if parameter.requires_grad:

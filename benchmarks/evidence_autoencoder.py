@@ -9,7 +9,7 @@ The first line makes what is missing (`data=/path` after `seed=$seed`, and `--da
 import argparse
 import statistics
 
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.files import read_json
 

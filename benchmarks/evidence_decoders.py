@@ -3,7 +3,7 @@
     python benchmarks/evidence_decoders.py cifar10 sit-b2-sd-vae_late sit-b2-reals_late-seed2 [--steps 500] [--data /path]
 
 For each evaluation the decoder is trained on as a fine-tuning trains it (losses, learning rate, a fresh discriminator), with the
-encoder frozen, so that the latents and what a transformer draws stay as they are. FID, before and after, by the scale's judges, of
+encoder frozen, so that the latents and what a transformer draws stay as they are. FID, before and after, by the scale's feature extractors, of
 training images encoded and decoded and of the evaluation's first samples; PSNR of held-out images. All arms get the same.
 """
 
@@ -12,17 +12,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from evidence_errors import batches_of, chosen, decoded, encoded, judged
+from evidence_errors import batches_of, chosen, decoded, encoded, fid_of
 from torch import Tensor
 
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.method.models.lpips import lpips_network
 from reals.method.sampling import draw
 from reals.progress import Progress
 from reals.stages.autoencoder import AutoencoderTask
 from reals.stages.context import Context
-from reals.stages.sample import labels_of, loaded, sampling_of
+from reals.stages.inputs import sampling_of
+from reals.stages.sample import labels_of, loaded
 from reals.training.processes import Processes
 
 OTHER_SEED = 100  # added to the arm's, for other batches and another discriminator than those that made its decoder
@@ -38,7 +39,7 @@ def main() -> None:
     options = p.parse_args()
     context = Context(Registry(load(options.scale, data=options.data)))
     steps = options.steps or context.scale.autoencoder.steps
-    fid = judged(context)
+    fid = fid_of(context)
     images, _ = chosen(context, options.images)
     print(f"FID of {len(images)} training images; as they are: {fid(images)}; {steps} steps\n")
     heads = ["evaluation", "decoded, before", "samples, before", "PSNR", "decoded, after", "samples, after", "PSNR"]

@@ -20,11 +20,11 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from reals import rng
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
+from reals.measure.features import batches
 from reals.method.models import teacher as teachers
 from reals.stages.context import Context
-from reals.stages.evaluate import batches
 
 NUMBER = {"train": 1200, "held_out": 400}
 FITTED = 10_000  # tokens behind the clusters

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence_errors.py cifar10 sit-b2-sd-vae_late sit-b2-control_late sit-b2-reals_late [--data /path]
 
-For each evaluation, by the scale's judges, FID of the same training images against the whole reference: as they are (the bias of so few
+For each evaluation, by the scale's feature extractors, FID of the same training images against the whole reference: as they are (the bias of so few
 images); encoded and decoded; decoded from latents with noise of 0.1 and 0.2 of their standard deviation added, which a transformer's
 small errors look like; with noise added up to time t (1 is data) and the rest drawn by the evaluation's own network, SDE step and
 guidance. What the last columns add from one to the next is what the transformer loses between those noise levels; at t = 0 all is drawn.
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from reals import rng
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Artefact, Registry
-from reals.measure import extractors
+from reals.measure.extractor import extract
+from reals.measure.features import batches
 from reals.measure.metrics.generation import distance
 from reals.method import paths, samplers
 from reals.method.models import autoencoder as autoencoders
 from reals.method.sampling import decode
-from reals.stages import classifiers
-from reals.stages import evaluate as evaluation
 from reals.stages.context import Context
-from reals.stages.sample import loaded, sampling_of
+from reals.stages.inputs import load_extractor, load_reference, sampling_of
+from reals.stages.sample import loaded
 
 NOISE = (0.1, 0.2)
 STARTS = (0.8, 0.6, 0.4, 0.0)
@@ -42,7 +42,7 @@ def main() -> None:
     p.add_argument("--images", type=int, default=2000)
     options = p.parse_args()
     context = Context(Registry(load(options.scale, data=options.data)))
-    fid = judged(context)
+    fid = fid_of(context)
     images, labels = chosen(context, options.images)
     print(f"FID of {len(images)} training images; as they are: {fid(images)}\n")
     heads = ["evaluation", "decoded", *(f"noise {n:g}" for n in NOISE), *(f"drawn from t = {t:g}" for t in STARTS)]
@@ -53,16 +53,16 @@ def main() -> None:
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def judged(context: Context) -> Callable[[np.ndarray], str]:
-    """FID of images uint8 [N, 3, H, W] by each of the scale's judges, as text."""
-    judges = [
-        (classifiers.load_extractor(context, artefact.needed("extractor")), evaluation.load_reference(context, artefact).pool)
+def fid_of(context: Context) -> Callable[[np.ndarray], str]:
+    """FID of images uint8 [N, 3, H, W] by each of the scale's feature extractors, as text."""
+    pairs = [
+        (load_extractor(context, artefact.needed("extractor")), load_reference(context, artefact).pool)
         for artefact in (context.registry.reference, context.registry.second_reference)
         if artefact is not None
     ]
 
     def fid(made: np.ndarray) -> str:
-        pools = [(extractors.extract(judge, evaluation.batches(made)).pool, reference) for judge, reference in judges]
+        pools = [(extract(extractor, batches(made)).pool, reference) for extractor, reference in pairs]
         return ", ".join(f"{distance(pool, reference):.2f}" for pool, reference in pools)
 
     return fid

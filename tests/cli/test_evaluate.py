@@ -13,8 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reals.cli import main as cli
-from reals.measure import evaluation, extractors
-from reals.measure.extractors import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn, small_cnn_extractor
+from reals.measure.extractor import Extractor, Features, extract
+from reals.measure.extractors.inception import inception
+from reals.measure.extractors.small_cnn import (
+    SmallCNN,
+    SmallCNNConfig,
+    initialise_small_cnn,
+    load_small_cnn,
+    save_small_cnn,
+    small_cnn_extractor,
+)
 from reals.measure.metrics.contributions import class_contributions
 from reals.measure.metrics.frechet import Moments, frechet_distance
 from reals.measure.metrics.generation import generation_metrics, reference_of, streamed_reference
@@ -25,7 +33,9 @@ from reals.measure.metrics.intervals import (
     centred_interval,
     counts_of,
 )
-from reals.measure.sources import open_source
+from reals.measure.references import any_reference, reference_rows
+from reals.measure.sources.by_path import open_source
+from reals.measure.stored import load_arrays, own_rows, save_arrays
 from reals.rng import generator
 
 NAME = "tiny-cnn"
@@ -78,10 +88,9 @@ def refused(capsys, *arguments: object) -> str:
 
 def test_the_command_gives_the_metrics_of_the_functions(here, capsys):
     record = evaluate("--kid")
-    extractor = small_cnn_extractor(extractors.load_small_cnn(here / NAME), NAME)
+    extractor = small_cnn_extractor(load_small_cnn(here / NAME), NAME)
     samples, real = (
-        extractors.extract(extractor, torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).split(16))
-        for x in (pictures(90, 1), pictures(80))
+        extract(extractor, torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).split(16)) for x in (pictures(90, 1), pictures(80))
     )
     expected = generation_metrics(samples, reference_of(real), pr_reference=80, kid_subset_size=80)
     names = {"FID": "fid", "sFID": "sfid", "IS": "is", "Precision": "precision", "Recall": "recall", "KID": "kid"}
@@ -165,9 +174,9 @@ def test_a_reference_made_in_shards_agrees_to_rounding(here, capsys):
 def test_a_streamed_reference_is_blind_to_batches(sizes, seed):
     n = sum(sizes) + 1
     x = torch.randn(n, 6, generator=generator(seed, "stream")).float()
-    features = extractors.Features(x, x[:, :4], x[:, :0])
-    chosen = evaluation.reference_rows(n, n // 2, seed)
-    cut = [extractors.Features(*(t for t in parts)) for parts in zip(*(f.split([*sizes, 1]) for f in (
+    features = Features(x, x[:, :4], x[:, :0])
+    chosen = reference_rows(n, n // 2, seed)
+    cut = [Features(*(t for t in parts)) for parts in zip(*(f.split([*sizes, 1]) for f in (
         features.pool, features.spatial, features.logits)), strict=True)]  # fmt: skip
     pool, spatial, kept = streamed_reference(cut, chosen)
     assert torch.equal(pool.scatter, Moments.of(features.pool).scatter)
@@ -177,7 +186,7 @@ def test_a_streamed_reference_is_blind_to_batches(sizes, seed):
 
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 9))
 def test_shards_cover_every_image_once_in_whole_batches(n, batch, shards):
-    spans = [evaluation.own_rows(n, batch, k, shards) for k in range(shards)]
+    spans = [own_rows(n, batch, k, shards) for k in range(shards)]
     assert [i for start, stop in spans for i in range(start, stop)] == list(range(n))
     assert all(start % batch == 0 or start == n for start, _ in spans)
 
@@ -199,7 +208,7 @@ def test_a_reference_that_does_not_fit_is_refused(here, capsys):
     make_network(here / "second")
     make_network(here / "again" / NAME, seed=1)
     for more, message in (
-        (("--reference", "ref.npz", "--network", "second"), f"made with network {NAME}, the samples' is second"),
+        (("--reference", "ref.npz", "--network", "second"), f"made with the extractor {NAME}, the samples' is second"),
         (("--reference", "ref.npz", "--network", f"again/{NAME}"), f"made with other weights of {NAME}"),
         (("--reference", "wide.npz", "--network", NAME), r"wide.npz: images are 32x32, the samples 16x16"),
         (("--reference", "wide-ref.npz", "--network", NAME), r"wide-ref.npz: images are 32x32, the samples 16x16"),
@@ -212,9 +221,9 @@ def test_a_reference_that_does_not_fit_is_refused(here, capsys):
         np.savez(here / "wide.npz", pictures(80, size=32))
         (here / "empty").mkdir(exist_ok=True)
         (here / "cut.npz").write_bytes((here / "ref.npz").read_bytes()[:-300])
-        facts, arrays = evaluation.load_arrays(here / "ref.npz")
-        evaluation.save_arrays(here / "wide-ref.npz", facts | {"size": [32, 32]}, arrays)
-        evaluation.save_arrays(here / "f.npz", {"made": "by hand"}, {"x": np.zeros(3)})
+        facts, arrays = load_arrays(here / "ref.npz")
+        save_arrays(here / "wide-ref.npz", facts | {"size": [32, 32]}, arrays)
+        save_arrays(here / "f.npz", {"made": "by hand"}, {"x": np.zeros(3)})
         assert message in refused(capsys, *base, *more)
 
 
@@ -258,10 +267,10 @@ def test_fewer_reference_rows_are_drawn_and_not_the_first(here):
     real = np.sort(pictures(80).reshape(80, -1), axis=0).reshape(80, 16, 16, 3)  # as a file sorted by class
     np.savez(here / "sorted.npz", real)
     assert reals("reference", "sorted.npz", "--out", "ref.npz", "--network", NAME, "--pr-reference", 80) == 0
-    extractor = small_cnn_extractor(extractors.load_small_cnn(here / NAME), NAME)
-    reference, _ = evaluation.any_reference(here / "ref.npz", extractor, (16, 16), 20, 5, 16, "bytes", False)
-    stored = evaluation.load_arrays(here / "ref.npz")[1]["features"]
-    kept = torch.from_numpy(stored[evaluation.reference_rows(80, 20, 5)])
+    extractor = small_cnn_extractor(load_small_cnn(here / NAME), NAME)
+    reference, _ = any_reference(here / "ref.npz", extractor, (16, 16), 20, 5, 16, "bytes", False)
+    stored = load_arrays(here / "ref.npz")[1]["features"]
+    kept = torch.from_numpy(stored[reference_rows(80, 20, 5)])
     assert torch.equal(reference.features, kept) and not torch.equal(kept, torch.from_numpy(stored[:20]))
 
 
@@ -312,15 +321,15 @@ def test_floats_are_compared_with_a_reference_of_bytes(here):
     assert evaluate("--range", "unit", samples="floats.npz")["metrics"] == evaluate()["metrics"]
 
 
-def with_a_hole() -> extractors.Extractor:
+def with_a_hole() -> Extractor:
     """A network with a pool feature that is NaN for the image whose first byte is 7."""
 
-    def features(images: torch.Tensor) -> extractors.Features:
+    def features(images: torch.Tensor) -> Features:
         pool = images.float().mean(dim=(2, 3))
         pool[images[:, 0, 0, 0] == 7] = torch.nan
-        return extractors.Features(pool, pool[:, :0], pool[:, :0])
+        return Features(pool, pool[:, :0], pool[:, :0])
 
-    return extractors.Extractor("holes", torch.nn.Linear(1, 1), features)
+    return Extractor("holes", torch.nn.Linear(1, 1), features)
 
 
 def test_a_network_of_ones_own_and_the_image_whose_features_are_not_finite(here, capsys, monkeypatch):
@@ -440,9 +449,7 @@ def test_adms_network_reads_adms_reference_and_alone_has_plain_names(here, capsy
     assert "those of inception-v3-compat are (2048,)" in refused(
         capsys, "evaluate", "few.npz", "--reference", "others.npz", *base, "--pr-reference", 0
     )
-    found, facts = evaluation.any_reference(
-        here / "statistics.npz", extractors.inception(weights), (16, 16), 0, 0, 16, "bytes", False
-    )
+    found, facts = any_reference(here / "statistics.npz", inception(weights), (16, 16), 0, 0, 16, "bytes", False)
     assert len(found.features) == 0 and facts["size"] is None and torch.equal(found.pool.mu, torch.from_numpy(statistics["mu"]))
 
 

@@ -9,7 +9,7 @@ from conftest import edit
 
 from reals.cli.experiment import add_experiment, experiment_from, experiment_of, one_each
 from reals.cli.main import main, parser
-from reals.experiment.config import ConfigError
+from reals.experiment.reading import ConfigError
 
 ABOUT_AN_EXPERIMENT = [
     "stage transformer", "tables", "figure", "report", "render", "ids", "publish", "verify", "measure", "plan", "check", "why",

@@ -11,7 +11,8 @@ from conftest import REPOSITORY, edit
 from reals import files
 from reals.cli import plan
 from reals.cli.main import main
-from reals.experiment import config
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.method.models.transformer import TransformerConfig
 from reals.method.samplers import per_sample_noise
@@ -23,7 +24,7 @@ RATES = rates.Rates("a device", "fp32", "a test", 1e15, {kind: 1e15 for kind in 
 
 @pytest.fixture(scope="module")
 def paper() -> cost.Costs:
-    return cost.Costs(Registry(config.load("imagenet256", folder=REPOSITORY / "config")))
+    return cost.Costs(Registry(load("imagenet256", folder=REPOSITORY / "config")))
 
 
 def flops_of(costs: cost.Costs, stage: str, name: str, upto: int | None = None) -> int:
@@ -106,7 +107,7 @@ def test_the_paper_s_interval_guides_185_of_250_evaluations():
 def test_jobs_are_those_snakemake_would_start(project, scale):
     from conftest import planned
 
-    costs = cost.Costs(Registry(config.load(scale)))
+    costs = cost.Costs(Registry(load(scale)))
     wanted = costs.missing(t for targets in costs.tables().values() for t in targets)
     ours: dict[str, int] = {}
     for target in wanted:
@@ -118,10 +119,10 @@ def test_jobs_are_those_snakemake_would_start(project, scale):
 
 def test_what_exists_is_free_and_what_is_behind_it_too(project):
     def made() -> dict:
-        return {t["table"]: t for t in plan.make(cost.Costs(Registry(config.load("smoke"))), RATES, 1, 8)["tables"]}
+        return {t["table"]: t for t in plan.make(cost.Costs(Registry(load("smoke"))), RATES, 1, 8)["tables"]}
 
     before = made()
-    registry = Registry(config.load("smoke"))
+    registry = Registry(load("smoke"))
     costs = cost.Costs(registry)
     for target in costs.tables()["table06"]:
         files.write_json(Path(target), {})
@@ -160,7 +161,7 @@ def test_the_schedule_is_bounded_by_work_and_by_the_longest_path(paper):
 
 
 def test_one_thread_cpus_run_one_job_each(project):
-    costs = cost.Costs(Registry(config.load("smoke")))
+    costs = cost.Costs(Registry(load("smoke")))
     cpu = replace(RATES, threads=1)
     assert cpu.unit == "CPU" and RATES.unit == "GPU"
     assert all(costs.devices_of(job, cpu, 2) == 1 for job in costs.jobs.values())
@@ -168,7 +169,7 @@ def test_one_thread_cpus_run_one_job_each(project):
 
 def test_only_the_stages_that_use_several_gpus_are_faster_on_them(project):
     edit(project / "config/scales/smoke.yaml", "name: smoke\n", "name: smoke\nresources: {default: {gpu: 8}}\n")
-    costs = cost.Costs(Registry(config.load("smoke")))
+    costs = cost.Costs(Registry(load("smoke")))
     assert {job.stage: costs.devices_of(job, RATES, 4) for job in costs.jobs.values()} == {
         "data": 1, "teacher": 1, "extractor": 1, "features": 4, "autoencoder": 4, "latents": 4, "transformer": 4, "sample": 1,
         "reference": 1, "evaluate": 1, "analyse": 1, "downstream": 1,
@@ -195,7 +196,7 @@ def test_a_size_that_was_not_measured_is_not_taken_for_a_teacher():
     found = replace(RATES, by_kind=measured)
     assert found.rate("sampling XL") == 2e12 and found.rate("transformer XL") == 3e12 and found.rate("sampling teacher") == 1e12
     assert replace(RATES, by_kind={"sampling B": 2e12}).rate("sampling teacher") == 2e12
-    with pytest.raises(config.ConfigError, match="none for 'sampling XL'; run `reals measure` again"):
+    with pytest.raises(ConfigError, match="none for 'sampling XL'; run `reals measure` again"):
         replace(RATES, by_kind={"sampling teacher": 1e12}).rate("sampling XL")
 
 
@@ -207,14 +208,14 @@ def test_a_size_that_was_not_measured_is_not_taken_for_a_teacher():
      ({"source": "procedural", "images_per_class": 24}, 96)],
 )  # fmt: skip
 def test_held_out_images_are_as_few_as_the_scale_takes(project, given, held_out):
-    experiment = config.load("smoke")
+    experiment = load("smoke")
     data = experiment.scale.data.model_copy(update={"held_out": None, "images_per_class": None, **given})
     scale = experiment.scale.model_copy(update={"data": data})
     assert cost.counts(Registry(replace(experiment, scale=scale))).held_out == held_out
 
 
 def test_expected_images_are_those_left_for_training(project):
-    experiment = config.load("smoke")
+    experiment = load("smoke")
     data = experiment.scale.data.model_copy(
         update={"source": "folder", "held_out": 0.1, "images_per_class": None, "expected_images": 9_000, "expected_classes": 10}
     )
@@ -274,7 +275,7 @@ def test_a_measurement_feeds_the_plan(project, capsys, monkeypatch):
     path = rates.measured_path(device)
     stored = files.read_json(path)
     measured = stored["scales"]["smoke"]["tflops"]["fp32"]
-    sizes = {row.size for row in config.load("smoke").runs.values()}
+    sizes = {row.size for row in load("smoke").runs.values()}
     expected = {f"{kind} {size}" for kind in ("transformer", "sampling") for size in sizes}
     assert set(measured) == expected | {"autoencoder", "encoding", "sampling teacher"}
     assert all(rate > 0 for rate in measured.values()) and str(path) in printed

@@ -10,7 +10,8 @@ from PIL import Image
 
 from reals import files
 from reals.data import images
-from reals.experiment.config import ConfigError, DataConfig
+from reals.experiment.datasets import DataConfig
+from reals.experiment.reading import ConfigError
 
 
 def photo(path: Path, size=(40, 30), seed: int = 0, mode: str = "RGB") -> Path:

@@ -11,7 +11,7 @@ import torch
 from conftest import REPOSITORY
 from safetensors import safe_open
 
-from reals.experiment.config import load
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 
 FROZEN = REPOSITORY / "tests/frozen.json"

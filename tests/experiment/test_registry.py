@@ -8,8 +8,10 @@ import pytest
 from conftest import edit
 
 from reals.experiment import figure_list
-from reals.experiment.config import ConfigError, load, repeats
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.repeats import repeats
 
 
 def ids(scale: str = "demo", **kwargs) -> dict[tuple[str, str], str]:
@@ -21,7 +23,7 @@ def changed(before, after) -> set[tuple[str, str]]:
 
 
 def test_ids_are_the_same_in_every_process(project):
-    program = "from reals.experiment.config import load; from reals.experiment.registry import Registry; print(Registry(load('demo')).runs['sit-b2-reals'].id)"
+    program = "from reals.experiment.load import load; from reals.experiment.registry import Registry; print(Registry(load('demo')).runs['sit-b2-reals'].id)"
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=project)
     assert other.stdout.strip() == ids()["run", "sit-b2-reals"]
 
@@ -83,7 +85,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("cell", SAMPLERS)
 def test_a_row_chooses_its_sampler(cell, project):
     from reals.method.models.transformer import TransformerConfig
-    from reals.stages.sample import sampling_of
+    from reals.stages.inputs import sampling_of
 
     before = ids()
     edit(
@@ -103,7 +105,7 @@ def test_a_row_chooses_its_sampler(cell, project):
 
 
 def test_a_run_on_another_path_is_sampled_on_it(project):
-    from reals.stages.sample import sampling_of
+    from reals.stages.inputs import sampling_of
 
     before, sheet = ids(), Path("config/runs.tsv")
     lines = [line if line.startswith("#") else f"{line}\t-" for line in sheet.read_text().splitlines()]

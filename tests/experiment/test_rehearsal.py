@@ -7,8 +7,8 @@ import pytest
 from conftest import REPOSITORY
 
 from reals.data import images
-from reals.experiment import config
-from reals.experiment.config import ConfigError
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.rehearsal import rehearse, wanted
 from reals.planning.cost import Costs
@@ -17,7 +17,7 @@ SCALES = ["imagenet256", "cifar10", "demo", "smoke"]
 
 
 def registry(scale: str, rehearsed: bool = True) -> Registry:
-    return Registry(config.load(scale, folder=REPOSITORY / "config", rehearse=rehearse if rehearsed else None))
+    return Registry(load(scale, folder=REPOSITORY / "config", rehearse=rehearse if rehearsed else None))
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -40,8 +40,11 @@ def server(tmp_path):
 
     source = os.path.dirname(reals.__file__)
     (package / "__init__.py").write_text("")
-    (package / "cli.py").write_text(CLI)
-    for name in ("prefork.py", "__main__.py"):
+    for room in ("cli", "machine"):
+        (package / room).mkdir()
+        (package / room / "__init__.py").write_text("")
+    (package / "cli/main.py").write_text(CLI)
+    for name in ("machine/prefork.py", "__main__.py"):
         (package / name).write_text(open(os.path.join(source, name)).read())
     env = os.environ | {"PYTHONPATH": str(tmp_path / "path"), "REALS_PREFORK": str(tmp_path / "socket"), "TOKEN": "t1"}
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "socket")], env=env)

@@ -6,23 +6,19 @@ import pytest
 import torch
 from small import random_inception_weights
 
-from reals.measure.extractors import (
-    ADM_NETWORK,
+from reals.measure.extractor import ADM_EXTRACTOR, extract, metric_name
+from reals.measure.extractors.by_kind import make_extractor
+from reals.measure.extractors.inception import inception
+from reals.measure.extractors.small_cnn import (
     SmallCNN,
     SmallCNNConfig,
-    Vit,
-    dinov2_positions,
-    extract,
-    inception,
     initialise_small_cnn,
     load_small_cnn,
-    make_extractor,
-    metric_name,
-    register_with_torch_fidelity,
     save_small_cnn,
     small_cnn_extractor,
-    vision_transformer,
 )
+from reals.measure.extractors.torch_fidelity import register_with_torch_fidelity
+from reals.measure.extractors.vision_transformers import Vit, dinov2_positions, vision_transformer
 from reals.rng import generator
 
 
@@ -163,10 +159,10 @@ def test_bad_images_are_refused():
 
 
 def test_metric_names_carry_their_network():
-    assert metric_name("fid", ADM_NETWORK) == "FID"
+    assert metric_name("fid", ADM_EXTRACTOR) == "FID"
     assert metric_name("sfid", "digits-cnn") == "sFID (digits-cnn)"
     with pytest.raises(ValueError, match="'FID'"):
-        metric_name("FID", ADM_NETWORK)
+        metric_name("FID", ADM_EXTRACTOR)
 
 
 def test_specs_are_dispatched_and_bad_ones_refused(tmp_path):
@@ -178,7 +174,7 @@ def test_specs_are_dispatched_and_bad_ones_refused(tmp_path):
         ({"kind": "small-cnn"}, tmp_path, r"keys \[\], expected \['name'\]"),
         ({"kind": "small-cnn", "name": "x", "width": "3"}, tmp_path, "expected"),
         ({"kind": "small-cnn", "name": "x"}, None, "no folder"),
-        ({"kind": "small-cnn", "name": ADM_NETWORK}, tmp_path, "ADM's network"),
+        ({"kind": "small-cnn", "name": ADM_EXTRACTOR}, tmp_path, "ADM's extractor"),
         ({"kind": "inception", "weights": "w.pth"}, tmp_path, "sha256"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -241,13 +237,13 @@ def test_inception_gives_adms_features_in_one_pass(inception_weights):
     torch.testing.assert_close(features.spatial, expected.reshape(2, -1), rtol=1e-5, atol=1e-6)
     assert 0.1 < (features.spatial > 0).float().mean() < 0.9
     torch.testing.assert_close(features.logits, pool @ peer.fc.weight.T)
-    assert extractor.name == ADM_NETWORK and not extractor.network.Mixed_6d.branch1x1._forward_hooks
+    assert extractor.name == ADM_EXTRACTOR and not extractor.network.Mixed_6d.branch1x1._forward_hooks
 
 
 def test_inception_weights_are_verified(inception_weights):
     digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     spec = {"kind": "inception", "weights": inception_weights.name, "sha256": digest}
-    assert make_extractor(spec, inception_weights.parent).name == ADM_NETWORK
+    assert make_extractor(spec, inception_weights.parent).name == ADM_EXTRACTOR
     with pytest.raises(ValueError, match="fetch the file again"):
         make_extractor({**spec, "sha256": "0" * 64}, inception_weights.parent)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reals.measure.sources import open_source
+from reals.measure.sources.by_path import open_source
 
 
 def images(n: int = 11, size: int = 8, seed: int = 0) -> np.ndarray:

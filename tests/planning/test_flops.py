@@ -142,7 +142,7 @@ def test_lpips(net, resolution):
 
 @pytest.mark.parametrize(("resolution", "width", "blocks"), [(32, 16, 1), (64, 8, 2), (256, 16, 1), (96, 4, 1)])
 def test_small_cnn(resolution, width, blocks):
-    from reals.measure.extractors import SmallCNN, SmallCNNConfig
+    from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig
 
     network = SmallCNN(SmallCNNConfig(10, resolution, width, blocks))
     counts = counted(network, torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8))
@@ -152,9 +152,9 @@ def test_small_cnn(resolution, width, blocks):
 def test_inception(tmp_path):
     from small import random_inception_weights
 
-    from reals.measure import extractors
+    from reals.measure.extractors.inception import inception
 
-    network = extractors.inception(random_inception_weights(tmp_path / "inception.pth"))
+    network = inception(random_inception_weights(tmp_path / "inception.pth"))
     assert counted(network.features, torch.zeros(1, 3, 64, 64, dtype=torch.uint8)) == pytest.approx(
         flops.INCEPTION_FLOPS, rel=1e-3
     )

@@ -9,18 +9,19 @@ import pytest
 
 from reals import files
 from reals.cli.main import main
-from reals.experiment import config
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
+from reals.experiment.repeats import repeats
 from reals.machine import usage
 from reals.planning.cost import Costs
 from reals.records import journal, provenance
-from reals.report import commands, results
+from reals.report import render
 
 
 @pytest.fixture
 def made(project) -> Registry:
     """The smoke scale up to an autoencoder's measurements, each stage run as Snakemake runs it."""
-    registry = Registry(config.load("smoke"))
+    registry = Registry(load("smoke"))
     base = registry.autoencoders["sd-vae"]
     for stage, artefact in (("data", registry.data), ("extractor", registry.extractor), ("autoencoder", base),
                             ("analyse", registry.analyses["sd-vae"])):  # fmt: skip
@@ -73,14 +74,14 @@ def test_what_is_not_made_yet_has_a_lineage_too(project, capsys):
 
 
 def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, capsys):
-    registry = Registry(config.load("cifar10"))
+    registry = Registry(load("cifar10"))
     row = next(r for r in registry.experiment.tables["arms"].rows if r.source == "sit-b2-reals_late")
-    names = config.repeats(registry.experiment.evaluations, row.source)
+    names = repeats(registry.experiment.evaluations, row.source)
     paths = [registry.folder(registry.evaluations[name]) / "metrics.json" for name in names.values()]
     for path, value in zip(paths[:2], (10.0, 13.0), strict=True):
         path.parent.mkdir(parents=True)
         files.write_json(path, {"id": path.parent.name, "values": {"fid": value}})
-    result = results.load(registry)["evaluation", row.source]
+    result = render.load_results(registry)["evaluation", row.source]
     assert (result["planned"], [repeat["seed"] for repeat in result["repeats"]]) == (3, [0, 1])
 
     def printed(column: str) -> str:
@@ -101,7 +102,7 @@ def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, 
 
 
 def test_of_many_seeds_only_the_first_are_in_full(project):
-    registry = Registry(config.load("cifar10"))
+    registry = Registry(load("cifar10"))
     many = [Costs(registry).target(a) for name, a in registry.evaluations.items() if name.startswith("sit-b2-reals_late")][:5]
     lines = list(provenance.lineage(registry, *many))
     assert [line for line in lines if line.startswith("evaluation")][-1] == lines[-3] and lines[-2].strip() == many[-1]
@@ -109,14 +110,14 @@ def test_of_many_seeds_only_the_first_are_in_full(project):
 
 
 def test_commands_can_be_pasted_whatever_the_folder_is_called(project):
-    registry = Registry(config.load("cifar10", data="/my photos"))
+    registry = Registry(load("cifar10", data="/my photos"))
     command = provenance.remake(registry, Path("results/x y/metrics.json"))
     assert shlex.split(command) == ["snakemake", "results/x y/metrics.json", "--config", "scale=cifar10", "data=/my photos"]
     evaluation = registry.evaluations["sit-b2-sd-vae_late"]
     result = {"kind": "evaluation", "name": evaluation.name, "id": evaluation.id, "values": {"fid": 9.0}}
     registry.folder(evaluation).mkdir(parents=True)
     files.write_json(registry.folder(evaluation) / "metrics.json", result | {"protocol": {}, "provenance": {}})
-    commands.report(registry)
+    render.report(registry)
     page = html.unescape((registry.root / "report.html").read_text())
     assert "metrics.json --config scale=cifar10 'data=/my photos'" in page  # the command that makes it again
     assert "sd-vae-late:fid --config scale=cifar10 'data=/my photos'" in page  # and the one for its lineage
@@ -162,7 +163,7 @@ def test_energy_counters_that_wrap():
 def test_the_plan_of_a_journal_counts_shards_and_milestones(project):
     from reals.planning import cost, rates
 
-    registry = Registry(config.load("smoke"))
+    registry = Registry(load("smoke"))
     costs = Costs(registry)
     files.write_json(
         rates.measured_path("a device"),

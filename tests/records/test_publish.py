@@ -15,8 +15,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, edit, planned, snakemake
 
-from reals.experiment import config as configs
-from reals.experiment.config import ConfigError
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.planning import preflight
 from reals.records import publish
@@ -40,7 +40,7 @@ def reals(folder: Path, *arguments: str, check: bool = True) -> subprocess.Compl
 
 
 def registry(folder: Path) -> Registry:
-    return Registry(configs.load("smoke", folder=folder / "config"))
+    return Registry(load("smoke", folder=folder / "config"))
 
 
 @pytest.fixture(scope="module")

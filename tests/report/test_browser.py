@@ -6,11 +6,8 @@ import browser
 import numpy as np
 import pytest
 
-from reals.experiment.config import TableRow, TableSheet
-from reals.report import page
-from reals.report.figures import image_grids
-from reals.report.tables.build import build
-from reals.report.tables.conditions import Conditions
+from reals.experiment.report_sheets import TableRow, TableSheet
+from reals.report import figures, page, tables
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
@@ -33,11 +30,11 @@ def report(tmp_path_factory):
     rows.append(TableRow("later", "Not yet", {"arm": "Arm later"}, "later", None, {"fid": None, "is": None}, "a note"))
     sheet = TableSheet("arms", "A title", {"arm": "Arm"}, ("fid", "is"), "evaluation", False, tuple(rows))
     results = {("evaluation", name): measured(name, fid) for name, fid in VALUES.items()}
-    conditions = Conditions(scale="cifar10", protocol={"samples": "10,000", "a long name": "x" * 90}, network=NETWORK)
-    table = build(sheet, results, conditions)
-    png = image_grids.samples(np.zeros((8, 4, 4, 3), np.uint8), folder / "figure3")[1]
-    return page.write(
-        folder / "report.html", conditions, description="Photographs.", code_version="1",
+    protocol = {"samples": "10,000", "a long name": "x" * 90}
+    table = tables.build(sheet, results, network=NETWORK, settings={}, scale="cifar10", protocol=protocol)
+    png = figures.figure3(np.zeros((8, 4, 4, 3), np.uint8), folder / "figure3")[1]
+    return page.render(
+        folder / "report.html", scale="cifar10", description="Photographs.", paper=False, protocol=protocol, code_version="1",
         tables=[table], pictures=[page.Picture("Figure 3", "Samples.", png)], results=results,
         commands={("evaluation", name): f"snakemake results/{name}/metrics.json --config scale=cifar10" for name in VALUES},
         overrides="scale=cifar10", times=[page.StageTime("train", 2, 90.0, 80.0)],

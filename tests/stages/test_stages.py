@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from reals import files
 from reals.data import cache, readers
-from reals.experiment import config, registry
-from reals.measure import extractors
+from reals.experiment import registry
+from reals.experiment.load import load
+from reals.measure.extractor import extract
+from reals.measure.features import batches
 from reals.measure.metrics.generation import generation_metrics
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
@@ -24,10 +26,10 @@ from reals.stages import (
     classifiers,
     data,
     downstream,
-    evaluate,
     features,
     inputs,
     latents,
+    reference,
     sample,
     transformer,
 )
@@ -39,7 +41,7 @@ def context(project):
     """The smoke scale with prepared images of both flips."""
     edit(project / "config/scales/smoke.yaml", "flip: false", "flip: true")
     edit(project / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
-    made = Context(registry.Registry(config.load("smoke")))
+    made = Context(registry.Registry(load("smoke")))
     data.run(made, made.registry.data)
     return made
 
@@ -48,8 +50,8 @@ def test_cached_and_online_features_agree_to_the_caches_precision(context):
     r = context.registry
     classifiers.teacher(context, r.teachers["large"])
     features.run(context, r.features["large"])
-    cached = features.CachedFeatures(context.folder(r.features["large"]))
-    online = features.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
+    cached = readers.CachedFeatures(context.folder(r.features["large"]))
+    online = teachers.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
     indices, flips = np.array([3, 11, 3, 40]), np.array([True, False, False, True])
     pixels = torch.from_numpy(context.images("train").batch(indices, flips))
     for a, b in zip(cached(indices, flips, None), online(indices, flips, pixels), strict=True):
@@ -62,9 +64,9 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
     latents.run(context, r.latents["sd-vae"])
-    cache = latents.Latents(context.folder(r.latents["sd-vae"]))
+    cache = readers.Latents(context.folder(r.latents["sd-vae"]))
     noise = torch.zeros(2, 4, *cache.rows("moments", [0], np.zeros(1, int)).shape[2:])
-    double = latents.Latents(context.folder(r.latents["sd-vae"]), scaling_factor=2 * cache.scaling_factor)
+    double = readers.Latents(context.folder(r.latents["sd-vae"]), scaling_factor=2 * cache.scaling_factor)
     pair = [c.batch([0, 1], np.zeros(2, int), noise) for c in (cache, double)]
     torch.testing.assert_close(pair[1], 2 * pair[0])
     vae = models.load(context.folder(r.autoencoders["sd-vae"]))
@@ -108,7 +110,7 @@ def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_
 
 def test_cls_tokens_alone_can_be_cached(context, project):
     edit(project / "config/scales/smoke.yaml", "features: cached", "features: cls")
-    r = registry.Registry(config.load("smoke"))
+    r = registry.Registry(load("smoke"))
     context = Context(r)
     # What needs patches computes them; what is aligned to the cls token alone reads it.
     assert next(a.kind for a in r.autoencoders["reals"].needs if a.kind != "data") == "teacher"
@@ -116,8 +118,8 @@ def test_cls_tokens_alone_can_be_cached(context, project):
     features.run(context, r.features["large"])
     folder = context.folder(r.features["large"])
     assert sorted(p.name for p in folder.glob("*.npy")) == ["cls_00000.npy"]
-    cached = features.CachedFeatures(folder)
-    online = features.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
+    cached = readers.CachedFeatures(folder)
+    online = teachers.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
     indices, flips = np.array([3, 11]), np.array([True, False])
     pixels = torch.from_numpy(context.images("train").batch(indices, flips))
     patches, cls = cached(indices, flips, None)
@@ -174,11 +176,11 @@ def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
     transformer.run(context, run, step)
 
     classifiers.extractor(context, r.extractor)
-    evaluate.reference(context, r.reference)
-    evaluate.load_reference(context, r.reference)
+    reference.run(context, r.reference)
+    inputs.load_reference(context, r.reference)
     another_copy(context.folder(r.extractor))
     with pytest.raises(files.MissingArtefact, match=f"{r.reference.id}.*another copy of .*{r.extractor.id}"):
-        evaluate.load_reference(context, r.reference)
+        inputs.load_reference(context, r.reference)
 
 
 def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says(context, monkeypatch, project):
@@ -194,7 +196,7 @@ def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says
         paged = analyse._reconstruction(context, vae, held_out, indices)
     assert paged == pytest.approx(whole, rel=1e-3)
     edit(project / "config/scales/smoke.yaml", "analysis: {", "analysis: {reconstruction_images: 9, ")
-    more = registry.Registry(config.load("smoke"))
+    more = registry.Registry(load("smoke"))
     assert more.analyses["sd-vae"].id != r.analyses["sd-vae"].id
     jobs = [cost.Costs(which).jobs for which in (r, more)]
     plain, fewer = (sum(job.flops for job in found.values() if job.stage == "analyse") for found in jobs)
@@ -250,9 +252,9 @@ def test_the_anchor_lies_on_the_object():
 
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_shards_cover_every_sample_once(n, shards):
-    from reals.stages.sample import shard_range
+    from reals.method.sampling import shard_range
 
-    ranges = [list(shard_range(n, k, cache)) for k in range(cache)]
+    ranges = [list(shard_range(n, k, shards)) for k in range(shards)]
     assert [i for r in ranges for i in r] == list(range(n))
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
 
@@ -278,7 +280,7 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
     assert len(rows) == 7
     train = {"demo": 4000, "cifar10": 50000}
     for name, of, images, flips, row, size in rows:
-        scale = config.load(name).scale
+        scale = load(name).scale
         n = scale.data.expected_images or train[name]
         teacher = cost.teacher_width(scale.teachers["large"])
         planned = (
@@ -320,21 +322,21 @@ def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project
         project / "config/scales/smoke.yaml", "  pr_reference:",
         "  second: {kind: small-cnn, name: other-cnn, width: 4, blocks: 2, steps: 2, batch: 8, lr: 1.0e-3, seed: 99}\n  pr_reference:",
     )  # fmt: skip
-    context = Context(registry.Registry(config.load("smoke")))
+    context = Context(registry.Registry(load("smoke")))
     r = context.registry
     data.run(context, r.data)
     classifiers.extractor(context, r.extractor)
     classifiers.extractor(context, r.second_extractor)
     assert r.second_extractor.id != r.extractor.id and "other-cnn" in r.second_reference.id
-    evaluate.reference(context, r.reference)
-    evaluate.reference(context, r.second_reference)
+    reference.run(context, r.reference)
+    reference.run(context, r.second_reference)
     evaluation = r.evaluations["sit-b2-reals_400K"]
     assert [n.kind for n in evaluation.needs] == ["samples", "reference", "reference"]
-    judge = classifiers.load_extractor(context, r.second_extractor)
-    assert judge.network.config.blocks == 2
-    real = evaluate.load_reference(context, r.second_reference)
+    second = inputs.load_extractor(context, r.second_extractor)
+    assert second.network.config.blocks == 2
+    real = inputs.load_reference(context, r.second_reference)
     images = context.images("train")
-    found = extractors.extract(judge, evaluate.batches(images))
+    found = extract(second, batches(images))
     assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
-    plain = registry.Registry(config.load("demo")).evaluations["sit-b2-reals_400K"]
+    plain = registry.Registry(load("demo")).evaluations["sit-b2-reals_400K"]
     assert "second" not in plain.identity

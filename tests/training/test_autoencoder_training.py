@@ -13,8 +13,10 @@ from forks import codes, fork_all
 from PIL import Image
 from small import ALIGN, LPIPS, Pictures, task
 
-from reals.experiment import config
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.scale import EngineConfig
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
 from reals.method.models import autoencoder as models
@@ -24,6 +26,7 @@ from reals.stages import autoencoder, data
 from reals.stages.autoencoder import adaptive_weight
 from reals.stages.context import Context
 from reals.training import loop
+from reals.training.log import OF_THE_MACHINE, read_log
 from reals.training.processes import Processes
 
 GAN = {"start": 0, "ramp": 0, "channels": 4, "layers": 1}
@@ -122,7 +125,7 @@ def trained(folder: Path, name: str) -> None:
         made = task(processes, batch=7, **VARIANTS[name])
         for optimizer in (made.optimizer, made.discriminator_optimizer):
             optimizer.param_groups[0]["eps"] = EPSILON
-        loop.train(made, folder, STEPS, label="a", processes=processes, engine=config.EngineConfig(log_every=1))
+        loop.train(made, folder, STEPS, label="a", processes=processes, engine=EngineConfig(log_every=1))
 
 
 def final(folder: Path) -> dict:
@@ -137,10 +140,10 @@ def test_two_processes_train_as_one_does(tmp_path, name):
     one, two = final(tmp_path / "1"), final(tmp_path / "2")
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=key)
-    logs = [loop.read_log(tmp_path / n / "log.jsonl") for n in "12"]
+    logs = [read_log(tmp_path / n / "log.jsonl") for n in "12"]
     for a, b in zip(*logs, strict=True):
         assert a.keys() == b.keys()
-        for key in a.keys() - loop.OF_THE_MACHINE:
+        for key in a.keys() - OF_THE_MACHINE:
             assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
 
 
@@ -158,7 +161,7 @@ def test_more_shares_than_images_are_refused():
 
 @pytest.mark.parametrize("name", ["default", "balanced"])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
-    engine = config.EngineConfig(log_every=1)
+    engine = EngineConfig(log_every=1)
 
     def run(folder, *stops):
         for steps in stops:
@@ -173,10 +176,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
     assert len(leaves[0]) == len(leaves[1]) > 100
     for a, b in zip(*leaves, strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    logs = [
-        [{k: v for k, v in r.items() if k not in loop.OF_THE_MACHINE} for r in loop.read_log(tmp_path / n / "log.jsonl")]
-        for n in "ab"
-    ]
+    logs = [[{k: v for k, v in r.items() if k not in OF_THE_MACHINE} for r in read_log(tmp_path / n / "log.jsonl")] for n in "ab"]
     assert logs[0] == logs[1]
 
 
@@ -195,8 +195,8 @@ def test_the_average_is_what_is_kept(tmp_path):
 def test_every_term_is_logged_raw_and_weighted_and_the_held_out_batch_now_and_then(tmp_path):
     made = task()
     made.held_out_every = 2
-    loop.train(made, tmp_path, 4, label="a", engine=config.EngineConfig(log_every=1))
-    records = loop.read_log(tmp_path / "log.jsonl")
+    loop.train(made, tmp_path, 4, label="a", engine=EngineConfig(log_every=1))
+    records = read_log(tmp_path / "log.jsonl")
     for record in records:
         names = ("mse", "lpips", "gan", "kl", "align")
         assert record["loss"] == pytest.approx(sum(record[f"{n}_weighted"] for n in names), rel=1e-5)
@@ -272,7 +272,7 @@ def context(project):
         edit(path, "images_per_class: 40", "images_per_class: 10")
         for old, new in edits.values():
             edit(path, old, new)
-        context = Context(Registry(config.load("smoke")))
+        context = Context(Registry(load("smoke")))
         data.run(context, context.registry.data)
         return context
 
@@ -280,7 +280,7 @@ def context(project):
 
 
 def test_presets_are_complete_and_each_trains(project):
-    paper = config.load("smoke").paper
+    paper = load("smoke").paper
     assert set(paper.autoencoder) == {"default", "ldm", "llamagen"}
     ids = set()
     for name, loss in paper.autoencoder.items():
@@ -289,15 +289,15 @@ def test_presets_are_complete_and_each_trains(project):
         scale.write_text(
             text.replace("name: smoke", f"name: {name}").replace("autoencoder:\n", f"autoencoder:\n  preset: {name}\n", 1)
         )
-        spec = Registry(config.load(str(scale))).autoencoders["reals"].spec
-        ids.add(Registry(config.load(str(scale))).autoencoders["reals"].id)
+        spec = Registry(load(str(scale))).autoencoders["reals"].spec
+        ids.add(Registry(load(str(scale))).autoencoders["reals"].id)
         made = task(**{k: spec[k] for k in ("pixel", "lambda_p", "lambda_g", "gan_weight", "betas", "weight_decay", "grad_clip")})
         assert torch.isfinite(made.update(3)["loss"])
         assert (spec["pixel"], spec["lambda_g"]) == (loss.pixel, loss.lambda_g)
         # The smoke scale's own start and ramp win over the preset's.
         assert (spec["gan"]["start"], spec["gan"]["ramp"]) == (0, 2)
     assert len(ids) == 3
-    assert Registry(config.load("imagenet256")).autoencoders["reals"].spec["gan"] == {
+    assert Registry(load("imagenet256")).autoencoders["reals"].spec["gan"] == {
         "start": 0,
         "ramp": 5000,
         "channels": 64,
@@ -307,8 +307,8 @@ def test_presets_are_complete_and_each_trains(project):
 
 def test_an_unknown_preset_is_refused(project):
     edit(project / "config/scales/smoke.yaml", "autoencoder:\n", "autoencoder:\n  preset: vqgan\n")
-    with pytest.raises(config.ConfigError, match="preset 'vqgan'"):
-        config.load("smoke")
+    with pytest.raises(ConfigError, match="preset 'vqgan'"):
+        load("smoke")
 
 
 def test_the_folder_carries_the_latent_scale(context):
@@ -378,12 +378,12 @@ def test_a_base_with_another_checksum_is_refused_before_it_is_read(context, tmp_
 
 
 def test_a_seed_repeats_training_on_the_same_data(project):
-    first, second = (Registry(config.load("smoke", seed=s)) for s in (None, 1))
+    first, second = (Registry(load("smoke", seed=s)) for s in (None, 1))
     assert first.data.id == second.data.id
     assert first.teachers["large"].id == second.teachers["large"].id
     assert first.autoencoders["reals"].id != second.autoencoders["reals"].id
     assert first.root == second.root
-    assert Registry(config.load("smoke", seed=0)).autoencoders["reals"].id == first.autoencoders["reals"].id
+    assert Registry(load("smoke", seed=0)).autoencoders["reals"].id == first.autoencoders["reals"].id
     assert second.experiment.overrides == ("scale=smoke", "seed=1")
 
 
@@ -419,8 +419,8 @@ def test_a_base_that_is_not_there_is_refused_before_the_first_job(project, path,
         "sd-vae: {kind: trained, steps: 3, batch: 8, lr: 1.0e-3, lambda_k: 1.0e-6}",
         f"sd-vae: {{kind: diffusers, path: {path}}}",
     )
-    with pytest.raises(config.ConfigError, match=f"bases.sd-vae.path: {path}.*{says}"):
-        preflight.check(Registry(config.load("smoke")))
+    with pytest.raises(ConfigError, match=f"bases.sd-vae.path: {path}.*{says}"):
+        preflight.check(Registry(load("smoke")))
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from forks import codes, fork, wait_for
 from lines import Line, Slow, run, same, states
 
 from reals import files
-from reals.experiment.config import EngineConfig
+from reals.experiment.scale import EngineConfig
 from reals.training import loop
+from reals.training.log import read_log
 
 STEPS_PER_KILL = 150
 BALLAST = 500_000  # floats: a state takes long enough to write for kills to hit the writing
@@ -54,7 +55,7 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path, kill
     assert len(set(seen)) >= kills // 2
     assert seen.count(steps) < kills // 4  # most kills met a run under way
     assert not list(folder.rglob("*.partial"))
-    logged = [r["step"] for r in loop.read_log(folder / "log.jsonl")]
+    logged = [r["step"] for r in read_log(folder / "log.jsonl")]
     assert logged == sorted({*range(7, steps, 7), steps})
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reals import rng
-from reals.experiment import config, registry
-from reals.experiment.config import EngineConfig
+from reals.experiment import registry
+from reals.experiment.load import load
+from reals.experiment.scale import EngineConfig
 from reals.machine import signals
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
@@ -29,7 +30,9 @@ from reals.stages import latents as latents_stage
 from reals.stages.context import Context
 from reals.stages.transformer import TransformerTask, checkpoint_blocks
 from reals.training import loop, processes
+from reals.training.log import OF_THE_MACHINE, read_log
 from reals.training.processes import Processes, shares
+from reals.training.states import States
 
 IMAGES, CLASSES, TEACHER = 24, 5, 6
 SPEC = {"batch": 7, "lr": 1e-3, "ema": 0.9, "seed": 3, "flip": True, "patch": 2, "latent_channels": 2, "latent_size": 4,
@@ -128,7 +131,7 @@ def many(count, folder, *arguments, **named):
 
 
 def curve(folder: Path) -> list[dict]:
-    return [{k: v for k, v in r.items() if k not in loop.OF_THE_MACHINE} for r in loop.read_log(folder / "log.jsonl")]
+    return [{k: v for k, v in r.items() if k not in OF_THE_MACHINE} for r in read_log(folder / "log.jsonl")]
 
 
 @given(st.integers(1, 50), st.integers(1, 6), st.integers(1, 5))
@@ -190,7 +193,7 @@ def test_a_warning_to_any_process_stops_all_and_the_resumed_run_has_the_same_bit
     wait_for(tmp_path / "going_1")
     os.kill(pids[-1], signal.SIGTERM)
     assert codes(pids) == [signals.EXIT_STOPPED] * count
-    assert 3 <= loop.States(tmp_path / "cut" / "state").steps()[-1] < 30
+    assert 3 <= States(tmp_path / "cut" / "state").steps()[-1] < 30
     many(count, tmp_path / "cut", "REPA", 30)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
@@ -229,7 +232,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp
     assert codes(pids) == [2, 2]
     errors = capfd.readouterr().err
     assert errors.count("not finite at step 0 (loss nan") == 2
-    assert loop.States(tmp_path / "state").steps() == []
+    assert States(tmp_path / "state").steps() == []
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -264,7 +267,7 @@ def stages(tmp_path_factory):
 
 
 def until_latents():
-    context = Context(registry.Registry(config.load("smoke")))
+    context = Context(registry.Registry(load("smoke")))
     run = context.registry.runs["sit-b2-sd-vae"]
     data.run(context, context.registry.data)
     autoencoder.run(context, context.registry.autoencoders["sd-vae"])
@@ -299,7 +302,7 @@ def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
         job.kill()
     assert job.returncode == signals.EXIT_STOPPED, error
     assert error.count("the same command goes on") == 1
-    assert loop.States(context.registry.states(run)).steps()
+    assert States(context.registry.states(run)).steps()
     assert "Traceback" not in error
 
 
@@ -310,14 +313,14 @@ def test_torchrun_trains_a_run_of_the_dag_in_two_processes(fresh):
     _, error = job.communicate(timeout=120)
     assert job.returncode == 0, error
     folder = context.folder(run)
-    first = loop.read_log(folder / "log.jsonl")
+    first = read_log(folder / "log.jsonl")
     assert (folder / "step_10.safetensors").exists()
     assert error.count("10/10") == 1
     book = [json.loads(line) for line in (context.registry.root / "journal.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in book] == ["transformer"]
     shutil.rmtree(folder)
     transformer.run(context, run, 10)
-    alone = loop.read_log(folder / "log.jsonl")
+    alone = read_log(folder / "log.jsonl")
     assert [r["loss"] for r in first] == pytest.approx([r["loss"] for r in alone], rel=1e-5)
 
 
@@ -337,7 +340,7 @@ def test_pictures_do_not_disturb_the_run(fresh):
     assert np.asarray(pictures[1]).std() > 0
     shutil.rmtree(folder)
     edit(Path("config/scales/smoke.yaml"), "sample_every: 5", "sample_every: 0")
-    plain = Context(registry.Registry(config.load("smoke")))
+    plain = Context(registry.Registry(load("smoke")))
     assert plain.registry.runs["sit-b2-sd-vae"].id == run.id
     transformer.run(plain, run, 10)
     assert (folder / "step_10.safetensors").read_bytes() == weights

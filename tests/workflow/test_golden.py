@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY
 from safetensors.numpy import load_file
 
-from reals.experiment import config as configs
+from reals.experiment.load import load
 from reals.experiment.registry import REV, Registry
 
 GOLDEN = REPOSITORY / "tests/golden.json"
@@ -71,7 +71,7 @@ def upstream_kinds(registry: Registry) -> dict[str, set[str]]:
 
 
 def test_no_result_changed_without_its_rev(finished, pytestconfig):
-    registry = Registry(configs.load("smoke", folder=finished / "config"))
+    registry = Registry(load("smoke", folder=finished / "config"))
     now = measured(finished, registry)
     if pytestconfig.getoption("--regen"):
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")

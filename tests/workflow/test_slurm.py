@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, copy_project, edit
 
-from reals.experiment import config as configs
+from reals.experiment.load import load
 from reals.experiment.registry import Registry
 
 pytestmark = pytest.mark.workflow
@@ -58,7 +58,7 @@ def cluster() -> Iterator[None]:
 
 
 def registry(folder: Path) -> Registry:
-    return Registry(configs.load("smoke", folder=folder / "config"))
+    return Registry(load("smoke", folder=folder / "config"))
 
 
 def run_of(folder: Path):

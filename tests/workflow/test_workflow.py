@@ -19,7 +19,8 @@ from PIL import Image
 from scenes import write_depth, write_voc
 
 from reals import files
-from reals.experiment import config as configs
+from reals.experiment.load import load
+from reals.experiment.vocabulary import SETTINGS_ROWS
 from reals.experiment.registry import Registry
 
 pytestmark = pytest.mark.workflow
@@ -55,7 +56,7 @@ def test_every_table_and_figure_is_there(finished):
 
 @pytest.mark.parametrize(("arguments", "gpus"), [([], "2"), (["--resources", "gpu=1"], "1")], ids=["all", "one"])
 def test_jobs_of_one_machine_share_its_gpus_or_as_many_as_are_asked_for(project, arguments, gpus):
-    made = Registry(configs.load("imagenet256"))
+    made = Registry(load("imagenet256"))
     target = str(made.outputs(made.latents["reals"])[0])
     done = snakemake(
         project, target, "-n", "-p", "-c2", "--workflow-profile=none", "--config", "scale=imagenet256", *arguments,
@@ -91,7 +92,7 @@ def test_snakemakes_own_report_has_captions_and_categories(finished, tmp_path):
 
 def test_one_table_can_be_asked_for_alone(finished, tmp_path):
     folder = copy(finished, tmp_path)
-    registry = Registry(configs.load("smoke", folder=folder / "config"))
+    registry = Registry(load("smoke", folder=folder / "config"))
     others = [registry.folder(registry.evaluations[name]) for name in ("sit-xl2-reals_2M_cfg1.4", "sit-b2-reals_400K")]
     for other in others:
         shutil.rmtree(folder / other)
@@ -216,7 +217,7 @@ def test_render_marks_what_is_missing_and_starts_nothing(finished, tmp_path):
 
 
 def at(folder: Path) -> Registry:
-    return Registry(configs.load("smoke", folder=folder / "config"))
+    return Registry(load("smoke", folder=folder / "config"))
 
 
 def test_every_measured_number_says_where_it_came_from(finished):
@@ -233,12 +234,12 @@ def test_torch_fidelity_finds_the_same_fid_with_the_registered_network(finished,
     import torch
     import torch_fidelity
 
-    from reals.stages import classifiers
     from reals.stages.context import Context
+    from reals.stages.inputs import load_extractor
 
     monkeypatch.chdir(finished)
     context = Context(at(finished))
-    classifiers.load_extractor(context)
+    load_extractor(context)
     registry, train = context.registry, context.images("train")
 
     class Bytes(torch.utils.data.Dataset):
@@ -397,7 +398,7 @@ def test_too_little_disk_is_said_before_work_starts(project):
 def test_a_disk_that_fills_during_generation_stops_with_one_line_and_the_same_command_goes_on(finished, tmp_path):
     folder = copy(finished, tmp_path)
     edit(folder / "config/scales/smoke.yaml", "samples: 24", "samples: 480")
-    registry = Registry(configs.load("smoke", folder=folder / "config"))
+    registry = Registry(load("smoke", folder=folder / "config"))
     target = registry.outputs(registry.samples["sit-b2-reals_400K"])[0]
     disk = folder / target.parent
     disk.mkdir(parents=True)
@@ -439,7 +440,7 @@ def test_other_scales_are_planned_in_seconds(project, scale, least):
     jobs = planned(project, "--config", f"scale={scale}")
     assert time.monotonic() - began < 10
     assert sum(jobs.values()) >= least
-    experiment = configs.load(scale)
+    experiment = load(scale)
     assert jobs["evaluate"] == len(experiment.table_evaluations)
     assert jobs["transformer"] == sum(len(run.milestones) for run in experiment.runs.values())
     whole = sum(row.samples == "all" for row in experiment.evaluations.values())
@@ -448,7 +449,7 @@ def test_other_scales_are_planned_in_seconds(project, scale, least):
 
 
 def test_every_cell_of_every_table_has_its_source(project):
-    experiment = configs.load("imagenet256")
+    experiment = load("imagenet256")
     assert list(experiment.tables) == [f"table{n:02d}" for n in range(1, 15)]
     for table in experiment.tables.values():
         assert table.rows
@@ -459,7 +460,7 @@ def test_every_cell_of_every_table_has_its_source(project):
                 known = {
                     "evaluation": experiment.evaluations,
                     "autoencoder": experiment.autoencoders,
-                    "settings": configs.SETTINGS_ROWS,
+                    "settings": SETTINGS_ROWS,
                 }
                 assert row.source in known[table.source]
 
@@ -494,7 +495,7 @@ def test_own_photographs_at_64_pixels_by_a_copy_of_the_scale_file(project):
     ):
         trained |= {"steps": 3, "batch": 8}
     (project / "mine.yaml").write_text(yaml.safe_dump(values))
-    registry = Registry(configs.load(str(project / "mine.yaml"), folder=project / "config"))
+    registry = Registry(load(str(project / "mine.yaml"), folder=project / "config"))
     target = registry.folder(registry.evaluations["sit-b2-reals_late_cfg1.5"]) / "metrics.json"
     snakemake(project, str(target), str(registry.root / "figures/reconstructions.png"), "--config", "scale=mine.yaml")
     result = json.loads((project / target).read_text())
@@ -509,7 +510,7 @@ def test_own_photographs_by_a_path(project):
     edit(scale, "pr_reference: 100", "pr_reference: 30")
     edit(scale, "target: ink", "target: foreground")
     arguments = ["--config", "scale=smoke", "data=photos"]
-    registry = Registry(configs.load("smoke", data="photos"))
+    registry = Registry(load("smoke", data="photos"))
     target = registry.folder(registry.evaluations["sit-b2-reals_400K"]) / "metrics.json"
     figure = registry.root / "figures/figure4.png"
     snakemake(project, str(target), str(figure), *arguments)

@@ -14,7 +14,7 @@ from reals.cli.experiment import experiment_from
 from reals.experiment import figure_list
 from reals import files
 from reals.records import journal
-from reals.experiment.config import ConfigError
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 
 

@@ -2,11 +2,6 @@ SHEETS = EXPERIMENT.sheets
 MODULES = Path(files.__file__).parent
 
 
-def code(*patterns):
-    """Modules, templates and styles that an output depends on: a changed one has it drawn again."""
-    return sorted(file for pattern in patterns for file in MODULES.glob(pattern))
-
-
 # In `snakemake --report` the Markdown of each table, by its number and title.
 TABLE_LABELS = {
     f"{ROOT}/tables/{name}.md": {"table": name, "title": sheet.title.removesuffix(".")} for name, sheet in EXPERIMENT.tables.items()
@@ -29,7 +24,7 @@ rule tables:
     input:
         metrics=SHOWN,
         sheets=[SHEETS["tables.yaml"], *sorted(SHEETS["tables"].glob("*.tsv"))],
-        code=code("report/tables/*.*", "report/results.py", "report/exports.py", "report/template.py", "experiment/vocabulary.py"),
+        code=MODULES / "report/tables.py",
     output:
         [
             report(file, caption="../report/table.rst", category="Tables", labels=TABLE_LABELS[file]) if file in TABLE_LABELS else file
@@ -50,7 +45,7 @@ rule figure:
     input:
         metrics=figure_inputs,
         sheet=SHEETS["figures.yaml"],
-        code=code("report/figures/*.*", "report/results.py"),
+        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle", MODULES / "report/drawing.py"],
     output:
         f"{ROOT}/figures/{{figure}}.pdf",
         report(
@@ -72,7 +67,7 @@ rule report:
     input:
         TABLES,
         FIGURES,
-        code=code("report/page.*", "report/template.py"),
+        code=[MODULES / "report/page.py", MODULES / "report/page.html.j2", MODULES / "report/page.js"],
     output:
         report(f"{ROOT}/report.html", caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),
     log:

@@ -29,16 +29,18 @@ def run(options: argparse.Namespace) -> None:
 
     from reals import files
     from reals.machine import memory
-    from reals.measure import evaluation
+    from reals.measure.features import Clock, features_of, features_of_shard
     from reals.measure.metrics.generation import measured
-    from reals.measure.sources import open_source
+    from reals.measure.record import ADM_K, ADM_SPLIT, Counts, bootstrap, named, per_class, record, summary
+    from reals.measure.references import any_reference, range_facts
+    from reals.measure.sources.by_path import open_source
 
     shard = shard_of(options.shard)
     source = open_source(options.samples, options.value_range)
     n = enough(options.samples, len(source), options.n, "samples", "--n", options.allow_fewer)
     if n < 2:
         raise ValueError(f"{options.samples}: {n} image, at least 2 are needed for a covariance")
-    if options.pr_reference and n <= evaluation.ADM_K:
+    if options.pr_reference and n <= ADM_K:
         raise ValueError(f"{options.samples}: {n} images, too few for precision and recall; add some, or --pr-reference 0")
     labels = _labels(options, source, n, np)
     place = options.samples.resolve()  # '.' has no name of its own
@@ -48,36 +50,37 @@ def run(options: argparse.Namespace) -> None:
     memory.keep_freed()
     extractor = make_network(options)
     facts = {"samples_sha256": source.sha256, "network": extractor.name, "network_sha256": extractor.sha256, "n": n}
-    facts |= evaluation.range_facts(options.value_range)
+    facts |= range_facts(options.value_range)
     if shard is not None:
-        evaluation.features_of_shard(source, extractor, n, options.batch, options.features, facts, shard)
+        features_of_shard(source, extractor, n, options.batch, options.features, facts, shard)
         return
-    reference, real = evaluation.any_reference(
+    reference, real = any_reference(
         options.reference, extractor, source.size, options.pr_reference, options.seed, options.batch, options.value_range,
         options.allow_fewer,
     )  # fmt: skip
-    clock = evaluation.Clock()
-    samples = evaluation.features_of(source, extractor, n, options.batch, options.features, facts, clock)
+    clock = Clock()
+    samples = features_of(source, extractor, n, options.batch, options.features, facts, clock)
     pr = min(options.pr_reference, len(reference.features))
     found = measured(
-        samples, reference, k=evaluation.ADM_K, pr_reference=pr, split_size=evaluation.ADM_SPLIT,
+        samples, reference, k=ADM_K, pr_reference=pr, split_size=ADM_SPLIT,
         kid_subsets=100 if options.kid else 0, kid_subset_size=min(1000, n, max(pr, 2)), seed=options.seed,
     )  # fmt: skip
-    record = evaluation.record(source, extractor, reference, real, found, n, options.n, pr, options.pr_reference, options.seed)
-    record["samples"] |= evaluation.range_facts(options.value_range)
+    counts = Counts(n, options.n, pr, options.pr_reference)
+    written = record(source, extractor, reference, real, found, counts, options.seed)
+    written["samples"] |= range_facts(options.value_range)
     if options.bootstrap:
-        spread = evaluation.bootstrap(samples, reference, found, evaluation.ADM_SPLIT, options.bootstrap, options.seed)
-        record["intervals"] = {
+        spread = bootstrap(samples, reference, found, ADM_SPLIT, options.bootstrap, options.seed)
+        written["intervals"] = {
             "what": f"95%, {options.bootstrap} resamples of the samples, centred at the measured value; "
             "reference and balls stay as they are",
-            **evaluation.named(spread, extractor.name),
+            **named(spread, extractor.name),
         }
     if options.per_class:
-        record["per_class"] = evaluation.per_class(samples, labels, None if options.labels else source.classes, reference)
+        written["per_class"] = per_class(samples, labels, None if options.labels else source.classes, reference)
     if clock.total:
-        record["extraction"] = clock.facts(n)
-    files.write_json(out, record)
-    print(f"{evaluation.summary(record)}  -> {out}")
+        written["extraction"] = clock.facts(n)
+    files.write_json(out, written)
+    print(f"{summary(written)}  -> {out}")
 
 
 def _check(options: argparse.Namespace) -> None:

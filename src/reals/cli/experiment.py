@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reals.experiment import rehearsal
-from reals.experiment.config import ConfigError, Experiment, load, read_yaml
+from reals.experiment.load import Experiment, load
+from reals.experiment.reading import ConfigError, read_yaml
 from reals.experiment.registry import Registry
 
 KEYS = ("scale", "data", "seed", "rehearsal", "site")

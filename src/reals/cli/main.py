@@ -62,7 +62,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _stage(name: str) -> Callable:
-    from reals.stages import analyse, autoencoder, classifiers, data, downstream, evaluate, features, latents, sample, transformer
+    from reals.stages import (
+        analyse,
+        autoencoder,
+        classifiers,
+        data,
+        downstream,
+        evaluate,
+        features,
+        latents,
+        reference,
+        sample,
+        transformer,
+    )
 
     return {
         "data": data.run,
@@ -73,7 +85,7 @@ def _stage(name: str) -> Callable:
         "latents": latents.run,
         "transformer": transformer.run,
         "sample": sample.run,
-        "reference": evaluate.reference,
+        "reference": reference.run,
         "evaluate": evaluate.run,
         "analyse": analyse.run,
         "downstream": downstream.run,
@@ -90,13 +102,13 @@ def _run(options: argparse.Namespace) -> int | None:
         return None
     book = registry.root / "journal.jsonl"
     if options.command in RENDERED:
-        from reals.report import commands  # here: planning needs no pandas or matplotlib
+        from reals.report import render
 
         with journal.job(book, "render", options.command):
             if options.command == "figure":
-                commands.figure(registry, options.name)
+                render.figure(registry, options.name)
             else:
-                {"tables": commands.tables, "report": commands.report, "render": commands.render}[options.command](registry)
+                {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
         return None
     import torch
 

@@ -154,7 +154,7 @@ def _transformers(costs, device, fitting, quick: bool):
     from reals.method import objectives
     from reals.method.models.transformer import Transformer, TransformerConfig, initialise
     from reals.planning import flops
-    from reals.training import loop
+    from reals.training.ema import update_ema
 
     scale, classes = costs.scale, costs.counts.classes
     for size, row in {r.size: r for r in costs.registry.experiment.runs.values() if not r.repa}.items():
@@ -181,7 +181,7 @@ def _transformers(costs, device, fitting, quick: bool):
             optimizer.zero_grad(set_to_none=True)
             objectives.flow_loss(model, *data).total.backward()
             optimizer.step()
-            loop.update_ema(ema, parameters, 0.9999)
+            update_ema(ema, parameters, 0.9999)
 
         yield f"transformer {size}", batch, flops.TRAINED * each, train
         del optimizer, ema, train

@@ -11,7 +11,7 @@ def add_shared(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--network", default="inception",
         help="inception (ADM's; default), dinov2, clip, the folder of a small CNN (an extractors/ folder of a run), "
-        "or module:function that returns a reals.measure.extractors.Extractor",
+        "or module:function that returns a reals.measure.extractor.Extractor",
     )  # fmt: skip
     p.add_argument("--weights", type=Path, help="the network's weights file; without it the published weights are downloaded")
     p.add_argument("--sha256", help="checksum that the weights file must have")
@@ -30,7 +30,7 @@ def check_shared(options: argparse.Namespace) -> None:
     """ValueError for numbers that cannot be."""
     if options.batch < 1 or options.pr_reference < 0:
         raise ValueError(f"--batch {options.batch}, --pr-reference {options.pr_reference}: expected at least 1 and at least 0")
-    from reals.measure.evaluation import ADM_K
+    from reals.measure.record import ADM_K
 
     if 0 < options.pr_reference <= ADM_K:
         raise ValueError(
@@ -70,7 +70,7 @@ def device_of(name: str | None):
 def make_network(options: argparse.Namespace):
     """The Extractor that the options name, on its device. ValueError for an unknown network or a wrong file."""
     from reals import files
-    from reals.measure import extractors
+    from reals.measure.extractors.by_kind import make_extractor
 
     device = device_of(options.device)
     name, weights = options.network, options.weights
@@ -81,17 +81,17 @@ def make_network(options: argparse.Namespace):
     if name in SHIPPED:
         if weights is None:
             print(f"{name}: no --weights given, so the published ones are taken from the download cache or fetched", flush=True)
-            extractor = extractors.make_extractor({"kind": name}, None)
+            extractor = make_extractor({"kind": name}, None)
         else:
             if not weights.is_file():
                 raise ValueError(f"--weights {weights}: no such file; leave it out to have the published weights fetched")
             digest = options.sha256 or files.sha256(weights)
             spec = {"kind": name, "weights": weights.name, "sha256": digest}
-            extractor = extractors.make_extractor(spec, weights.parent)
+            extractor = make_extractor(spec, weights.parent)
     elif Path(name).is_dir():
         folder = Path(name)
         sealed = files.opened(folder).get("name") if (folder / files.MANIFEST).exists() else None
-        extractor = extractors.make_extractor({"kind": "small-cnn", "name": sealed or folder.resolve().name}, folder)
+        extractor = make_extractor({"kind": "small-cnn", "name": sealed or folder.resolve().name}, folder)
     elif ":" in name:
         extractor = _called(name)
     else:
@@ -100,7 +100,7 @@ def make_network(options: argparse.Namespace):
 
 
 def _called(name: str):
-    from reals.measure.extractors import ADM_NETWORK, Extractor
+    from reals.measure.extractor import ADM_EXTRACTOR, Extractor
 
     module, function = name.split(":", 1)
     try:
@@ -109,9 +109,9 @@ def _called(name: str):
         raise ValueError(f"--network {name}: {error}; expected an importable module:function") from None
     extractor = make()
     if not isinstance(extractor, Extractor):
-        raise ValueError(f"--network {name}: gave a {type(extractor).__name__}, expected a reals.measure.extractors.Extractor")
-    if extractor.name == ADM_NETWORK:
-        raise ValueError(f"--network {name}: calls itself {ADM_NETWORK}, which is ADM's network; choose another name")
+        raise ValueError(f"--network {name}: gave a {type(extractor).__name__}, expected a reals.measure.extractor.Extractor")
+    if extractor.name == ADM_EXTRACTOR:
+        raise ValueError(f"--network {name}: calls itself {ADM_EXTRACTOR}, which is ADM's extractor; choose another name")
     return extractor
 
 

@@ -22,33 +22,45 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {options.out}: expected a name ending in .npz")
     refuse_unwritable("--out", options.out)
     from reals.machine import memory
-    from reals.measure import evaluation
-    from reals.measure.extractors import ADM_NETWORK
-    from reals.measure.sources import open_source
+    from reals.measure.extractor import ADM_EXTRACTOR
+    from reals.measure.references import (
+        adm_reference,
+        has_statistics,
+        made_reference,
+        reference_arrays,
+        reference_facts,
+        reference_of_parts,
+        reference_of_shard,
+    )
+    from reals.measure.sources.by_path import open_source
+    from reals.measure.stored import parts_of, save_arrays
     from reals.progress import Progress
 
     shard = shard_of(options.shard)
     source = open_source(options.images, options.value_range)
-    stored = evaluation.has_statistics(options.images)
+    stored = has_statistics(options.images)
     count = enough(
         options.images, len(source), options.pr_reference, "precision and recall", "--pr-reference", options.allow_fewer
     )
     memory.keep_freed()
     extractor = make_network(options)
-    if stored and extractor.name == ADM_NETWORK:
+    if stored and extractor.name == ADM_EXTRACTOR:
         if shard is not None:
             raise ValueError(f"{options.images}: has its statistics inside; there is nothing to shard")
         progress = Progress("reference", count)
-        reference = evaluation.adm_reference(options.images, extractor, count, options.batch, progress.update)
-        facts = evaluation.reference_facts(extractor, source, "stored in the file", None, options.seed, options.value_range)
+        reference = adm_reference(options.images, extractor, count, options.batch, progress.update)
+        facts = reference_facts(extractor, source, "stored in the file", None, options.seed, options.value_range)
     else:
-        facts = evaluation.reference_facts(extractor, source, "computed", len(source), options.seed, options.value_range)
-        reference = evaluation.reference_in_parts(
-            source, extractor, count, options.seed, options.batch, options.out, facts, shard
-        )
-        if reference is None:
+        facts = reference_facts(extractor, source, "computed", len(source), options.seed, options.value_range)
+        if shard is not None:
+            reference_of_shard(source, extractor, count, options.seed, options.batch, options.out, facts, shard)
             return
+        if parts := parts_of(options.out):
+            reference = reference_of_parts(parts, len(source), count, facts)
+        else:
+            progress = Progress("reference", len(source))
+            reference = made_reference(source, extractor, count, options.seed, options.batch, progress.update)
     facts["pr_reference"] = count
-    evaluation.save_arrays(options.out, facts, evaluation.reference_arrays(reference))
+    save_arrays(options.out, facts, reference_arrays(reference))
     images = "statistics stored in the file" if facts["images"] is None else f"{facts['images']} images"
     print(f"{options.out}: {images}, {count} for precision and recall, {extractor.name}, {source.size[1]}x{source.size[0]}")

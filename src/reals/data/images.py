@@ -14,7 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reals import files, rng
 from reals.arrays import save_array
-from reals.experiment.config import ConfigError, DataConfig
+from reals.experiment.datasets import DataConfig
+from reals.experiment.reading import ConfigError
 from reals.progress import Progress
 
 SPLITS = ("train", "held_out")

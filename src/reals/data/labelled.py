@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from reals.data.images import EXTENSIONS, Unreadable, decode
-from reals.experiment.config import ConfigError, LabelsConfig
+from reals.experiment.datasets import LabelsConfig
+from reals.experiment.reading import ConfigError
 
 IGNORE = 255
 """A pixel without a class (VOC's borders, ADE's class 0)."""

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from reals.experiment.config import EvaluationRow, Experiment, repeats
+from reals.experiment.load import Experiment
 from reals.experiment.registry import Artefact, Registry
+from reals.experiment.repeats import repeats
+from reals.experiment.rows import EvaluationRow
 
 CAPTIONS = {
     "figure1": "t-SNE of averaged latents, one colour a class, and the similarity of one token (marked) to all others. Below: "

@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reals.experiment.config import AliasBase, ConfigError, Experiment
+from reals.experiment.load import Experiment
+from reals.experiment.networks import AliasBase
+from reals.experiment.reading import ConfigError
 
 REV = {
     "data": 1,

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from reals.experiment.config import ConfigError, DataConfig, Scale
+from reals.experiment.datasets import DataConfig
+from reals.experiment.reading import ConfigError
+from reals.experiment.scale import Scale
 
 LATENTS = 4  # cells along a side
 SMALLEST_RESOLUTION = 32

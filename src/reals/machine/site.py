@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import Field
 
 from reals import files
-from reals.experiment.config import ConfigError, Resources, Strict, read
+from reals.experiment.reading import ConfigError, Strict, read
+from reals.experiment.scale import Resources
 from reals.machine import dispatch
 
 SECONDS = 30.0  # patience with a SLURM command

@@ -12,8 +12,12 @@ from types import SimpleNamespace
 
 from reals import files
 from reals.experiment import figure_list
-from reals.experiment.config import ConfigError, DataConfig, Resources, TableSheet, Teacher
+from reals.experiment.datasets import DataConfig
+from reals.experiment.networks import Teacher
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
+from reals.experiment.report_sheets import TableSheet
+from reals.experiment.scale import Resources
 from reals.machine import dispatch
 from reals.planning import flops, rates
 from reals.planning.rates import Rates

@@ -19,8 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reals import files
-from reals.experiment.config import ConfigError, LabelsConfig, PretrainedBase, PretrainedTeacher, Resources
+from reals.experiment.datasets import LabelsConfig
+from reals.experiment.networks import PretrainedBase, PretrainedTeacher
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.scale import Resources
 from reals.machine import site
 from reals.planning.cost import Costs
 

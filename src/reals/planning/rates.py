@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from reals import files
-from reals.experiment.config import ConfigError, Resources, Scale, read_yaml
+from reals.experiment.reading import ConfigError, read_yaml
+from reals.experiment.scale import Resources, Scale
 
 MEASURED = Path("results/measured")
 KINDS = ("transformer", "sampling", "autoencoder", "encoding")

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from reals import files
-from reals.experiment.config import ConfigError
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
 from reals.machine import usage
 from reals.planning import rates

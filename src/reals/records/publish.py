@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from reals import files
-from reals.experiment.config import ConfigError, load
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
 
 REGISTRY = "registry.json"

@@ -9,15 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reals.experiment.vocabulary import LITERATURE_MARK, MISSING
 from reals.files import write_text
-from reals.report.results import Result, Results
-from reals.report.tables.conditions import Conditions
-from reals.report.tables.model import Cell, Group, Row, Table
-from reals.report.tables.wording import caveat, legend, mean_sentence, percent, shown
-from reals.report.template import environment
+from reals.report.tables import LITERATURE_MARK, MISSING, Cell, Group, Results, Row, Table, caveat, percent, shown
 
 ANALYSIS = {
     "latent_std": "latent std",
@@ -57,11 +53,13 @@ class StageTime:
     cpu_seconds: float
 
 
-def write(
+def render(
     path: Path,
-    conditions: Conditions,
     *,
+    scale: str,
     description: str,
+    paper: bool,
+    protocol: Mapping[str, str],
     code_version: str,
     tables: Sequence[Table],
     pictures: Sequence[Picture],
@@ -72,25 +70,30 @@ def write(
 ) -> Path:
     """Write the page atomically; it needs no network and no other file, and its script only adds comfort.
 
-    ``tables`` are built from the same ``results``. ``commands``: the one that makes each metrics file again; ``overrides``:
-    what the commands on this scale take as --config.
+    ``tables`` come from ``tables.build`` with the same ``results``: (kind, name) to a metrics file or None. ``commands``: the
+    one that makes each metrics file again; ``overrides``: what the commands on this scale take as --config.
     """
-    templates = environment("reals.report")
-    templates.filters |= {
+    environment = Environment(
+        loader=PackageLoader("reals.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
         "short": short,
         "duration": duration,
         "percent": percent,
         "shown": lambda cell, metric: shown(metric, cell),
-        "mean_sentence": mean_sentence,
-        "legend": legend,
         "anchor": anchor,
         "origin": partial(origin, overrides=overrides),
     }
     found = {name: result for name, result in results.items() if result is not None}
-    text = templates.get_template("page.html.j2").render(
-        conditions=conditions,
+    text = environment.get_template("page.html.j2").render(
+        scale=scale,
         description=description,
-        caveat=caveat(conditions),
+        caveat=None if paper else caveat(scale),
+        protocol=protocol,
         code_version=code_version,
         tables=tables,
         pictures=[(picture, _embedded(picture.png)) for picture in pictures],
@@ -98,8 +101,7 @@ def write(
         analysis=_analysis(found),
         sources=[(result, flatten(result["provenance"])) for _, result in sorted(found.items())],
         anchor_commands={anchor(result): commands.get(key) for key, result in found.items()},
-        look=_beside("page.css"),
-        script=_beside("page.js"),
+        script=Markup(files("reals.report").joinpath("page.js").read_text()),
         times=times,
         wall_seconds=sum(time.wall_seconds for time in times),
         cpu_seconds=sum(time.cpu_seconds for time in times),
@@ -143,7 +145,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def anchor(result: Result) -> str:
+def anchor(result: Mapping[str, Any]) -> str:
     """The page's id of a metrics file."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{result['kind']}-{result['name']}")
 
@@ -151,7 +153,6 @@ def anchor(result: Result) -> str:
 def origin(cell: Cell, table: Table, row: Row, group: Group, *, overrides: str) -> str:
     """What a reader sees on pointing at a measured number: its metrics file, protocol, and the command for its lineage."""
     result = cell.provenance
-    assert result is not None and isinstance(cell.measured, float)
     lines = [f"{result['kind']} {result['name']}", f"id: {result['id']}"]
     if cell.by_seed:
         lines += [f"seed {seed}: {value:.8g}" for seed, value in cell.by_seed.items()]
@@ -159,11 +160,6 @@ def origin(cell: Cell, table: Table, row: Row, group: Group, *, overrides: str) 
         lines.append(f"value: {cell.measured:.8g}")
     lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
     return "\n".join([*lines, f"lineage: reals why {table.name}:{row.key}:{group.metric} --config {overrides}"])
-
-
-def _beside(name: str) -> Markup:
-    """A file of this package, put into the page as it is."""
-    return Markup(files("reals.report").joinpath(name).read_text())
 
 
 def _embedded(png: Path | None) -> str | None:
@@ -182,7 +178,7 @@ def _missing(tables: Sequence[Table], pictures: Sequence[Picture]) -> list[tuple
     return list(waiting.items())
 
 
-def _analysis(found: Mapping[tuple[str, str], Result]) -> tuple[list[str], list[tuple[Result, list[str]]]]:
+def _analysis(found: Results) -> tuple[list[str], list[tuple[Mapping[str, Any], list[str]]]]:
     """Header and rows of all autoencoders' values, without the metrics nobody has."""
     autoencoders = [result for (kind, _), result in found.items() if kind == "autoencoder"]
     metrics = [metric for metric in ANALYSIS if any(metric in result["values"] for result in autoencoders)]

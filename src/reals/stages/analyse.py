@@ -9,16 +9,16 @@ from reals.arrays import save_npz
 from reals.data.images import Images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
-from reals.measure import extractors
+from reals.measure.extractor import extract
+from reals.measure.features import batches
 from reals.measure.metrics import semantics
 from reals.measure.metrics.frechet import Moments, frechet_distance
 from reals.measure.metrics.reconstruction import psnr, ssim, ssim_paper
 from reals.method.models import autoencoder as models
 from reals.method.models.autoencoder import to_uint8
 from reals.method.models.lpips import lpips_network
-from reals.stages import classifiers
 from reals.stages.context import Context
-from reals.stages.evaluate import batches, curve
+from reals.stages.inputs import curve, load_extractor
 
 BATCH = 100
 PAGE = 6400  # images in memory at a time: whole batches of ours and of the judge's, so that paging changes no bit
@@ -114,7 +114,7 @@ def _reconstruction(context: Context, vae, images: Images, indices: np.ndarray) 
     """rFID, PSNR, SSIM and LPIPS of the images ``indices``; of pixels no more than a page is in memory."""
     config = context.scale.autoencoder.lpips
     lpips = lpips_network(config.net, config.backbone, config.weights).to(context.device)
-    extractor = classifiers.load_extractor(context)
+    extractor = load_extractor(context)
     scores: dict[str, list[Tensor]] = {}
     features: dict[str, list[Tensor]] = {"real": [], "": [], "_mean": []}
     for first in range(0, len(indices), PAGE):
@@ -134,7 +134,7 @@ def _reconstruction(context: Context, vae, images: Images, indices: np.ndarray) 
                 for name, score in parts.items():
                     scores.setdefault(name + suffix, []).append(score.cpu())
         for name, some in (("real", page), *((suffix, torch.cat(parts)) for suffix, parts in decoded.items())):
-            features[name].append(extractors.extract(extractor, batches(some.numpy())).pool)
+            features[name].append(extract(extractor, batches(some.numpy())).pool)
     values = {name: float(torch.cat(parts).mean()) for name, parts in scores.items()}
     real, *made = (Moments.of(torch.cat(parts)).finalize() for parts in features.values())
     for suffix, found in zip(("", "_mean"), made, strict=True):

@@ -26,7 +26,11 @@ from reals.method.models.teacher import OnlineFeatures
 from reals.progress import Progress
 from reals.stages.context import Context
 from reals.training import loop
+from reals.training.data_order import Ahead, data_order
+from reals.training.ema import update_ema
 from reals.training.processes import Processes, Share, add_weighted
+from reals.training.schedule import cosine, set_lr
+from reals.training.task import Task
 
 BATCH = 64  # of the latent scale's measurement
 GRID_ROWS = 8  # of two pairs
@@ -52,7 +56,7 @@ class Batch(NamedTuple):
     cls: Tensor | None
 
 
-class AutoencoderTask(loop.Task):
+class AutoencoderTask(Task):
     """One step of Eq. 5: L = pixel + lambda_p LPIPS + lambda_g GAN + lambda_k KL + lambda_a L_align, then the discriminator's.
 
     All reductions: pixel losses and LPIPS are means; the KL is summed over latent dimensions and averaged over images,
@@ -91,14 +95,14 @@ class AutoencoderTask(loop.Task):
         self.optimizer = torch.optim.AdamW(self.trained, **settings)
         self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), **settings)
         self.ema = [p.detach().clone() for p in self.trained] if spec["ema"] else []
-        self.batches = loop.Ahead(self.batch)
+        self.batches = Ahead(self.batch)
         self.done = 0
 
     def batch(self, step: int) -> Batch:
         """This process's rows of the step's batch. All is drawn for the global batch, so that the split does not matter."""
         spec, seed, n = self.spec, self.spec["seed"], self.spec["batch"]
         rows = self.processes.rows(n)
-        indices = loop.data_order(seed, step, n, len(self.images))[rows]
+        indices = data_order(seed, step, n, len(self.images))[rows]
         flips = (torch.rand(n, generator=rng.generator(seed, "flip", step)) < 0.5).numpy()[rows] & spec["flip"]
         pixels = torch.from_numpy(self.images.batch(indices, flips))
         side = pixels.shape[-1] // 2 ** (len(spec["block_out_channels"]) - 1)
@@ -113,10 +117,9 @@ class AutoencoderTask(loop.Task):
     def update(self, step: int) -> dict[str, Tensor | float]:
         spec, processes = self.spec, self.processes
         batch, lambda_g = self.batches(step), spec["lambda_g"] * self._ramp(step)
-        lr = spec["lr"] * 0.5 * (1 + math.cos(math.pi * step / spec["steps"]))  # Table 1: cosine to 0
+        lr = cosine(spec["lr"], step, spec["steps"])
         for optimizer in (self.optimizer, self.discriminator_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_lr(optimizer, lr)
         record: dict[str, Tensor] = {}
         pairs: list[tuple[Share, Tensor, Tensor]] = []
         first = processes.rows(spec["batch"]).start
@@ -142,7 +145,7 @@ class AutoencoderTask(loop.Task):
             processes.average([p.grad for p in self.discriminator.parameters()])
             record["discriminator_grad_norm"] = processes.step(self.discriminator_optimizer, spec["grad_clip"])
         if self.ema:
-            loop.update_ema(self.ema, self.trained, spec["ema"])
+            update_ema(self.ema, self.trained, spec["ema"])
         self.done = step + 1
         return {**record, "lr": lr}
 

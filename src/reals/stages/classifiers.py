@@ -1,4 +1,4 @@
-"""Stages `teacher` and `extractor`: the networks that teach and that judge, trained here or brought in."""
+"""Stages `teacher` and `extractor`: the networks that teach and that measure, trained here or brought in."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,21 @@ from reals import files, rng
 from reals.data.images import Images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
-from reals.measure import extractors
+from reals.measure.extractors.inception import inception
+from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.method.models import teacher as teachers
 from reals.stages.context import Context
+from reals.stages.inputs import extractor_config
 from reals.training import loop
+from reals.training.data_order import data_order
+from reals.training.schedule import cosine, set_lr
+from reals.training.task import Task
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's
 
 
 @dataclass
-class ClassifierTask(loop.Task):
+class ClassifierTask(Task):
     """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
 
     ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero. For a teacher that stands in
@@ -44,14 +49,13 @@ class ClassifierTask(loop.Task):
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
     def update(self, step: int) -> dict[str, Tensor]:
-        indices = loop.data_order(self.seed, step, self.batch, len(self.images))
+        indices = data_order(self.seed, step, self.batch, len(self.images))
         g = rng.generator(self.seed, "augmentation", step)
         flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
         x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
         x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
         y = torch.from_numpy(self.images.labels[indices]).to(self._device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        set_lr(self.optimizer, cosine(self.lr, step, self.steps))
         self.network.train()
         loss = self.loss(self.inputs(x), y)
         self.optimizer.zero_grad(set_to_none=True)
@@ -170,51 +174,22 @@ def teacher(context: Context, artefact: Artefact) -> None:
 
 
 def extractor(context: Context, artefact: Artefact) -> None:
-    """Trains one of the scale's judges, or verifies Inception's weights."""
-    config = _judge(context, artefact)
+    """Trains one of the scale's feature extractors, or verifies Inception's weights."""
+    config = extractor_config(context, artefact)
     folder = context.begin(artefact)
     if config.kind == "inception":
         weights = Path(config.weights) if config.weights else None
         if weights is not None and not weights.is_file():
             raise ValueError(f"evaluation.extractor.weights: {weights}: no such file; give torch-fidelity's Inception weights")
-        extractors.inception(weights, config.sha256)
+        inception(weights, config.sha256)
         files.seal(
             folder, [], name=config.name, weights_sha256=files.sha256(weights) if weights else "torch-fidelity's own download"
         )
         return
     images = context.images("train")
-    network = extractors.SmallCNN(
-        extractors.SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1)
-    )
-    extractors.initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
+    network = SmallCNN(SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1))
+    initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
     network = network.to(context.device, memory_format=torch.channels_last)
     score = _train(context, config, network, lambda x: x, folder)
-    extractors.save_small_cnn(network.cpu(), folder)
+    save_small_cnn(network.cpu(), folder)
     files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)
-
-
-def _judge(context: Context, artefact: Artefact):
-    evaluation, second = context.scale.evaluation, context.registry.second_extractor
-    return evaluation.second if second is not None and artefact.id == second.id else evaluation.extractor
-
-
-def extractor_sha256(context: Context, artefact: Artefact) -> str:
-    """What tells one copy of a judge from another: its files, or the weights that it was made from."""
-    manifest = files.opened(context.folder(artefact))
-    return manifest.get("weights_sha256") or files.fingerprint(manifest)
-
-
-def load_extractor(context: Context, artefact: Artefact | None = None) -> extractors.Extractor:
-    """The scale's feature network (or the one that ``artefact`` is), ready on the context's device."""
-    artefact = artefact or context.registry.extractor
-    config = _judge(context, artefact)
-    folder = context.folder(artefact)
-    files.verified(folder)
-    if config.kind == "inception":
-        return extractors.inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
-    if config.name not in FEATURE_EXTRACTORS_REGISTRY:
-        extractors.register_with_torch_fidelity(config.name, folder)
-    return extractors.small_cnn_extractor(extractors.load_small_cnn(folder), config.name).to(context.device)

@@ -9,8 +9,9 @@ import torch
 
 from reals import files
 from reals.data.images import Images
-from reals.experiment.config import Paper, Scale
+from reals.experiment.paper import Paper
 from reals.experiment.registry import Artefact, Registry
+from reals.experiment.scale import Scale
 
 
 @dataclass(frozen=True)

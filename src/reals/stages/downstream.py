@@ -13,6 +13,7 @@ from reals.data.images import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
+from reals.measure.features import batches
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
 from reals.method.models.teacher import OnlineFeatures
@@ -20,8 +21,7 @@ from reals.method.sampling import shard_range
 from reals.progress import Progress
 from reals.stages import labelled
 from reals.stages.context import Context
-from reals.stages.evaluate import batches
-from reals.training import loop
+from reals.training.data_order import data_order
 
 INK = 0.5  # brightness above which a pixel is ink
 
@@ -69,7 +69,7 @@ def train_heads(context: Context, artefact: Artefact, source, dim: int, train: I
     optimizer = torch.optim.AdamW(heads.parameters(), lr=spec["lr"], weight_decay=0.0)
     progress = Progress("heads", spec["steps"])
     for step in range(spec["steps"]):
-        indices = loop.data_order(spec["seed"], step, spec["batch"], len(train))
+        indices = data_order(spec["seed"], step, spec["batch"], len(train))
         pixels = torch.from_numpy(train.batch(indices))
         tokens, _ = source(indices, np.zeros(len(indices), bool), pixels.to(context.device))
         mask, depth = heads(tokens.to(context.device))

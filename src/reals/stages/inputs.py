@@ -2,12 +2,62 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from reals import files
+from reals.experiment.registry import Artefact
+from reals.measure.extractor import Extractor
+from reals.measure.extractors.inception import inception
+from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
+from reals.measure.extractors.torch_fidelity import register_with_torch_fidelity
+from reals.measure.metrics.generation import Reference
+from reals.measure.references import reference_from
 from reals.method import checkpoints
 from reals.method.models.transformer import Transformer
+from reals.method.sampling import Sampling
 from reals.records import provenance
+from reals.stages.context import Context
+from reals.training.log import OF_THE_MACHINE, read_log
+
+CURVE_POINTS = 100
+
+
+def extractor_config(context: Context, artefact: Artefact):
+    """The settings of the feature extractor that ``artefact`` is: the scale's first, or its second."""
+    evaluation, second = context.scale.evaluation, context.registry.second_extractor
+    return evaluation.second if second is not None and artefact.id == second.id else evaluation.extractor
+
+
+def extractor_sha256(context: Context, artefact: Artefact) -> str:
+    """What tells one copy of a feature extractor from another: its files, or the weights that it was made from."""
+    manifest = files.opened(context.folder(artefact))
+    return manifest.get("weights_sha256") or files.fingerprint(manifest)
+
+
+def load_extractor(context: Context, artefact: Artefact | None = None) -> Extractor:
+    """The scale's feature extractor (or the one that ``artefact`` is), ready on the context's device."""
+    artefact = artefact or context.registry.extractor
+    config = extractor_config(context, artefact)
+    folder = context.folder(artefact)
+    files.verified(folder)
+    if config.kind == "inception":
+        return inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
+    if config.name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_with_torch_fidelity(config.name, folder)
+    return small_cnn_extractor(load_small_cnn(folder), config.name).to(context.device)
+
+
+def load_reference(context: Context, artefact: Artefact) -> Reference:
+    """MissingArtefact where it is gone, damaged, or of another copy of its feature extractor than the one that is here."""
+    folder, extractor = context.folder(artefact), artefact.needed("extractor")
+    made_with = files.verified(folder).get("extractor_sha256")
+    files.refuse_other_copy(extractor_sha256(context, extractor), made_with, context.folder(extractor), folder)
+    with np.load(folder / "reference.npz") as stored:
+        return reference_from({k: stored[k] for k in stored.files})
 
 
 def weights_path(folder: Path, step: int) -> Path:
@@ -24,3 +74,48 @@ def load_transformer(path: Path, device: torch.device) -> tuple[Transformer, dic
     except ValueError as error:
         raise files.MissingArtefact(f"{error}; delete it and run `snakemake {path}`") from None
     return checkpoint.model, checkpoint.facts
+
+
+def checkpoint(context: Context, artefact: Artefact) -> Path:
+    """The weights that samples are drawn by: a run's at one milestone."""
+    return weights_path(context.folder(artefact.needed("run")), artefact.spec["step"])
+
+
+def sampling_of(spec: dict) -> Sampling:
+    """The settings an evaluation's spec states; where it states none they are the defaults."""
+    settings = {
+        "sampler": spec["sampler"],
+        "cfg": spec["cfg"],
+        "cfg_channels": 3 if spec["cfg_channels"] == "3" else "all",
+        "interval": tuple(spec["interval"]) if spec["interval"] else (0.0, 1.0),
+        "interval_time": spec["interval_time"] or "noise",
+        "steps": spec["steps"],
+        "eta": spec.get("eta"),
+        "path": spec.get("interpolant"),
+    }
+    if "path" in spec:
+        p = spec["path"]
+        settings |= {
+            "form": p["diffusion_form"],
+            "norm": p["diffusion_norm"],
+            "last": p["last_step"],
+            "last_size": p["last_step_size"],
+        }
+    return Sampling(**{key: value for key, value in settings.items() if value is not None})
+
+
+def provenance_of_samples(context: Context, artefact: Artefact) -> dict:
+    """Where the samples come from: the checkpoint's own facts, its place and its hash."""
+    path = checkpoint(context, artefact)
+    _, facts = load_transformer(path, torch.device("cpu"))
+    return {"checkpoint": str(path), "checkpoint_sha256": files.sha256(path), **facts}
+
+
+def curve(log: Path, upto: int | None = None) -> dict[str, list[float]]:
+    """A training log thinned to at most 100 points: step and every column of the training that all records have."""
+    records = [r for r in read_log(log) if upto is None or r["step"] <= upto]
+    if not records:
+        return {}
+    thin = records[:: max(1, -(-len(records) // CURVE_POINTS))]
+    keys = [k for k in thin[0] if k not in OF_THE_MACHINE and all(k in r for r in thin)]
+    return {k: [round(r[k], 6) for r in thin] for k in keys}

@@ -19,7 +19,7 @@ from reals.method.models import heads as networks
 from reals.method.models import teacher as teachers
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.training import loop
+from reals.training.data_order import Ahead, data_order
 
 BATCH = 32  # of what is scored
 PairBatch = tuple[np.ndarray, np.ndarray]
@@ -117,9 +117,9 @@ def train(context: Context, artefact: Artefact, kind: str, pairs: Pairs, reader:
     progress = Progress(f"{kind} head on {name}", spec["steps"])
 
     def batch(step: int) -> PairBatch:
-        return pairs.batch(loop.data_order(spec["seed"], step, spec["batch"], len(pairs)), resolution)
+        return pairs.batch(data_order(spec["seed"], step, spec["batch"], len(pairs)), resolution)
 
-    batches = loop.Ahead(batch)
+    batches = Ahead(batch)
     for step in range(spec["steps"]):
         pixels, truth = (torch.from_numpy(array).to(device) for array in batches(step))
         with torch.no_grad():

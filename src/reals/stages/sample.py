@@ -1,7 +1,6 @@
 """Stage `sample`: images of one evaluation as uint8 shards; image i depends on (seed, i) alone."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,44 +12,16 @@ from reals.experiment.registry import Artefact
 from reals.machine.usage import work
 from reals.method.models import autoencoder as models
 from reals.method.models.transformer import Transformer
-from reals.method.sampling import Sampling, decode, draw, random_labels, shard_range
+from reals.method.sampling import decode, draw, random_labels, shard_range
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.stages.inputs import load_transformer, weights_path
+from reals.stages.inputs import checkpoint, load_transformer, sampling_of
 
 
 def labels_of(spec: dict, classes: int) -> np.ndarray:
     """The class of each sample, int64 [n]: drawn uniformly (as DiT and SiT do), or i mod classes where balanced."""
     n = spec["n"]
     return np.arange(n) % classes if spec["labels"] == "balanced" else random_labels(spec["seed"], range(n), classes)
-
-
-def sampling_of(spec: dict) -> Sampling:
-    """The settings an evaluation's spec states; where it states none they are the defaults."""
-    settings = {
-        "sampler": spec["sampler"],
-        "cfg": spec["cfg"],
-        "cfg_channels": 3 if spec["cfg_channels"] == "3" else "all",
-        "interval": tuple(spec["interval"]) if spec["interval"] else (0.0, 1.0),
-        "interval_time": spec["interval_time"] or "noise",
-        "steps": spec["steps"],
-        "eta": spec.get("eta"),
-        "path": spec.get("interpolant"),
-    }
-    if "path" in spec:
-        p = spec["path"]
-        settings |= {
-            "form": p["diffusion_form"],
-            "norm": p["diffusion_norm"],
-            "last": p["last_step"],
-            "last_size": p["last_step_size"],
-        }
-    return Sampling(**{key: value for key, value in settings.items() if value is not None})
-
-
-def checkpoint(context: Context, artefact: Artefact) -> Path:
-    """The weights that samples are drawn by: a run's at one milestone."""
-    return weights_path(context.folder(artefact.needed("run")), artefact.spec["step"])
 
 
 def loaded(context: Context, artefact: Artefact) -> tuple[Transformer, dict, nn.Module]:
@@ -103,10 +74,3 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
 
 def _report(progress: Progress, before: int, size: int, done: int, total: int) -> None:
     progress.update(before + size * done // total)
-
-
-def provenance(context: Context, artefact: Artefact) -> dict:
-    """Where the samples come from: the checkpoint's own facts, its place and its hash."""
-    path = checkpoint(context, artefact)
-    _, facts = load_transformer(path, torch.device("cpu"))
-    return {"checkpoint": str(path), "checkpoint_sha256": files.sha256(path), **facts}

@@ -26,8 +26,11 @@ from reals.planning import flops, rates
 from reals.stages.context import Context
 from reals.stages.inputs import weights_path
 from reals.training import loop
+from reals.training.data_order import Ahead, data_order
+from reals.training.ema import update_ema
 from reals.training.processes import Processes, add_weighted
 from reals.training.states import States
+from reals.training.task import Task
 
 
 def network_config(spec: dict, classes: int, teacher_dim: int | None) -> TransformerConfig:
@@ -57,7 +60,7 @@ class Batch(NamedTuple):
     pixels: Tensor | None  # REPA: images, for a teacher that runs along
 
 
-class TransformerTask(loop.Task):
+class TransformerTask(Task):
     """One AdamW step of the family's loss on one batch, then the EMA. What is random is keyed by the step's number."""
 
     def __init__(self, spec: dict, model: Transformer, latents: Latents, labels: Tensor, processes: Processes,
@@ -73,7 +76,7 @@ class TransformerTask(loop.Task):
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(trained, lr=spec["lr"], betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
         self.schedule = ddpm.linear_schedule() if spec["family"] == "DiT" else None
-        self.batches = loop.Ahead(self.batch)
+        self.batches = Ahead(self.batch)
         self.rehearsed = processes.count < 3
 
     def batch(self, step: int) -> Batch:
@@ -83,7 +86,7 @@ class TransformerTask(loop.Task):
         def draw(purpose: str) -> torch.Generator:
             return rng.generator(seed, purpose, step)
 
-        indices = loop.data_order(seed, step, n, len(self.latents))
+        indices = data_order(seed, step, n, len(self.latents))
         flips = (torch.rand(n, generator=draw("flip")) < 0.5).numpy() & spec["flip"]
         shape = (n, spec["latent_channels"], spec["latent_size"], spec["latent_size"])
         posterior = torch.randn(shape, generator=draw("posterior"))
@@ -119,7 +122,7 @@ class TransformerTask(loop.Task):
         record = self.gradient(batch)
         clip = self.spec["repa"]["grad_clip"] if "repa" in self.spec else None
         record["grad_norm"] = self.processes.step(self.optimizer, clip)
-        loop.update_ema(list(self.ema.values()), self.weights, self.spec["ema"])
+        update_ema(list(self.ema.values()), self.weights, self.spec["ema"])
         return {**record, "lr": self.spec["lr"]}
 
     def gradient(self, batch: Batch) -> dict[str, Tensor]:

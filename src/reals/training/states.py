@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ class States:
         self._host: dict = {}
         self._writer: threading.Thread | None = None
         self._failure: OSError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """However training ended, the last state is on disk, or OSError says that it is not."""
+        self.wait()
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}.pt"

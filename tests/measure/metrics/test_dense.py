@@ -11,7 +11,8 @@ from sklearn.metrics import jaccard_score
 
 from reals.data import labelled
 from reals.data.images import Unreadable, center_crop
-from reals.experiment.config import ConfigError, LabelsConfig
+from reals.experiment.datasets import LabelsConfig
+from reals.experiment.reading import ConfigError
 from reals.measure.metrics import dense
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reals.measure.extractors import Features
+from reals.measure.extractor import Features
 from reals.measure.metrics.frechet import Moments, frechet_distance
 from reals.measure.metrics.generation import Reference, generation_metrics, reference_of
 from reals.measure.metrics.inception_score import inception_score

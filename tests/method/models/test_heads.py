@@ -9,8 +9,10 @@ from conftest import edit
 from scenes import write_depth, write_voc
 
 from reals.data import labelled
-from reals.experiment import config, registry
-from reals.experiment.config import ConfigError, LabelsConfig
+from reals.experiment import registry
+from reals.experiment.datasets import LabelsConfig
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact
 from reals.method.models import heads, moge
 from reals.stages import data
@@ -50,7 +52,7 @@ def trained(context, kind: str, reader, folders, steps: int = 150):
 
 @pytest.fixture
 def context(project) -> Context:
-    return Context(registry.Registry(config.load("smoke")))
+    return Context(registry.Registry(load("smoke")))
 
 
 def test_a_head_finds_classes_and_depth_where_features_hold_them_and_nothing_where_they_hold_nothing(context, folders):
@@ -198,7 +200,7 @@ def labelled_scale(project: Path, folders, extra: str = "") -> None:
 
 def test_labels_are_part_of_the_identity_by_name_not_by_path(project, folders):
     def identity() -> dict:
-        [made] = {a.id: a for a in registry.Registry(config.load("smoke")).downstream.values()}.values()
+        [made] = {a.id: a for a in registry.Registry(load("smoke")).downstream.values()}.values()
         return made.identity
 
     before = identity()
@@ -211,9 +213,9 @@ def test_labels_are_part_of_the_identity_by_name_not_by_path(project, folders):
 
 
 def test_labels_stay_when_other_photographs_are_trained_on(project, folders):
-    assert config.load("smoke", data="/photos/birds").scale.downstream.target == "foreground"
+    assert load("smoke", data="/photos/birds").scale.downstream.target == "foreground"
     labelled_scale(project, folders)
-    downstream = config.load("smoke", data="/photos/birds").scale.downstream
+    downstream = load("smoke", data="/photos/birds").scale.downstream
     assert downstream.target == "labelled" and downstream.segmentation.classes == 4
 
 
@@ -229,7 +231,7 @@ def test_labels_in_the_wrong_place_are_one_line(project, folders, old, new, says
     labelled_scale(project, folders)
     edit(project / "config/scales/smoke.yaml", old, new)
     with pytest.raises(ConfigError, match=says):
-        config.load("smoke")
+        load("smoke")
 
 
 def test_missing_labels_are_said_before_the_first_job(project, folders):
@@ -237,7 +239,7 @@ def test_missing_labels_are_said_before_the_first_job(project, folders):
 
     labelled_scale(project, ("/no/such/folder", folders[1]))
     with pytest.raises(ConfigError, match=r"downstream.segmentation.path: /no/such/folder is not a folder"):
-        preflight.check(registry.Registry(config.load("smoke")))
+        preflight.check(registry.Registry(load("smoke")))
 
 
 def test_heads_that_do_not_fit_the_teacher_are_said_before_the_first_job(project, folders, tmp_path):
@@ -245,25 +247,25 @@ def test_heads_that_do_not_fit_the_teacher_are_said_before_the_first_job(project
 
     labelled_scale(project, folders)
     scale = project / "config/scales/smoke.yaml"
-    dim = config.load("smoke").scale.teachers["large"].width
+    dim = load("smoke").scale.teachers["large"].width
     write_moge(tmp_path / "moge.pt", dim)
     edit(scale, "layout: depth", f"layout: depth, head: {tmp_path / 'moge.pt'}, experimental: true, relative: true")
-    preflight.check(registry.Registry(config.load("smoke")))
+    preflight.check(registry.Registry(load("smoke")))
     write_moge(tmp_path / "moge.pt", dim + 1)
     with pytest.raises(ConfigError, match=f"reads {dim + 1} features, the teacher gives {dim}"):
-        preflight.check(registry.Registry(config.load("smoke")))
+        preflight.check(registry.Registry(load("smoke")))
     write_moge(tmp_path / "moge.pt", dim)
     write_head(tmp_path / "head.pth")
     edit(scale, "layout: voc", f"layout: voc, head: {tmp_path / 'head.pth'}")
     with pytest.raises(ConfigError, match="not for a teacher trained here; leave head out"):
-        preflight.check(registry.Registry(config.load("smoke")))
+        preflight.check(registry.Registry(load("smoke")))
 
 
 def test_check_reads_some_pairs(project, folders):
     from reals.planning import preflight
 
     labelled_scale(project, folders)
-    r = registry.Registry(config.load("smoke"))
+    r = registry.Registry(load("smoke"))
     data.run(Context(r), r.data)
     said = preflight.labels(r, "downstream.segmentation", r.experiment.scale.downstream.segmentation)
     assert "48 pairs to train on, 16 held out; 32 read" in said

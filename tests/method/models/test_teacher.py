@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from conftest import edit
 from safetensors.torch import save_file
 
-from reals.experiment import config, registry
+from reals.experiment import registry
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 from reals.method.models import teacher as teachers
 from reals.method.models.teacher import Teacher
 from reals.stages import classifiers
@@ -187,7 +189,7 @@ def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(proje
     old = next(line for line in sheet.read_text().splitlines() if line.strip().startswith("large: {kind"))
     new = f"  large: {{kind: timm, name: dino, model: {REGISTERS}, patch: 14, weights: weights.pth, sha256: {digest}}}"
     edit(sheet, old, new)
-    context = Context(registry.Registry(config.load("smoke")))
+    context = Context(registry.Registry(load("smoke")))
     artefact = context.registry.teachers["large"]
     classifiers.teacher(context, artefact)
     loaded = teachers.load(context.folder(artefact))
@@ -197,7 +199,7 @@ def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(proje
     torch.testing.assert_close(loaded.features(images), again.features(images))
     path.write_bytes(b"something else, which must not even be opened")
     edit(sheet, f"sha256: {digest}", "sha256: " + "f" * 64)
-    context = Context(registry.Registry(config.load("smoke")))
+    context = Context(registry.Registry(load("smoke")))
     monkeypatch.setattr(torch, "load", None)
     with pytest.raises(ValueError, match=r"weights\.pth: its sha256 is [0-9a-f]{64}, not f{64}"):
         classifiers.teacher(context, context.registry.teachers["large"])
@@ -210,7 +212,7 @@ def test_weights_neither_cached_nor_to_be_had_are_said_before_anything_runs(monk
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        config.ConfigError, match=r"teachers\.large: timm/nowhere is not in the hub's cache .* give weights: a local file"
+        ConfigError, match=r"teachers\.large: timm/nowhere is not in the hub's cache .* give weights: a local file"
     ):
         preflight.hub_weights("teachers.large", "timm/nowhere", "model.safetensors")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals.measure.metrics.features import finite_rows
+from reals.measure.metrics.checks import finite_rows
 
 # A covariance may miss positive semi-definiteness by this share of its largest eigenvalue.
 _NEGATIVE_TOLERANCE = 1e-6

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals.measure.extractors import Features
-from reals.measure.metrics.features import finite_rows
+from reals.measure.extractor import Features
+from reals.measure.metrics.checks import finite_rows
 from reals.measure.metrics.frechet import Moments, Statistics, frechet_distance
 from reals.measure.metrics.inception_score import inception_score
 from reals.measure.metrics.kernel import kernel_distance

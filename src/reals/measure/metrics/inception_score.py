@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reals.measure.metrics.features import finite_rows
+from reals.measure.metrics.checks import finite_rows
 
 
 def inception_score(logits: Tensor, split_size: int = 5000) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reals.measure.metrics.features import finite_rows, same_width
+from reals.measure.metrics.checks import finite_rows, same_width
 from reals.rng import generator
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reals.measure.metrics.features import finite_rows, same_width
+from reals.measure.metrics.checks import finite_rows, same_width
 
 _PAIRS_AT_ONCE = 32  # of 2,048 features: what stays in the second-level cache (five times faster than 8,192)
 _NEAR = 32  # candidates a row keeps from the coarse pass

@@ -1,0 +1,160 @@
+"""What must hold between sheets, scale and paper.yaml: one function a rule, each with its one-line message."""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from reals.experiment.paper import Paper
+from reals.experiment.reading import ConfigError, unknown
+from reals.experiment.report_sheets import FigureSheet
+from reals.experiment.rows import DIT_CHAIN, SAMPLER_SETTINGS, EvaluationRow, RunRow
+from reals.experiment.scale import Scale
+from reals.experiment.sheets import Sheets
+from reals.experiment.vocabulary import SETTINGS_ROWS
+
+
+def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
+    """Raises ConfigError (one line) for the first rule that does not hold; ``file`` is where the scale is."""
+    if scale.autoencoder.preset not in paper.autoencoder:
+        raise ConfigError(f"{file}: autoencoder: {unknown(scale.autoencoder.preset, paper.autoencoder, 'preset')}")
+    _check_autoencoders(scale, file, sheets)
+    _check_runs(scale, file, sheets)
+    _check_evaluations(scale, sheets)
+    _check_tables(sheets)
+    _check_figures(sheets)
+
+
+def _check_autoencoders(scale: Scale, file: Path, sheets: Sheets) -> None:
+    rows, where = sheets.autoencoders.rows, sheets.autoencoders.where
+    for name, row in rows.items():
+        if row.init == "base":
+            _base_is_there(row.repeat_of or name, len(row.seeds), scale, file, where[name])
+        elif row.init not in rows:
+            raise ConfigError(f"{where[name]}: {unknown(row.init, ['base', *rows], 'init')}")
+        if row.teacher is not None and row.teacher not in scale.teachers:
+            raise ConfigError(f"{where[name]}: {unknown(row.teacher, scale.teachers, 'teacher')} (in {file})")
+    for name in rows:
+        _starts_from_a_base({other: row.init for other, row in rows.items()}, name, where[name])
+
+
+def _base_is_there(name: str, seeds: int, scale: Scale, file: Path, at: str) -> None:
+    if name not in scale.bases:
+        raise ConfigError(f"{file}: bases has no entry '{name}', which {at} starts from")
+    if seeds > 1 and scale.bases[name].kind != "trained":
+        raise ConfigError(f"{at}: seeds: base '{name}' of {file} is brought in, not trained; write '-'")
+
+
+def _starts_from_a_base(init: Mapping[str, str], name: str, at: str) -> None:
+    seen = [name]
+    while init[seen[-1]] != "base":
+        start = init[seen[-1]]
+        if start in seen:
+            raise ConfigError(f"{at}: init runs in a circle ({' -> '.join([*seen, start])})")
+        seen.append(start)
+
+
+def _check_runs(scale: Scale, file: Path, sheets: Sheets) -> None:
+    for name, row in sheets.runs.rows.items():
+        at = sheets.runs.where[name]
+        if row.autoencoder not in sheets.autoencoders.rows:
+            raise ConfigError(f"{at}: {unknown(row.autoencoder, sheets.autoencoders.rows, 'autoencoder')}")
+        if row.size not in scale.models:
+            raise ConfigError(f"{at}: model size '{row.size}' has no entry under models in {file}")
+        if scale.latent_size % row.patch:
+            raise ConfigError(f"{at}: patch {row.patch} does not divide the {scale.latent_size}-wide latents of {file}")
+        _milestones_ascend(row, scale.milestones, file, at)
+
+
+def _milestones_ascend(row: RunRow, known: Mapping[str, int], file: Path, at: str) -> None:
+    for milestone in row.milestones:
+        if milestone not in known:
+            raise ConfigError(f"{at}: {unknown(milestone, known, 'milestone')} (in {file})")
+    steps = [known[m] for m in row.milestones]
+    if steps != sorted(set(steps)):
+        raise ConfigError(
+            f"{at}: milestones {','.join(row.milestones)} are {steps} steps at this scale; "
+            f"they must ascend, because each continues the one before"
+        )
+
+
+def _check_evaluations(scale: Scale, sheets: Sheets) -> None:
+    runs = sheets.runs.rows
+    for name, row in sheets.evaluations.rows.items():
+        at = sheets.evaluations.where[name]
+        if row.run not in runs:
+            raise ConfigError(f"{at}: {unknown(row.run, runs, 'run')}")
+        if row.milestone not in runs[row.run].milestones:
+            raise ConfigError(f"{at}: {unknown(row.milestone, runs[row.run].milestones, 'milestone')} (of run {row.run})")
+        _sampler_fits_the_run(row, runs[row.run], at)
+        _sampler_fits_the_scales_steps(row, scale.sampling.steps, at)
+
+
+def _sampler_fits_the_run(row: EvaluationRow, run: RunRow, at: str) -> None:
+    sampler = row.sampler
+    if sampler.family != run.family:
+        raise ConfigError(
+            f"{at}: sampler {sampler.name} does not fit {run.model}; {run.family} takes {', '.join(SAMPLER_SETTINGS[run.family])}"
+        )
+    if sampler.form == "SBDM" and run.path != "vp":
+        raise ConfigError(f"{at}: form SBDM is infinite at t = 0, where sampling starts; use sigma (only path vp can)")
+
+
+def _sampler_fits_the_scales_steps(row: EvaluationRow, steps: int, at: str) -> None:
+    """Of a row that states no steps; those that state them are checked as they are read."""
+    sampler = row.sampler
+    if sampler.steps is not None:
+        return
+    if sampler.name == "ode" and steps % 2:
+        raise ConfigError(
+            f"{at}: sampler ode with the scale's {steps} evaluations: Heun needs two a step; write ode:steps={steps + 1}"
+        )
+    if sampler.family == "DiT" and steps > DIT_CHAIN:
+        raise ConfigError(
+            f"{at}: sampler {sampler.name} with the scale's {steps} steps: DiT's chain has {DIT_CHAIN}; "
+            f"write {sampler.name}:steps={DIT_CHAIN}"
+        )
+
+
+def _check_tables(sheets: Sheets) -> None:
+    known: dict[str, Collection[str]] = {
+        "evaluation": sheets.evaluations.rows,
+        "autoencoder": sheets.autoencoders.rows,
+        "settings": SETTINGS_ROWS,
+    }
+    for table in sheets.tables.values():
+        for row in table.rows:
+            if row.source != "literature" and row.source not in known[table.source]:
+                at = sheets.table_rows.get((table.name, row.key), table.name)
+                raise ConfigError(f"{at}: {unknown(row.source, known[table.source], table.source)} (or 'literature')")
+
+
+def _check_figures(sheets: Sheets) -> None:
+    file = sheets.files["figures.yaml"]
+    for figure, names, known in _shown(sheets.figures, sheets):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"{file}: {figure}: {unknown(name, known, 'name')}")
+    _weights_ascend(sheets.figures.figure5["evaluations"], sheets, f"{file}: figure5")
+
+
+def _shown(figures: FigureSheet, sheets: Sheets) -> Iterator[tuple[str, Collection[str], Collection[str]]]:
+    """(figure, names it shows, names of the sheet they are of)."""
+    autoencoders, evaluations = sheets.autoencoders.rows, sheets.evaluations.rows
+    yield "figure1", figures.figure1["autoencoders"], autoencoders
+    yield "figure3", [figures.figure3["evaluation"]], evaluations
+    yield "figure4", [figures.figure4["evaluation"]], evaluations
+    yield "figure5", figures.figure5["evaluations"], evaluations
+    yield "checkpoints", figures.checkpoints["evaluations"], evaluations
+    yield "reconstructions", figures.reconstructions["autoencoders"], autoencoders
+
+
+def _weights_ascend(names: tuple[str, ...], sheets: Sheets, at: str) -> None:
+    """ConfigError where these evaluations are no sweep over the KL weight; ``at`` is the figure that shows them."""
+    weights: list[float] = []
+    for name in names:
+        autoencoder = sheets.runs.rows[sheets.evaluations.rows[name].run].autoencoder
+        weight = sheets.autoencoders.rows[autoencoder].lambda_k
+        if weight is None:
+            raise ConfigError(f"{at}: {name} is of autoencoder '{autoencoder}', which has no lambda_k; leave it out")
+        if weights and weight <= weights[-1]:
+            raise ConfigError(f"{at}: lambda_k is {weight:g} at {name} after {weights[-1]:g}; order them so that it ascends")
+        weights.append(weight)

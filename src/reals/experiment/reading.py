@@ -1,0 +1,131 @@
+"""Reading what people write: YAML files and sheets become checked models; each mistake is told in one line."""
+
+import csv
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that every generator takes, scikit-learn's among them
+
+
+class ConfigError(ValueError):
+    """A mistake in a sheet, a scale file or on the command line; the message is one line: where, what, what to do."""
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, infinity and NaN. The docstring below a key is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+Model = TypeVar("Model", bound=Strict)
+
+
+def dash_is_none(cell: Any) -> Any:
+    """A cell as its model takes it: '-' is an empty one."""
+    return None if cell == "-" else cell
+
+
+def comma_separated(cell: Any) -> Any:
+    """The parts of a cell such as ``0,1,2``; None where it is empty."""
+    return [part.strip() for part in cell.split(",")] if isinstance(cell, str) and cell != "-" else dash_is_none(cell)
+
+
+def unknown(value: str, known: Iterable[str], what: str) -> str:
+    """The message for a name that nothing has: the nearest of the known ones, else all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(value, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"{what} '{value}' is not defined; {hint}"
+
+
+def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """``values`` as the model; ConfigError (one line that begins with ``where``) where they do not fit it."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_error(error)}") from None
+
+
+def _first_error(error: ValidationError) -> str:
+    """The most telling error as one line: an unknown key comes before a missing one, which may be the same key misspelt."""
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
+    where = ".".join(str(p) for p in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        missing = [str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]]
+        what = "unknown key" + (f"; did you mean '{missing[0]}'?" if missing else "")
+    elif first["type"] not in ("missing", "value_error"):
+        what += f" (got {first['input']!r})"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that is there twice: YAML would silently take the last, so that one of two blocks would count for nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; ConfigError names file and line."""
+    try:
+        content = yaml.load(_text(path), _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def read(model: type[Model], path: Path) -> Model:
+    """A YAML file as ``model``; ConfigError (one line) where it is not one."""
+    return validate(model, read_yaml(path), str(path))
+
+
+def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a tab-separated sheet; `#` lines are comments, cells are stripped."""
+    lines = _text(path).splitlines()
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    if not numbered:
+        raise ConfigError(f"{path}: the sheet is empty; it needs a header line")
+    header = [h.strip() for h in numbered[0][1].split("\t")]
+    rows = []
+    for (n, _), cells in zip(
+        numbered[1:], csv.reader([line for _, line in numbered[1:]], delimiter="\t", quoting=csv.QUOTE_NONE), strict=True
+    ):
+        if len(cells) != len(header):
+            raise ConfigError(
+                f"{path} line {n}: {len(cells)} cells, but the header has {len(header)} "
+                f"({', '.join(header)}); separate cells with one tab and write '-' for an empty one"
+            )
+        rows.append((n, {h: c.strip() for h, c in zip(header, cells, strict=True)}))
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path} line {line}: not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None

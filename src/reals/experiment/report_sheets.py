@@ -1,0 +1,173 @@
+"""Sheets of the report: what each table and figure looks like and shows."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reals.experiment.reading import ConfigError, Strict, dash_is_none, read_sheet, read_yaml, unknown, validate
+from reals.experiment.repeats import repeats
+from reals.experiment.rows import Repeatable
+from reals.experiment.spelling import unspelled
+from reals.experiment.vocabulary import METRICS
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a paper table: labels as printed, what measures it (`source`), published cells (None: blank)."""
+
+    key: str
+    section: str | None
+    labels: dict[str, str]
+    source: str
+    baseline: str | None
+    published: dict[str, str | None]
+    note: str | None
+
+
+@dataclass(frozen=True)
+class TableSheet:
+    """One paper table. `source` says what the rows name: evaluation, autoencoder or settings."""
+
+    name: str
+    title: str
+    columns: dict[str, str]
+    metrics: tuple[str, ...]
+    source: str
+    compare: bool
+    rows: tuple[TableRow, ...]
+    remarks: tuple[str, ...] = ()  # sentences below the table as a whole
+    over_seeds: bool = True  # False: a row that is repeated shows its first seed alone, beside rows that have but one
+
+    def behind(self, rows: Mapping[str, Repeatable], source: str) -> dict[int | None, str]:
+        """Seed -> row of the sheet, of all whose mean the table prints for ``source``, that one first."""
+        several: dict[int | None, str] = {**repeats(rows, source)} if self.over_seeds else {}
+        return several or {rows[source].seed: source}
+
+
+class TableHead(Strict):
+    title: str
+    remarks: tuple[str, ...] = ()
+    columns: dict[str, str] = Field({})
+    metrics: tuple[str, ...] = ()
+    source: Literal["evaluation", "autoencoder", "settings"] | None = None
+    compare: bool = False
+    over_seeds: bool = True
+    same_as: str | None = None
+
+
+class FigureSheet(Strict):
+    figure1: dict[Literal["autoencoders"], tuple[str, str]]
+    figure3: dict[Literal["evaluation"], str]
+    figure4: dict[Literal["evaluation"], str]
+    figure5: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
+    checkpoints: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
+    reconstructions: dict[Literal["autoencoders"], Annotated[tuple[str, ...], Field(min_length=1)]]
+
+
+def read_tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:
+    """The tables that the file ``path`` heads, their rows from the sheets in ``folder``; and "file line n" of each (table, key).
+
+    ConfigError (one line) for a table that could not be printed, and for a sheet that no table heads.
+    """
+    heads = {name: validate(TableHead, head, f"{path}: {name}") for name, head in read_yaml(path).items()}
+    for name, head in heads.items():
+        _check_head(head, f"{path}: {name}")
+    for stray in sorted(folder.glob("*.tsv")):
+        if stray.stem not in heads:
+            raise ConfigError(f"{stray}: table '{stray.stem}' is not defined in {path}; add it there (title, columns, metrics)")
+    sheets: dict[str, TableSheet] = {}
+    where: dict[tuple[str, str], str] = {}
+    for name, head in heads.items():
+        if head.same_as is None:
+            rows, at = _read_table_rows(folder / f"{name}.tsv", head)
+            sheets[name] = _table(name, head, tuple(rows.values()))
+            where |= {(name, key): line for key, line in at.items()}
+    for name, head in heads.items():
+        if head.same_as is not None:
+            if head.same_as not in sheets:
+                raise ConfigError(f"{path}: {name}: {unknown(head.same_as, sheets, 'same_as')}")
+            twin = sheets[head.same_as]
+            sheets[name] = dataclasses.replace(twin, name=name, title=head.title, remarks=twin.remarks + head.remarks)
+    return {name: sheets[name] for name in heads}, where
+
+
+def _check_head(head: TableHead, at: str) -> None:
+    """ConfigError where a table could not be printed; ``at`` is its file and name."""
+    for key, texts in (("title", [head.title]), ("remarks", head.remarks), ("columns", head.columns.values())):
+        for wrong in filter(None, map(unspelled, texts)):
+            raise ConfigError(f"{at}: {key}: {wrong}")
+    if head.same_as is not None:
+        return
+    if head.source is None or not head.columns or not head.metrics:
+        raise ConfigError(f"{at}: needs source, columns and metrics (or same_as)")
+    for metric in head.metrics:
+        if metric not in METRICS[head.source]:
+            raise ConfigError(f"{at}: {unknown(metric, METRICS[head.source], f'{head.source} metric')}")
+    if head.compare and "fid" not in head.metrics:
+        raise ConfigError(f"{at}: compare prints the change of the FID; add fid to metrics, or write compare: false")
+
+
+def _read_table_rows(path: Path, head: TableHead) -> tuple[dict[str, TableRow], dict[str, str]]:
+    """Rows of a table's sheet by key, and "file line n" of each; ConfigError (one line) for what could not be printed."""
+    expected = ["key", "section", *head.columns, "source", "baseline", *head.metrics, "note"]
+    rows: dict[str, TableRow] = {}
+    where: dict[str, str] = {}
+    for line, cells in read_sheet(path):
+        at = f"{path} line {line}"
+        if list(cells) != expected:
+            odd = [c for c in cells if c not in expected] or [c for c in expected if c not in cells] or list(cells)
+            raise ConfigError(f"{path}: unknown or missing column '{odd[0]}'; expected {', '.join(expected)}")
+        key = cells["key"]
+        if key in rows:
+            raise ConfigError(f"{at}: key '{key}' stands already in this table; keys are unique")
+        _check_cells(cells, head, at)
+        where[key] = at
+        rows[key] = TableRow(
+            key=key,
+            section=dash_is_none(cells["section"]),
+            labels={c: cells[c] for c in head.columns},
+            source=cells["source"],
+            baseline=dash_is_none(cells["baseline"]),
+            published={m: dash_is_none(cells[m]) for m in head.metrics},
+            note=dash_is_none(cells["note"]),
+        )
+    for key, row in rows.items():
+        if row.baseline is not None and row.baseline not in rows:
+            raise ConfigError(f"{where[key]}: {unknown(row.baseline, rows, 'baseline')}")
+    return rows, where
+
+
+def _check_cells(cells: Mapping[str, str], head: TableHead, at: str) -> None:
+    for metric in head.metrics:
+        if head.source != "settings" and cells[metric] != "-" and not _is_number(cells[metric]):
+            raise ConfigError(f"{at}: {metric} '{cells[metric]}' is not a number; write '-' for a blank")
+    for column in ("section", *head.columns, *head.metrics, "note"):
+        if wrong := unspelled(cells[column]):
+            raise ConfigError(f"{at}: {column}: {wrong}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _table(name: str, head: TableHead, rows: tuple[TableRow, ...]) -> TableSheet:
+    assert head.source is not None  # _check_head refuses others
+    return TableSheet(
+        name=name,
+        title=head.title,
+        columns=head.columns,
+        metrics=head.metrics,
+        source=head.source,
+        compare=head.compare,
+        rows=rows,
+        remarks=head.remarks,
+        over_seeds=head.over_seeds,
+    )

@@ -1,0 +1,1 @@
+"""The feature extractors that there are, one network a module."""

@@ -1,0 +1,88 @@
+"""DINOv2 and CLIP, by timm, as feature extractors."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reals.measure.extractor import Extractor, Features, check_bytes, check_weights, on_cpu
+
+
+@dataclass(frozen=True)
+class Vit:
+    """An image tower of timm's: its name here, timm's name, the side in pixels it is fed with, and which output is the feature."""
+
+    name: str
+    timm: str
+    side: int = 224
+    projected: bool = False  # the output of the head (CLIP's shared space), else the pooled token before it
+
+
+VITS = {
+    # FD-DINOv2 (Stein et al. 2023): the cls token after the last norm, 1024 wide.
+    "dinov2": Vit("dinov2-vit-l-14", "vit_large_patch14_dinov2.lvd142m"),
+    # Kynkäänniemi et al. 2023 take CLIP's ViT-B/32: its 512-wide image embedding, before normalisation.
+    "clip": Vit("clip-vit-b-32", "vit_base_patch32_clip_quickgelu_224.openai", projected=True),
+}
+
+
+def vision_transformer(vit: Vit, weights: Path | None, sha256: str | None = None) -> Extractor:
+    """A row of ``VITS`` as an Extractor: pool features alone, so that it gives FD, precision, recall and KID.
+
+    Bytes are resized by bicubic interpolation with antialiasing to ``side`` pixels, scaled to [0, 1] and
+    normalised with the mean and deviation of timm's table: EDM2's fast variant of FD-DINOv2, which differs
+    slightly from resizing each image with Pillow. ``weights`` is a local file in timm's or the authors' own
+    layout; None takes timm's published ones from the hub. ValueError for a missing or wrong file.
+    """
+    import timm
+
+    check_weights(weights, sha256)
+    network = _network(vit, weights)
+    statistics = timm.get_pretrained_cfg(vit.timm)
+    mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (statistics.mean, statistics.std))
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Features:
+        check_bytes(images)
+        x = F.interpolate(images.float(), size=(vit.side, vit.side), mode="bicubic", antialias=True)
+        pool = network((x - mean.to(x.device)) / std.to(x.device))
+        return on_cpu(pool, pool.new_zeros(len(pool), 0, 1, 1), pool.new_zeros(len(pool), 0))
+
+    return Extractor(vit.name, network, features)
+
+
+def _network(vit: Vit, weights: Path | None) -> nn.Module:
+    """The tower with its weights, frozen, its positions resampled to the grid of ``vit.side`` pixels."""
+    import timm
+    from timm.models import load_state_dict
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    classes = {} if vit.projected else {"num_classes": 0}
+    try:
+        # At its own grid first: positions are resampled below, not by timm.
+        network = timm.create_model(vit.timm, pretrained=weights is None, **classes)
+        if weights is not None:
+            network.load_state_dict(checkpoint_filter_fn(load_state_dict(str(weights)), network))
+    except (RuntimeError, OSError, KeyError, EOFError) as error:
+        where = weights or f"{vit.timm} from the hub"
+        raise ValueError(
+            f"{vit.name}: {where} cannot be loaded ({' '.join(str(error).split())[:200]}); give {vit.timm}'s file with --weights"
+        ) from None
+    grid = network.patch_embed.grid_size[0]
+    if vit.side // network.patch_embed.patch_size[0] != grid:
+        own = network.pos_embed.detach()
+        network.set_input_size((vit.side, vit.side))
+        with torch.no_grad():
+            network.pos_embed.copy_(dinov2_positions(own, network.patch_embed.grid_size[0]))
+    return network.requires_grad_(False).eval()
+
+
+def dinov2_positions(positions: Tensor, grid: int) -> Tensor:
+    """Positions [1, 1 + G G, D] (cls first) resampled to [1, 1 + grid grid, D] as DINOv2's hub models do."""
+    side = math.isqrt(positions.shape[1] - 1)
+    patches = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, scale_factor=((grid + 0.1) / side,) * 2, mode="bicubic")
+    return torch.cat([positions[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -1,0 +1,1 @@
+"""The kinds of files that images to be measured come in."""

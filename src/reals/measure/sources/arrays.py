@@ -1,0 +1,154 @@
+"""Images in numpy files: our shards, one .npy, ADM's .npz, a list of arrays in an .npz."""
+
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from reals.measure.source import Read, Source, size_text
+from reals.measure.sources.archive import whole
+from reals.measure.sources.numbers import channels_first, check_type, joined, slicer
+
+
+def _memmap(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        reason = "holds Python objects, which are not read" if "pickle" in str(error) else f"truncated or no .npy ({error})"
+        raise ValueError(f"{path}: {reason}; make it again") from None
+
+
+def shards_source(path: Path, shards: list[Path], value_range: str) -> Source:
+    numbers = [int(m[1]) for m in (re.fullmatch(r"shard_(\d+)\.npy", s.name) for s in shards) if m]
+    if numbers != list(range(len(shards))):
+        gap = next(i for i, number in enumerate([*numbers, -1]) if number != i)
+        raise ValueError(f"{path}: {len(shards)} shards, but no shard_{gap:03d}.npy; draw that shard first")
+    arrays = [_memmap(s) for s in shards]
+    for shard, array in zip(shards, arrays, strict=True):
+        check_type(array.dtype, value_range, str(shard))
+        if array.ndim != 4 or array.shape[1] != 3 or array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(f"{shard}: shape {array.shape}, expected [N, 3, H, W] with the size of {shards[0].name}")
+    count, read = joined(
+        [(len(a), slicer(a, True, value_range, str(s))) for a, s in zip(arrays, shards, strict=True) if len(a)] or _nothing(path)
+    )
+    return Source(path, "shards", count, arrays[0].shape[2:], read, tuple(shards))
+
+
+def _nothing(path: Path) -> list:
+    raise ValueError(f"{path}: no images")
+
+
+def npy_source(path: Path, value_range: str) -> Source:
+    array = _memmap(path)
+    check_type(array.dtype, value_range, str(path))
+    first = channels_first(array.shape, str(path), either=True)
+    size = array.shape[2:] if first else array.shape[1:3]
+    return Source(path, "array", len(array), size, slicer(array, first, value_range, str(path)), (path,))
+
+
+def npz_source(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source:
+    names = [n.removesuffix(".npy") for n in archive.namelist()]
+    if "arr_0" not in names:
+        kind = "statistics, not images" if "mu" in names else "not images in ADM's layout"
+        raise ValueError(f"{path}: holds {', '.join(names[:6])} but no arr_0; these are {kind}")
+    shape, dtype = _header(path, archive, "arr_0")[:2]
+    check_type(dtype, value_range, f"{path}: arr_0")
+    listed = [n for n in (f"arr_{i}" for i in range(len(names))) if n in names]
+    if len(shape) == 3 or (len(listed) > 1 and len(_header(path, archive, listed[1])[0]) == 4):
+        return _listed(path, archive, listed, value_range)
+    if channels_first(shape, f"{path}: arr_0"):
+        raise AssertionError("refused above")
+    labels = _labels(path, archive, names, shape[0])
+    return Source(path, "npz", shape[0], shape[1:3], _member(path, archive, "arr_0", value_range), (path,), labels)
+
+
+def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool, int]:
+    """(shape, dtype, Fortran order, length of the header) of a member."""
+    try:
+        with archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(member)
+            length = member.tell()
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: {name} is damaged ({error}); copy or make the file again") from None
+    stored = archive.getinfo(f"{name}.npy").file_size
+    expected = length + int(np.prod(shape)) * dtype.itemsize
+    if not dtype.hasobject and stored != expected:
+        raise ValueError(f"{path}: {name} holds {stored} bytes, its header asks for {expected}; make the file again")
+    return shape, dtype, fortran, length
+
+
+def _labels(path: Path, archive: zipfile.ZipFile, names: list[str], count: int) -> np.ndarray | None:
+    """ADM writes class labels as arr_1; ``labels`` is taken as well."""
+    name = next((n for n in ("arr_1", "labels") if n in names), None)
+    if name is None:
+        return None
+    with whole(path), np.load(path, allow_pickle=False) as arrays:
+        labels = arrays[name]
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: {name} is {labels.dtype} {labels.shape}, expected {count} integer class labels")
+    return labels.astype(np.int64)
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str, value_range: str) -> Read:
+    """A reader of one NHWC member: a memory map where it is stored, a forward stream where it is compressed."""
+    shape, dtype, fortran, length = _header(path, archive, name)
+    where = f"{path}: {name}"
+    if fortran:
+        raise ValueError(f"{where}: in Fortran order; save np.ascontiguousarray of it")
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type == zipfile.ZIP_STORED:
+        with path.open("rb") as file:
+            file.seek(info.header_offset + 26)
+            name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
+        offset = info.header_offset + 30 + name_length + extra_length + length
+        return slicer(np.memmap(path, dtype, "r", offset, shape), False, value_range, where)
+    row = int(np.prod(shape[1:])) * dtype.itemsize
+    state: dict[str, object] = {"stream": None, "at": 0}
+
+    def read(start: int, stop: int) -> np.ndarray:
+        try:
+            if state["stream"] is None or start < state["at"]:
+                state["stream"], state["at"] = archive.open(info), 0
+                state["stream"].read(length)
+            for _ in range(state["at"], start):
+                state["stream"].read(row)
+            data = state["stream"].read((stop - start) * row)
+            state["at"] = stop
+            if len(data) != (stop - start) * row:
+                raise EOFError("the data end early")
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{where}: damaged before image {stop} ({error}); copy or make the file again") from None
+        images = np.frombuffer(data, dtype).reshape(stop - start, *shape[1:])
+        return slicer(images, False, value_range, f"{where} from image {start}")(0, stop - start)
+
+    return read
+
+
+def _listed(path: Path, archive: zipfile.ZipFile, names: list[str], value_range: str) -> Source:
+    """arr_0, arr_1, ...: a list of images [H, W, 3] or of batches [N, H, W, 3]."""
+    arrays = np.load(path, allow_pickle=False)
+    parts, size = [], None
+    for name in names:
+        shape, dtype = _header(path, archive, name)[:2]
+        where = f"{path}: {name}"
+        check_type(dtype, value_range, where)
+        single = len(shape) == 3
+        shape = (1, *shape) if single else shape
+        channels_first(shape, where)
+        size = size or shape[1:3]
+        if shape[1:3] != size:
+            raise ValueError(f"{where}: {size_text(shape[1:3])}, arr_0 is {size_text(size)}; all images must have one size")
+
+        def read(start: int, stop: int, name=name, where=where) -> np.ndarray:
+            with whole(path):
+                array = arrays[name]
+            return slicer(array[None], False, value_range, where)(start, stop)
+
+        # A batch is read as it is needed, not whole for each of ours.
+        parts.append((shape[0], read if single else _member(path, archive, name, value_range)))
+    count, read = joined(parts)
+    return Source(path, "list of arrays", count, size, read, (path,))

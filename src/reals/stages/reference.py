@@ -1,0 +1,52 @@
+"""Stage `reference`: the statistics of real images that generated ones are compared with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from reals import files
+from reals.arrays import save_npz
+from reals.experiment.registry import Artefact
+from reals.machine.usage import work
+from reals.measure.extractor import Features, extract
+from reals.measure.features import BATCH, batches
+from reals.measure.metrics.generation import streamed_reference
+from reals.measure.references import adm_reference, merged_reference, reference_arrays
+from reals.progress import Progress
+from reals.stages.context import Context
+from reals.stages.inputs import extractor_sha256, load_extractor
+
+
+def run(context: Context, artefact: Artefact) -> None:
+    """Writes reference.npz: mu, sigma, mu_s, sigma_s (ADM's keys), how many images, pool features for P/R and KID.
+
+    The statistics are of all training images (as ADM's are), the features those of a fixed random choice of them;
+    or everything comes from ADM's own .npz where the scale names one.
+    """
+    folder = context.begin(artefact)
+    needed = artefact.needed("extractor")
+    extractor = load_extractor(context, needed)
+    config = context.scale.evaluation
+    if config.reference is not None and needed is context.registry.extractor:
+        found = adm_reference(Path(config.reference), extractor, config.pr_reference, BATCH)
+    else:
+        images = context.images("train")
+        progress = Progress(f"reference {artefact.name}", len(images))
+        wanted = min(config.pr_reference, len(images))
+        chosen = np.sort(np.random.default_rng(artefact.spec["rev"]).permutation(len(images))[:wanted])
+        with work():
+            features = (extract(extractor, [batch]) for batch in batches(images))
+            found = merged_reference([streamed_reference(_counted(features, progress), chosen)])
+    arrays = reference_arrays(found)
+    files.write_atomically(folder / "reference.npz", lambda p: save_npz(p, **arrays))
+    facts = {"images": found.pool.n, "pr_reference": len(found.features)}
+    files.seal(folder, ["reference.npz"], extractor_sha256=extractor_sha256(context, needed), **facts)
+
+
+def _counted(batches: Iterator[Features], progress: Progress) -> Iterator[Features]:
+    done = 0
+    for features in batches:
+        done += len(features)
+        progress.update(done)
+        yield features
