@@ -14,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ import torch
 from PIL import Image
 
 from reals.data import cache
-from reals.data import images as datasets
+from reals.data.dataset import Images
+from reals.data.decode import THREADS, center_crop, decode
 from reals.data.readers import Latents, latent_layout
 from reals.method.models import autoencoder as models
 
@@ -136,12 +138,12 @@ def encoding(folder: Path, count: int) -> None:
     ours_vae = sd_vae().to(memory_format=torch.channels_last)
     ours_vae.load_state_dict(vae.state_dict())
 
-    class Files(datasets.Images):
+    class Files(Images):
         """The files, read as a prepared data set of `files` storage reads them."""
 
         def __init__(self):
             self.manifest, self.resolution, self._array, self._paths = {"exif_rotate": False}, 256, None, paths
-            self._pool = datasets.ThreadPoolExecutor(datasets.THREADS)
+            self._pool = ThreadPoolExecutor(THREADS)
 
     @torch.no_grad()
     def ours():
@@ -153,13 +155,13 @@ def encoding(folder: Path, count: int) -> None:
     @torch.no_grad()
     def plain():
         for flip in (False, True):
-            decoded = [np.asarray(datasets.center_crop(Image.open(p).convert("RGB"), 256)) for p in paths]
+            decoded = [np.asarray(center_crop(Image.open(p).convert("RGB"), 256)) for p in paths]
             x = torch.stack([torch.from_numpy(d.copy()).permute(2, 0, 1) for d in decoded]).float() / 127.5 - 1
             posterior = vae.encode(x.flip(-1) if flip else x).latent_dist
             torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     seconds = alternated({"ours": ours, "plainly on diffusers": plain}, 3)
-    decoding = cpu(lambda: [datasets.decode(p, 256, False) for p in paths])
+    decoding = cpu(lambda: [decode(p, 256, False) for p in paths])
     print(f"encoding: {count} JPEG files of 500x375, both flips, SD-VAE's configuration, float32")
     for name, s in seconds.items():
         print(f"  {name:24}{count / s:8.3f} images/s   {seconds['plainly on diffusers'] / s:5.2f} x")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reals.data import images
+from reals.data.dataset import Images
+from reals.data.prepare import prepare
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
@@ -40,9 +41,9 @@ def test_it_costs_nothing():
 def test_painted_pictures_are_an_image_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scale = registry("imagenet256").experiment.scale
-    images.prepare(scale.data, 0, Path("one"))
-    images.prepare(scale.data, 0, Path("other"))
-    one, other = (images.Images(Path(name), "train") for name in ("one", "other"))
+    prepare(scale.data, 0, Path("one"))
+    prepare(scale.data, 0, Path("other"))
+    one, other = (Images(Path(name), "train") for name in ("one", "other"))
     assert len(one) == 24 * 12 and len(one.classes) == 12 and one.batch([0, 100, 200]).shape == (3, 3, 32, 32)
     assert (one.batch([5, 77]) == other.batch([5, 77])).all()
     assert (one.batch([0]) != one.batch([30])).any()

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reals.data.images import EXTENSIONS, Unreadable, decode
+from reals.data.decode import Unreadable, decode
+from reals.data.folder import EXTENSIONS
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.reading import ConfigError
 
@@ -52,7 +53,7 @@ class Pairs:
 
 
 def crop_labels(values: np.ndarray, size: int) -> np.ndarray:
-    """`images.center_crop` for labels [H, W]: the same pixels' nearest values, none mixed."""
+    """`decode.center_crop` for labels [H, W]: the same pixels' nearest values, none mixed."""
     height, width = values.shape
     w, h = width, height
     while min(w, h) >= 2 * size:

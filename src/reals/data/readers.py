@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reals.data.cache import Cache, Layout
-from reals.data.images import Images
+from reals.data.dataset import Images
 
 
 def feature_layout(images: int, flips: int, grid: int, width: int, cls_only: bool = False) -> Layout:

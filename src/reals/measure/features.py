@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.measure.extractor import FIELDS, Extractor, Features, extract, joined
 from reals.measure.metrics.checks import finite_rows
 from reals.measure.source import Source

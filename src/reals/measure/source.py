@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reals import files
-from reals.data.images import THREADS
+from reals.data.decode import THREADS
 
 Read = Callable[[int, int], np.ndarray]
 

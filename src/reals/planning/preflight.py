@@ -47,10 +47,11 @@ def check(registry: Registry) -> None:
 
     A file may be gone where nothing that is left to make reads it.
     """
-    from reals.data import images, labelled
+    from reals.data import labelled
+    from reals.data.prepare import check_source
 
     scale = registry.experiment.scale
-    images.check(scale.data, scale.seeds.data, registry.folder(registry.data))
+    check_source(scale.data, scale.seeds.data, registry.folder(registry.data))
     costs = Costs(registry)
     to_make = _to_make(costs)
     for what, name, _, users in _stated_files(registry):
@@ -102,7 +103,8 @@ def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]
 
 def data(registry: Registry) -> str:
     """Counts of classes and images, and whether a few images chosen at random can be read."""
-    from reals.data import images
+    from reals.data.folder import SPLITS, list_folder
+    from reals.data.prepare import check_source, unreadable_among
 
     config, seeds = registry.experiment.scale.data, registry.experiment.scale.seeds
     prepared = registry.folder(registry.data)
@@ -110,13 +112,13 @@ def data(registry: Registry) -> str:
     if config.source != "folder":
         where = f"prepared in {prepared}" if done else WITHOUT_FILES.get(config.source) or _cifar10(config)
         return f"{config.name}: {where}"
-    images.check(config, seeds.data, prepared)
+    check_source(config, seeds.data, prepared)
     if done and not Path(config.path or "").is_dir():
         counts = files.opened(prepared)["images"]
         return f"{config.name}: prepared in {prepared} ({counts['train']:,} and {counts['held_out']:,} images); {config.path} is gone"
-    listing = images.list_folder(config, seeds.data)
-    counts = {split: len(listing.paths[split]) for split in images.SPLITS}
-    sample = images.unreadable_among(listing, config, seeds.data, DECODED)
+    listing = list_folder(config, seeds.data)
+    counts = {split: len(listing.paths[split]) for split in SPLITS}
+    sample = unreadable_among(listing, config, seeds.data, DECODED)
     if sample:
         raise ConfigError(
             f"data.path: {listing.root / sample[0]} cannot be read as an image"

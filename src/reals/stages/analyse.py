@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reals import files, rng
 from reals.arrays import save_npz
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
 from reals.measure.extractor import extract

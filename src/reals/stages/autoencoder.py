@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reals import files, rng
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals import files, rng
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
 from reals.measure.extractors.inception import inception

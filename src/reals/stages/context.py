@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from reals import files
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.experiment.paper import Paper
 from reals.experiment.registry import Artefact, Registry
 from reals.experiment.scale import Scale

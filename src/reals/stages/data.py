@@ -1,6 +1,6 @@
 """Stage `data`: the images of a scale, read once, checked, cut and split."""
 
-from reals.data import images
+from reals.data.prepare import prepare
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work
 from reals.stages.context import Context
@@ -9,4 +9,4 @@ from reals.stages.context import Context
 def run(context: Context, artefact: Artefact) -> None:
     folder = context.begin(artefact)
     with work():
-        images.prepare(context.scale.data, context.scale.seeds.data, folder)
+        prepare(context.scale.data, context.scale.seeds.data, folder)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reals import files, rng
 from reals.arrays import save_npz
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.registry import Artefact
 from reals.machine.usage import work

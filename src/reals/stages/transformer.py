@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from reals import files, rng
-from reals.data.images import Images
+from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.registry import Artefact
 from reals.method import ddpm, objectives, paths

@@ -10,7 +10,7 @@ from scenes import scene, write_depth, write_voc
 from sklearn.metrics import jaccard_score
 
 from reals.data import labelled
-from reals.data.images import Unreadable, center_crop
+from reals.data.decode import Unreadable, center_crop
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.reading import ConfigError
 from reals.measure.metrics import dense

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reals.data.images import EXTENSIONS, THREADS
+from reals.data.decode import THREADS
+from reals.data.folder import EXTENSIONS
 from reals.measure.source import Source, size_text
 
 PNG_DEPTH = 24  # where a PNG says its bits a channel

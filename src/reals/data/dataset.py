@@ -1,0 +1,63 @@
+"""One split of a prepared data set, read by index."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from reals import files
+from reals.data.decode import THREADS, decode
+
+AHEAD = 2  # batches decoded before they are asked for
+
+
+class Images:
+    """One split of a prepared data set; ``batch`` reads by index.
+
+    ``root`` is where the image files are now (``files`` storage); without it, where they were when it was prepared.
+    """
+
+    def __init__(self, folder: Path, split: str, root: Path | None = None):
+        self.manifest = files.opened(folder)
+        self.classes: list[str] = self.manifest["classes"]
+        self.resolution: int = self.manifest["resolution"]
+        self.labels = np.load(folder / f"{split}_labels.npy")
+        if self.manifest["storage"] == "array":
+            self._array = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+        else:
+            self._array = None
+            root = root or folder / self.manifest["root"]
+            self._paths = [root / p for p in files.read_json(folder / f"{split}_files.json")]
+            self._pool = ThreadPoolExecutor(THREADS)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray, flips: np.ndarray | None = None) -> np.ndarray:
+        """uint8 [B, 3, R, R]; images whose ``flips`` entry is true are mirrored left to right."""
+        if self._array is not None:
+            images = self._array[np.asarray(indices)]
+        else:
+            rotate = self.manifest["exif_rotate"]
+            images = np.stack(list(self._pool.map(lambda i: decode(self._paths[i], self.resolution, rotate), indices)))
+        if flips is not None and np.any(flips):
+            images = np.where(np.asarray(flips)[:, None, None, None], images[..., ::-1], images)
+        return images
+
+    def ahead(self, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(indices, images) of each batch, the next one decoded while the caller works on this one."""
+        with ThreadPoolExecutor(1) as reader:
+            waiting: deque[tuple[np.ndarray, Future]] = deque()
+            for indices in batches:
+                waiting.append((indices, reader.submit(self.batch, indices)))
+                if len(waiting) > AHEAD:
+                    indices, images = waiting.popleft()
+                    yield indices, images.result()
+            for indices, images in waiting:
+                yield indices, images.result()
+
+    def fingerprint(self) -> str:
+        """A hash over the manifest's file hashes: what provenance calls the data hash."""
+        return files.fingerprint(self.manifest)

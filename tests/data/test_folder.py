@@ -1,0 +1,81 @@
+"""Which files of a folder are images, and how they are split; a folder that is no data set gets one line."""
+
+import pytest
+from photos import config, folder, photo
+
+from reals import files
+from reals.data.folder import SPLITS, list_folder
+from reals.data.prepare import check_source, prepare
+from reals.experiment.reading import ConfigError
+
+
+def test_the_split_is_fixed_and_a_folder_may_bring_its_own(tmp_path):
+    a = list_folder(config(folder(tmp_path / "in")), 0)
+    assert a.paths == list_folder(config(tmp_path / "in"), 0).paths
+    assert a.paths != list_folder(config(tmp_path / "in"), 1).paths
+    folder(tmp_path / "own" / "train", 4)
+    folder(tmp_path / "own" / "val", 2)
+    own = list_folder(config(tmp_path / "own", held_out=None), 0)
+    assert {s: len(p) for s, p in own.paths.items()} == {"train": 8, "held_out": 4}
+
+
+def test_few_images_per_class(tmp_path):
+    assert len(list_folder(config(folder(tmp_path), images_per_class=4), 0).paths["train"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda r: None, "is not a folder"),
+        (lambda r: r.mkdir(), "is empty"),
+        (lambda r: photo(r / "a.png"), "holds images but no class folders"),
+        (lambda r: folder(r, classes=("ant",)), "has one class"),
+        (lambda r: (folder(r), (r / "cow").mkdir()), "holds no image"),
+        (lambda r: (folder(r / "train"), folder(r / "val", classes=("ant", "dog"))), "class 'dog', which"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_gets_one_line(tmp_path, make, says):
+    make(tmp_path / "in")
+    with pytest.raises(ConfigError, match=says) as caught:
+        check_source(config(tmp_path / "in"), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_counts_that_differ_from_the_expected(tmp_path):
+    with pytest.raises(ConfigError, match="has 2 classes, 1000 expected"):
+        check_source(config(folder(tmp_path), expected_classes=1000), 0)
+    with pytest.raises(ConfigError, match="has 6 images, 7 expected"):
+        check_source(config(tmp_path, expected_images=7), 0)
+
+
+def test_a_folder_as_people_have_them(tmp_path):
+    """Odd names, depths, links and litter: what is an image is found once, and nothing else."""
+    root = folder(tmp_path / "in", per_class=3)
+    wanted = {f"{name}/{i}.png" for name in ("ant", "bee") for i in range(3)}
+    wanted |= {
+        "ant/UPPER.JPG",
+        "ant/a b\u00e9 \u732b.jpeg",
+        "ant/deep/er/x.png",
+        "bee/png-in-truth.jpg",
+        "ant/link.png",
+        "ant/linked/y.png",
+    }
+    photo(root / "ant/UPPER.JPG")
+    photo(root / "ant/a b\u00e9 \u732b.jpeg")
+    photo(root / "ant/deep/er/x.png")
+    photo(tmp_path / "z.png").rename(root / "bee/png-in-truth.jpg")
+    (root / "ant/link.png").symlink_to(photo(tmp_path / "elsewhere/1.png"))
+    photo(tmp_path / "outside/y.png")
+    (root / "ant/linked").symlink_to(tmp_path / "outside")
+    (root / "ant/deep/again").symlink_to(root / "ant")  # a circle
+    for litter in (".DS_Store", "ant/.DS_Store", "ant/Thumbs.db", "ant/._0.png", "ant/notes.txt"):
+        (root / litter).write_bytes(b"x")
+    photo(root / "__MACOSX/ant/._0.png")
+    photo(root / "__MACOSX/ant/0.png")
+    photo(root / "ant/__MACOSX/0.png")
+    photo(root / "ant/.ipynb_checkpoints/0.png")
+    listing = list_folder(config(root), 0)
+    assert listing.classes == ["ant", "bee"]
+    assert sorted(p for s in SPLITS for p in listing.paths[s]) == sorted(wanted)
+    prepare(config(root), 0, tmp_path / "out")
+    assert sum(files.opened(tmp_path / "out")["images"].values()) == len(wanted)
