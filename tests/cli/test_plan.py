@@ -183,14 +183,6 @@ def test_only_the_stages_that_use_several_gpus_are_faster_on_them(project):
     assert planned[sample.target] == pytest.approx(seconds / 2 / 3600)
 
 
-def test_the_rules_start_a_process_for_each_gpu_in_just_those_stages():
-    from reals.machine import dispatch
-
-    rules = "".join(path.read_text() for path in (REPOSITORY / "workflow/rules").glob("*.smk"))
-    assert rules.count("--together") == 1  # launch(): what the plan counts on is what is started
-    assert all(f'launch("{stage}")' in rules for stage in dispatch.TOGETHER)
-
-
 def test_a_size_that_was_not_measured_is_not_taken_for_a_teacher():
     measured = {"transformer B": 3e12, "sampling B": 2e12, "sampling teacher": 1e12}
     found = replace(RATES, by_kind=measured)

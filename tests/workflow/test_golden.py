@@ -1,6 +1,6 @@
 """What each stage made when its `rev` was last looked at: results that change without a new `rev` would be taken for the old ones.
 
-python -m pytest tests/test_golden.py --regen     # after raising REV of the changed stages in reals/experiment/registry.py
+python -m pytest tests/test_golden.py --regen     # after raising `rev` of the changed stages in reals/experiment/stage_table.py
 """
 
 import json
@@ -12,8 +12,10 @@ from conftest import REPOSITORY
 from safetensors.numpy import load_file
 
 from reals.experiment.load import load
-from reals.experiment.registry import REV, Registry
+from reals.experiment.registry import Registry
+from reals.experiment.stage_table import STAGES
 
+REVS = {stage.kind: stage.rev for stage in STAGES}
 GOLDEN = REPOSITORY / "tests/golden.json"
 TOLERANCE = 2e-3  # of the vector's length; float sums on another machine differ by less, one training step by more
 CHAOTIC = {"silhouette"}  # of the t-SNE, which amplifies the last bit
@@ -30,7 +32,7 @@ def summary(array: np.ndarray) -> float:
 
 def measured(folder: Path, registry: Registry) -> dict[str, dict]:
     """kind -> rev, and artefact -> name of an array or metric -> number."""
-    kinds: dict[str, dict] = {kind: {"rev": rev, "artefacts": {}} for kind, rev in REV.items()}
+    kinds: dict[str, dict] = {kind: {"rev": rev, "artefacts": {}} for kind, rev in REVS.items()}
     for artefact in registry.all():
         place, values = folder / registry.folder(artefact), {}
         for path in sorted([*place.glob("*.npy"), *place.glob("*.safetensors")]):
@@ -61,11 +63,11 @@ def changed_without_rev(golden: dict, now: dict, upstream: dict[str, set[str]]) 
 
 def upstream_kinds(registry: Registry) -> dict[str, set[str]]:
     """kind -> other kinds that its artefacts are made from, near and far."""
-    direct: dict[str, set[str]] = {kind: set() for kind in REV}
+    direct: dict[str, set[str]] = {kind: set() for kind in REVS}
     for artefact in registry.all():
         direct[artefact.kind] |= {needed.kind for needed in artefact.needs}
     reached = {kind: set(kinds) for kind, kinds in direct.items()}
-    for _ in REV:
+    for _ in REVS:
         reached = {kind: kinds.union(*(direct[other] for other in kinds)) for kind, kinds in reached.items()}
     return {kind: kinds - {kind} for kind, kinds in reached.items()}
 
@@ -78,9 +80,9 @@ def test_no_result_changed_without_its_rev(finished, pytestconfig):
     golden = json.loads(GOLDEN.read_text())
     guilty = changed_without_rev(golden, now, upstream_kinds(registry))
     assert not guilty, (
-        f"results of {', '.join(guilty)} changed: raise their REV in src/reals/experiment/registry.py, then --regen (see above)"
+        f"results of {', '.join(guilty)} changed: raise their `rev` in src/reals/experiment/stage_table.py, then --regen (see above)"
     )
-    assert {k: v["rev"] for k, v in golden.items()} == REV, "REV was raised: write the new results down with --regen"
+    assert {k: v["rev"] for k, v in golden.items()} == REVS, "a rev was raised: write the new results down with --regen"
     assert all(close(golden[kind]["artefacts"], now[kind]["artefacts"]) for kind in now), "results moved with a rev: --regen"
 
 

@@ -16,6 +16,7 @@ from reals import files
 from reals.records import journal
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.stage_table import STAGES
 
 
 def stop(message):
@@ -45,9 +46,11 @@ LAUNCH = (
 )
 
 
-def launch(stage, which):
-    """A job's command: the launcher, the stage, which of its artefacts, and the experiment."""
-    return LAUNCH + (" --together" if stage in dispatch.TOGETHER else "") + f" stage {stage} {which} {{ARGS}}"
+def launch(stage):
+    """A job's command: the launcher, the stage, which artefact (and number), and the experiment."""
+    together = " --together" if stage.together else ""
+    number = f" {{wildcards.{stage.numbering.name}}}" if stage.numbering else ""
+    return f"{LAUNCH}{together} stage {stage.command} {{wildcards.{stage.wildcard}}}{number} {{ARGS}} > {{log}} 2>&1"
 
 
 STARTS = REGISTRY.root / "slurm.jsonl"
@@ -73,15 +76,17 @@ wildcard_constraints:
     id="[^/]+",
     step=r"\d+",
     shard=r"\d+",
-    # Three stages write metrics/<id>/; the ids tell them apart.
-    evaluation="|".join(re.escape(a.id) for a in REGISTRY.evaluations.values()),
-    analysis="|".join({re.escape(a.id) for a in REGISTRY.analyses.values()}),
-    downstream="|".join(re.escape(a.id) for a in REGISTRY.downstream.values()),
+    # Stages that write to one folder: the ids tell them apart.
+    **{
+        stage.wildcard: "|".join({re.escape(a.id) for a in REGISTRY.all() if a.kind == stage.kind})
+        for stage in STAGES
+        if stage.wildcard != "id"
+    },
 
 
 def stated(rule):
     """What the scale says a job of this rule needs."""
-    return SCALE.resources.get(rule) or SCALE.resources.get("default") or preflight.DEFAULT_RESOURCES
+    return SCALE.resources_of(rule)
 
 
 def asked(rule):
@@ -114,15 +119,26 @@ def unless_made(outputs, files):
     return [] if made else ancient(files)
 
 
-def inputs(kind, wildcard="id"):
-    """Input function of a rule that makes artefacts of one kind."""
+def inputs(stage):
+    """Input function of the rule of a stage."""
 
     def of(wildcards):
-        artefact = REGISTRY.find(kind, getattr(wildcards, wildcard))
-        outputs = REGISTRY.outputs(artefact)
-        return unless_made([outputs[int(wildcards.shard)]] if kind == "samples" else outputs, made_from(artefact))
+        artefact = REGISTRY.find(stage.kind, wildcards[stage.wildcard])
+        if stage.kind == "run":
+            return segment_inputs(artefact, int(wildcards.step))
+        number = int(wildcards[stage.numbering.name]) if stage.numbering else None
+        return unless_made(REGISTRY.files(artefact, number), made_from(artefact))
 
     return of
+
+
+def segment_inputs(run, step):
+    """What a milestone needs: the run's own inputs, and the milestone before it."""
+    earlier = [s for s in REGISTRY.milestones(run) if s < step]
+    files = [f"{REGISTRY.folder(needed)}/index.json" for needed in (*run.needs, REGISTRY.data)]
+    if earlier:
+        files.append(f"{REGISTRY.folder(run)}/step_{earlier[-1]}.safetensors")
+    return unless_made(REGISTRY.files(run, step), files)
 
 
 def metrics_of(artefact):

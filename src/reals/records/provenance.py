@@ -19,14 +19,12 @@ from pathlib import Path
 from reals import files
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
+from reals.experiment.stage_table import OF_COMMAND
 from reals.machine import usage
 from reals.planning import rates
 from reals.planning.cost import Costs
 
 PACKAGES = ("torch", "torchvision", "diffusers", "timm", "lpips", "torch-fidelity", "numpy", "scipy", "pillow")
-SHEET = {"autoencoder": "autoencoders", "latents": "autoencoders", "analysis": "autoencoders", "run": "runs",
-         "samples": "evaluations", "evaluation": "evaluations", "downstream": "evaluations"}  # fmt: skip
-
 IN_FULL = 3  # lineages of one cell's seeds
 
 
@@ -37,7 +35,7 @@ def path_of(target: Path) -> Path:
 
 def row_of(registry: Registry, artefact: Artefact) -> dict:
     """The line of the sheet that an artefact comes from; empty for those the scale alone defines."""
-    sheet = SHEET.get(artefact.kind)
+    sheet = artefact.stage.sheet
     row = getattr(registry.experiment, sheet).get(artefact.name) if sheet else None
     stated = row.model_dump(mode="json", exclude_none=True) if row else {}
     return {"sheet": f"{sheet}.tsv", **{k: v for k, v in stated.items() if v not in ([], {})}} if row else {}
@@ -49,9 +47,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
 
     A job killed in between leaves a record without times; one that goes on adds its own.
     """
-    target = Path(Costs(registry).target(artefact, number))
-    if artefact.kind == "samples":
-        target = registry.outputs(artefact)[number]
+    target = registry.files(artefact, number)[0]
     path = path_of(target)
     earlier = files.read_json(path).get("attempts", []) if path.exists() else []
     attempt = {
@@ -122,8 +118,9 @@ def resolve(registry: Registry, what: str) -> tuple[str, tuple[str, ...]]:
     ]
     exact = [job for job in found if job.step is not None and f"step_{job.step}" in path.name]
     if exact or found:
-        kinds = ("evaluate", "analyse", "downstream", "sample", "transformer")
-        best = min(exact or found, key=lambda j: (kinds.index(j.stage) if j.stage in kinds else len(kinds), -(j.step or 0)))
+        # Of several by one name: what was measured, else what was drawn or trained last.
+        stages = ((OF_COMMAND[job.stage], job) for job in exact or found)
+        _, best = min(stages, key=lambda each: (not each[0].measures, each[0].numbering is None, -(each[1].step or 0)))
         return what, (best.target,)
     raise ConfigError(
         f"{what}: nothing of scale '{registry.experiment.scale.name}' is called so; give a file below {registry.root}, an id "

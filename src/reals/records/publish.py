@@ -13,10 +13,13 @@ from reals import files
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
+from reals.experiment.stage_table import STAGES, STEP
 
 REGISTRY = "registry.json"
-STAGES = ("data", "teacher", "extractor", "autoencoder", "latents", "run", "state", "reference", "samples")
-PARTIAL = ("run", "state")  # worth storing before the last milestone is there
+DVC_STAGES = tuple(name for stage in STAGES for name in stage.published)
+PARTIAL = tuple(
+    name for stage in STAGES if stage.numbering == STEP for name in stage.published
+)  # worth storing after any milestone
 # What training writes, removes and writes again in a folder that is published already; states have checksums of their own.
 GROWING = re.compile(r"log\.jsonl$|step_\d+\.(pt|sha256)$|(made|samples|tensorboard)/")
 NOTE = "Written by `reals registry`: what each artefact is made of and where it is. dvc.yaml reads it; do not edit."
@@ -57,14 +60,14 @@ def stored(registry: Registry) -> list[Stored]:
             whole = tuple(folder / f"step_{step:08d}.sha256" for step in registry.milestones(artefact))
             items.append(Stored("state", key, artefact, folder, whole))
         for item in items:
-            if item.stage in STAGES and found.setdefault(item.name, item).artefact.id != artefact.id:
+            if item.stage in DVC_STAGES and found.setdefault(item.name, item).artefact.id != artefact.id:
                 raise ConfigError(f"{artefact.id} and {found[item.name].artefact.id} have one name for DVC; rename a row")
-    return sorted(found.values(), key=lambda item: STAGES.index(item.stage))
+    return sorted(found.values(), key=lambda item: DVC_STAGES.index(item.stage))
 
 
 def document(scales: list[str], folder: Path) -> str:
     """registry.json of the given scales."""
-    content: dict = {"note": NOTE, "scales": scales, **{stage: {} for stage in STAGES}}
+    content: dict = {"note": NOTE, "scales": scales, **{stage: {} for stage in DVC_STAGES}}
     for scale in scales:
         registry = Registry(load(scale, folder=folder))
         for item in stored(registry):
@@ -100,7 +103,7 @@ def select(registry: Registry, names: list[str]) -> list[Stored]:
         if not chosen:
             raise ConfigError(
                 f"'{name}' names nothing that scale {registry.experiment.scale.name} publishes; `reals ids` lists the names; "
-                f"kinds: {', '.join(STAGES)}"
+                f"kinds: {', '.join(DVC_STAGES)}"
             )
         found += [item for item in chosen if item not in found]
     return found
