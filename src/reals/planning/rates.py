@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reals import files
 from reals.experiment.reading import ConfigError, read_yaml
-from reals.experiment.scale import Resources, Scale
+from reals.experiment.scale import Scale
 
 MEASURED = Path("results/measured")
 KINDS = ("transformer", "sampling", "autoencoder", "encoding")
@@ -54,7 +54,7 @@ class Rates:
 
 def threads_of(scale: Scale) -> int:
     """The threads that count as one device on a CPU: those the scale gives a training job, at most what there is."""
-    stated = scale.resources.get("transformer") or scale.resources.get("default") or Resources()
+    stated = scale.resources_of("transformer")
     return min(stated.threads, os.cpu_count() or 1)
 
 
