@@ -17,6 +17,7 @@ from PIL import Image
 
 from reals import rng
 from reals.cli.main import main
+from reals.experiment.sampler_table import samplers_of
 from reals.method import ddpm, samplers, sampling
 from reals.method.models import autoencoder
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
@@ -220,7 +221,7 @@ def test_a_scaling_factor_nobody_states_is_stable_diffusion_s(made, tmp_path, ca
     assert "scaling factor 0.18215, Stable Diffusion's" in said and "latents divided by 0.18215" in said
 
 
-@pytest.mark.parametrize("sampler", sampling.FLOW_SAMPLERS)
+@pytest.mark.parametrize("sampler", samplers_of("SiT"))
 def test_each_flow_sampler_draws_by_index_alone(sampler):
     settings = Sampling(sampler=sampler, steps=4, cfg=2.0, cfg_channels=3, interval=(0.0, 0.7))
     settings.check("SiT", CONFIG)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from small import random_inception_weights
 
-from reals.measure.extractor import ADM_EXTRACTOR, extract, metric_name
+from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.measure.extractor import extract
 from reals.measure.extractors.by_kind import make_extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import (
@@ -156,13 +157,6 @@ def test_bad_images_are_refused():
     for resolution in (8, 20):
         with pytest.raises(ValueError, match=f"resolution {resolution}, expected at least 16 and a multiple of 8"):
             SmallCNNConfig(classes=10, resolution=resolution)
-
-
-def test_metric_names_carry_their_network():
-    assert metric_name("fid", ADM_EXTRACTOR) == "FID"
-    assert metric_name("sfid", "digits-cnn") == "sFID (digits-cnn)"
-    with pytest.raises(ValueError, match="'FID'"):
-        metric_name("FID", ADM_EXTRACTOR)
 
 
 def test_specs_are_dispatched_and_bad_ones_refused(tmp_path):

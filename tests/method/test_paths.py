@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from reals import rng
+from reals.experiment.sampler_table import DIFFUSION_FORMS
 from reals.method import paths
 
 ALL = list(paths.PATHS.values())
@@ -103,7 +104,7 @@ def test_diffusion_closed_forms():
         "decreasing": 0.25 * (0.7 * torch.cos(math.pi * t) + 1) ** 2,
         "increasing-decreasing": 0.7 * torch.sin(math.pi * t) ** 2,
     }
-    assert set(forms) == set(paths.DIFFUSION_FORMS)
+    assert set(forms) == set(DIFFUSION_FORMS)
     for form, expected in forms.items():
         torch.testing.assert_close(paths.diffusion(paths.linear, form, 0.7, t), expected)
     half_beta = 0.05 + (1 - t) * 9.95
@@ -112,7 +113,7 @@ def test_diffusion_closed_forms():
 
 
 def test_unknown_diffusion_form_is_refused():
-    with pytest.raises(ValueError, match="got 'sbdm', expected one of constant, SBDM"):
+    with pytest.raises(ValueError, match="got 'sbdm', expected one of sigma, linear, SBDM"):
         paths.diffusion(paths.linear, "sbdm", 1.0, INNER)
 
 

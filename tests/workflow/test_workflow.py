@@ -20,7 +20,7 @@ from scenes import write_depth, write_voc
 
 from reals import files
 from reals.experiment.load import load
-from reals.experiment.vocabulary import SETTINGS_ROWS
+from reals.experiment.metric_table import SETTINGS_ROWS
 from reals.experiment.registry import Registry
 
 pytestmark = pytest.mark.workflow

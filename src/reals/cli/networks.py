@@ -100,7 +100,8 @@ def make_network(options: argparse.Namespace):
 
 
 def _called(name: str):
-    from reals.measure.extractor import ADM_EXTRACTOR, Extractor
+    from reals.experiment.metric_table import ADM_EXTRACTOR
+    from reals.measure.extractor import Extractor
 
     module, function = name.split(":", 1)
     try:

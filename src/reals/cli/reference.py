@@ -21,8 +21,8 @@ def run(options: argparse.Namespace) -> None:
     if options.out.suffix != ".npz":
         raise ValueError(f"--out {options.out}: expected a name ending in .npz")
     refuse_unwritable("--out", options.out)
+    from reals.experiment.metric_table import ADM_EXTRACTOR
     from reals.machine import memory
-    from reals.measure.extractor import ADM_EXTRACTOR
     from reals.measure.references import (
         adm_reference,
         has_statistics,

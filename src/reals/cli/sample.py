@@ -10,16 +10,26 @@ from functools import partial
 from pathlib import Path
 
 from reals.cli.networks import device_of
+from reals.experiment.sampler_table import (
+    DIFFUSION_FORMS,
+    GUIDED_CHANNELS,
+    INTERVAL_TIMES,
+    LAST_STEPS,
+    PATH_NAMES,
+    SAMPLERS,
+    SDE_SAMPLERS,
+    Setting,
+    samplers_with,
+)
 
 REFERENCE_CLASSES = (207, 360, 387, 974, 88, 979, 417, 279)  # of DiT's and SiT's sample.py
 REFERENCE_CFG = 4.0
 GRID_MOST = 100
-FLOW, SDE = ("sde", "heun-sde", "ode", "euler", "dopri5"), ("sde", "heun-sde")
-FITS = {  # option -> the samplers it means something to
-    "steps": ("sde", "heun-sde", "ode", "euler", "ddpm", "ddim"),
-    "form": SDE, "norm": SDE, "last_step": SDE, "last_size": SDE, "path": SDE, "eta": ("ddim",),
+SETTINGS: dict[str, Setting] = {  # option -> the setting of a sampler
+    "steps": "steps", "form": "form", "norm": "norm", "last_step": "last", "last_size": "last_size", "eta": "eta",
 }  # fmt: skip
-FIELDS = {"last_step": "last"}  # option -> field of Sampling, where they differ
+FITS = {option: samplers_with(setting) for option, setting in SETTINGS.items()} | {"path": SDE_SAMPLERS}
+"""Option -> the samplers it means something to; of the path only the SDE's diffusion and score need to know."""
 
 
 def add(commands) -> None:
@@ -41,20 +51,19 @@ def add(commands) -> None:
     p.add_argument("--n", type=int, help="images of each of --classes (1)")
     p.add_argument("--class-names", type=Path, help="file with one class name a line; our own runs know theirs")
     p.add_argument("--cfg", type=float, help=f"guidance scale, 1 for none ({REFERENCE_CFG:g}; must be given with --npz)")
-    p.add_argument("--cfg-channels", choices=["3", "all"], help="guided latent channels (DiT and SiT: 3, REPA: all)")
+    p.add_argument("--cfg-channels", choices=list(GUIDED_CHANNELS), help="guided latent channels (DiT and SiT: 3, REPA: all)")
     p.add_argument("--interval", metavar="LO,HI", help="guide only while the time is in this range (0,1)")
     p.add_argument(
-        "--interval-time", choices=["noise", "data"], help="how --interval counts: 1 is noise (REPA; default) or 1 is data"
+        "--interval-time", choices=INTERVAL_TIMES, help="how --interval counts: 1 is noise (REPA; default) or 1 is data"
     )
-    p.add_argument("--sampler", choices=[*FLOW, "ddpm", "ddim"], help="sde (SiT, REPA) or ddpm (DiT) unless given")
+    p.add_argument("--sampler", choices=list(SAMPLERS), help="sde (SiT, REPA) or ddpm (DiT) unless given")
     p.add_argument("--steps", type=int, help="250; network evaluations, but 2 n - 1 of them for heun-sde")
-    p.add_argument(
-        "--form", help="diffusion of the SDE: sigma (default), linear, SBDM, constant, decreasing, increasing-decreasing"
-    )
+    default, *forms = DIFFUSION_FORMS
+    p.add_argument("--form", help=f"diffusion of the SDE: {default} (default), {', '.join(forms)}")
     p.add_argument("--norm", type=float, help="its factor (1)")
-    p.add_argument("--last-step", choices=["mean", "tweedie", "euler", "none"], help="last step of the SDE (mean)")
+    p.add_argument("--last-step", choices=LAST_STEPS, help="last step of the SDE (mean)")
     p.add_argument("--last-size", type=float, help="and its size (0.04; 0 for none)")
-    p.add_argument("--path", choices=["linear", "gvp", "vp"], help="the interpolant the network was trained on (linear)")
+    p.add_argument("--path", choices=PATH_NAMES, help="the interpolant the network was trained on (linear)")
     p.add_argument("--eta", type=float, help="DDIM's noise: 0 (default) none, 1 as DDPM")
     p.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time; changes nothing but speed (16)")
@@ -133,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
             z = draw(network, sampling, options.seed, y, indices, device, report) / scaling
             return decode(vae, z, indices, str(options.checkpoint)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
-        rounds = 1 if sampling.sampler == "dopri5" else sampling.steps
+        rounds = 1 if sampling.facts.times is None else sampling.steps
         with files.lock(parts.folder / f".shard_{shard}_of_{shards}.lock", f"shard {shard}/{shards} in {parts.folder}"):
             _fill(parts, missing, len(own), rounds, options.batch, make)
     absent = n - len(parts.covered() & set(range(n)))
@@ -168,14 +177,14 @@ def _sampling(options: argparse.Namespace, checkpoint):
 
     sampler = options.sampler or ("ddpm" if checkpoint.family == "DiT" else "sde")
     repa = checkpoint.source == "REPA" or bool(checkpoint.facts and checkpoint.facts["config"].get("projector_dim"))
-    chosen = {"cfg_channels": {"3": 3, "all": "all"}[options.cfg_channels or ("all" if repa else "3")]}
+    chosen = {"cfg_channels": GUIDED_CHANNELS[options.cfg_channels or ("all" if repa else "3")]}
     for option, fits in FITS.items():
         value = getattr(options, option)
         if value is None:
             continue
         if sampler not in fits:
             raise ValueError(f"--{option.replace('_', '-')} means nothing to the sampler {sampler}; it is for {', '.join(fits)}")
-        chosen[FIELDS.get(option, option)] = value
+        chosen[SETTINGS.get(option, option)] = value
     if options.interval is not None:
         try:
             low, high = (float(part) for part in options.interval.split(","))

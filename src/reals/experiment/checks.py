@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from reals.experiment.metric_table import SETTINGS_ROWS, Source
 from reals.experiment.paper import Paper
 from reals.experiment.reading import ConfigError, unknown
 from reals.experiment.report_sheets import FigureSheet
-from reals.experiment.rows import DIT_CHAIN, SAMPLER_SETTINGS, EvaluationRow, RunRow
+from reals.experiment.rows import EvaluationRow, RunRow
+from reals.experiment.sampler_table import CHAIN_STEPS, SAMPLERS, samplers_of
 from reals.experiment.scale import Scale
 from reals.experiment.sheets import Sheets
-from reals.experiment.vocabulary import SETTINGS_ROWS
 
 
 def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
@@ -90,9 +91,9 @@ def _check_evaluations(scale: Scale, sheets: Sheets) -> None:
 
 def _sampler_fits_the_run(row: EvaluationRow, run: RunRow, at: str) -> None:
     sampler = row.sampler
-    if sampler.family != run.family:
+    if SAMPLERS[sampler.name].family != run.family:
         raise ConfigError(
-            f"{at}: sampler {sampler.name} does not fit {run.model}; {run.family} takes {', '.join(SAMPLER_SETTINGS[run.family])}"
+            f"{at}: sampler {sampler.name} does not fit {run.model}; {run.family} takes {', '.join(samplers_of(run.family))}"
         )
     if sampler.form == "SBDM" and run.path != "vp":
         raise ConfigError(f"{at}: form SBDM is infinite at t = 0, where sampling starts; use sigma (only path vp can)")
@@ -103,19 +104,21 @@ def _sampler_fits_the_scales_steps(row: EvaluationRow, steps: int, at: str) -> N
     sampler = row.sampler
     if sampler.steps is not None:
         return
-    if sampler.name == "ode" and steps % 2:
+    facts = SAMPLERS[sampler.name]
+    if facts.even and steps % 2:
         raise ConfigError(
-            f"{at}: sampler ode with the scale's {steps} evaluations: Heun needs two a step; write ode:steps={steps + 1}"
+            f"{at}: sampler {sampler.name} with the scale's {steps} evaluations: Heun needs two a step; "
+            f"write {sampler.name}:steps={steps + 1}"
         )
-    if sampler.family == "DiT" and steps > DIT_CHAIN:
+    if facts.family == "DiT" and steps > CHAIN_STEPS:
         raise ConfigError(
-            f"{at}: sampler {sampler.name} with the scale's {steps} steps: DiT's chain has {DIT_CHAIN}; "
-            f"write {sampler.name}:steps={DIT_CHAIN}"
+            f"{at}: sampler {sampler.name} with the scale's {steps} steps: DiT's chain has {CHAIN_STEPS}; "
+            f"write {sampler.name}:steps={CHAIN_STEPS}"
         )
 
 
 def _check_tables(sheets: Sheets) -> None:
-    known: dict[str, Collection[str]] = {
+    known: dict[Source, Collection[str]] = {
         "evaluation": sheets.evaluations.rows,
         "autoencoder": sheets.autoencoders.rows,
         "settings": SETTINGS_ROWS,

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from reals.experiment.metric_table import ADM_EXTRACTOR
 from reals.experiment.reading import Name, Seed, Strict
 
 
@@ -157,7 +158,7 @@ class TrainedExtractor(Strict):
 
 class InceptionExtractor(Strict):
     kind: Literal["inception"]
-    name: Name = "inception-v3-compat"
+    name: Name = ADM_EXTRACTOR
     weights: str | None = None
     sha256: str | None = None
 

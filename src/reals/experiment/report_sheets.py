@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reals.experiment.metric_table import Source, metrics_of
 from reals.experiment.reading import ConfigError, Strict, dash_is_none, read_sheet, read_yaml, unknown, validate
 from reals.experiment.repeats import repeats
 from reals.experiment.rows import Repeatable
 from reals.experiment.spelling import unspelled
-from reals.experiment.vocabulary import METRICS
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TableSheet:
     title: str
     columns: dict[str, str]
     metrics: tuple[str, ...]
-    source: str
+    source: Source
     compare: bool
     rows: tuple[TableRow, ...]
     remarks: tuple[str, ...] = ()  # sentences below the table as a whole
@@ -54,7 +54,7 @@ class TableHead(Strict):
     remarks: tuple[str, ...] = ()
     columns: dict[str, str] = Field({})
     metrics: tuple[str, ...] = ()
-    source: Literal["evaluation", "autoencoder", "settings"] | None = None
+    source: Source | None = None
     compare: bool = False
     over_seeds: bool = True
     same_as: str | None = None
@@ -106,8 +106,8 @@ def _check_head(head: TableHead, at: str) -> None:
     if head.source is None or not head.columns or not head.metrics:
         raise ConfigError(f"{at}: needs source, columns and metrics (or same_as)")
     for metric in head.metrics:
-        if metric not in METRICS[head.source]:
-            raise ConfigError(f"{at}: {unknown(metric, METRICS[head.source], f'{head.source} metric')}")
+        if metric not in metrics_of(head.source):
+            raise ConfigError(f"{at}: {unknown(metric, metrics_of(head.source), f'{head.source} metric')}")
     if head.compare and "fid" not in head.metrics:
         raise ConfigError(f"{at}: compare prints the change of the FID; add fid to metrics, or write compare: false")
 

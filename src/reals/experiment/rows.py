@@ -7,14 +7,16 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from reals.experiment.reading import ConfigError, Name, Seed, Strict, comma_separated, dash_is_none, read_sheet, validate
-
-DIT_CHAIN = 1000  # steps of DiT's diffusion, of which samplers take a part
-SDE_SETTINGS = ("steps", "form", "norm", "last", "last_size")
-SAMPLER_SETTINGS = {
-    "SiT": {"sde": SDE_SETTINGS, "heun-sde": SDE_SETTINGS, "ode": ("steps",), "euler": ("steps",), "dopri5": ()},
-    "DiT": {"ddpm": ("steps",), "ddim": ("steps", "eta")},
-}
-"""The samplers of each family, and what a row may set of them."""
+from reals.experiment.sampler_table import (
+    CHAIN_STEPS,
+    SAMPLERS,
+    DiffusionForm,
+    Family,
+    GuidedChannels,
+    IntervalTime,
+    LastStep,
+    SamplerName,
+)
 
 
 def _settings(cell: Any) -> Any:
@@ -29,27 +31,23 @@ def _settings(cell: Any) -> Any:
 class SamplerCell(Strict):
     """``sde``, or ``sde:form=linear,last=tweedie``: a sampler, and what differs from the scale's steps and the paper's settings."""
 
-    name: Literal["sde", "heun-sde", "ode", "euler", "dopri5", "ddpm", "ddim"]
+    name: SamplerName
     steps: int | None = Field(None, ge=2)  # network evaluations for one image; heun-sde takes 2 steps - 1
-    form: Literal["sigma", "linear", "SBDM", "constant", "decreasing", "increasing-decreasing"] | None = None
+    form: DiffusionForm | None = None
     norm: float | None = Field(None, gt=0)
-    last: Literal["mean", "tweedie", "euler", "none"] | None = None
+    last: LastStep | None = None
     last_size: float | None = Field(None, ge=0, lt=1)
     eta: float | None = Field(None, ge=0)
 
-    @property
-    def family(self) -> str:
-        return "DiT" if self.name in SAMPLER_SETTINGS["DiT"] else "SiT"
-
     @model_validator(mode="after")
     def _possible(self):
-        known = SAMPLER_SETTINGS[self.family][self.name]
-        for key in self.model_fields_set - {"name", *known}:
-            raise ValueError(f"{key} means nothing to {self.name}, which takes {', '.join(known) or 'no settings'}")
-        if self.name == "ode" and self.steps is not None and self.steps % 2:
-            raise ValueError(f"ode with {self.steps} evaluations: Heun needs two a step, so an even number")
-        if self.family == "DiT" and self.steps is not None and self.steps > DIT_CHAIN:
-            raise ValueError(f"{self.name} with {self.steps} steps: DiT's chain has {DIT_CHAIN}")
+        sampler = SAMPLERS[self.name]
+        for key in self.model_fields_set - {"name", *sampler.settings}:
+            raise ValueError(f"{key} means nothing to {self.name}, which takes {', '.join(sampler.settings) or 'no settings'}")
+        if sampler.even and self.steps is not None and self.steps % 2:
+            raise ValueError(f"{self.name} with {self.steps} evaluations: Heun needs two a step, so an even number")
+        if sampler.family == "DiT" and self.steps is not None and self.steps > CHAIN_STEPS:
+            raise ValueError(f"{self.name} with {self.steps} steps: DiT's chain has {CHAIN_STEPS}")
         if self.last == "none" and self.name == "heun-sde":
             raise ValueError("last=none: Heun would need the score at t = 1, which is infinite; use mean")
         if self.last is not None and self.last_size is not None and (self.last == "none") != (self.last_size == 0):
@@ -124,8 +122,8 @@ class RunRow(Repeatable):
         return self
 
     @property
-    def family(self) -> str:
-        return self.model.split("-")[0]
+    def family(self) -> Family:
+        return "DiT" if self.model.startswith("DiT-") else "SiT"
 
     @property
     def size(self) -> str:
@@ -144,8 +142,8 @@ class EvaluationRow(Repeatable):
     sampler: Annotated[SamplerCell, BeforeValidator(_settings)]
     cfg: float = Field(ge=1)
     interval: Annotated[tuple[float, float] | None, BeforeValidator(comma_separated)]
-    interval_time: Annotated[Literal["noise", "data"] | None, BeforeValidator(dash_is_none)]
-    cfg_channels: Annotated[Literal["3", "all"] | None, BeforeValidator(dash_is_none)]
+    interval_time: Annotated[IntervalTime | None, BeforeValidator(dash_is_none)]
+    cfg_channels: Annotated[GuidedChannels | None, BeforeValidator(dash_is_none)]
     samples: Literal["all", "gallery"]
 
     @model_validator(mode="after")

@@ -11,10 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reals.experiment.vocabulary import METRIC_NAMES
 from reals.files import sha256 as file_sha256
 
-ADM_EXTRACTOR = "inception-v3-compat"
 SPATIAL_CHANNELS = 7  # of the spatial map, as in ADM's sFID
 FIELDS = ("pool", "spatial", "logits")
 POOL_WIDTH, SPATIAL_WIDTH = 2048, SPATIAL_CHANNELS * 17 * 17  # of ADM's
@@ -57,13 +55,6 @@ class Extractor:
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
             digest.update(array.reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
-
-
-def metric_name(metric: str, extractor: str) -> str:
-    """How a metric is printed: "FID" with ADM's extractor, else with the extractor's name, "FID (digits-cnn)"."""
-    if metric not in METRIC_NAMES:
-        raise ValueError(f"metric: got {metric!r}, expected one of {', '.join(METRIC_NAMES)}")
-    return METRIC_NAMES[metric] if extractor == ADM_EXTRACTOR else f"{METRIC_NAMES[metric]} ({extractor})"
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor], progress: Callable[[int], None] | None = None) -> Features:

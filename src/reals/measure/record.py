@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from reals import files
-from reals.measure.extractor import ADM_EXTRACTOR, Extractor, Features, metric_name
+from reals.experiment.metric_table import ADM_EXTRACTOR, metric_name
+from reals.measure.extractor import Extractor, Features
 from reals.measure.metrics.contributions import class_contributions
 from reals.measure.metrics.generation import Measured, Reference
 from reals.measure.metrics.intervals import bootstrap_frechet, bootstrap_inception_score, bootstrap_share, centred_interval

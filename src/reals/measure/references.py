@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from reals import files, rng
-from reals.measure.extractor import ADM_EXTRACTOR, POOL_WIDTH, SPATIAL_WIDTH, Extractor, joined
+from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.measure.extractor import POOL_WIDTH, SPATIAL_WIDTH, Extractor, joined
 from reals.measure.features import feature_batches
 from reals.measure.metrics.frechet import Moments, Statistics, read_adm_statistics
 from reals.measure.metrics.generation import Reference, streamed_reference

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from reals.experiment.sampler_table import CHAIN_STEPS
+
 BETA_FIRST = 1e-4
 BETA_LAST = 0.02
-TRAINING_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def schedule_from_betas(beta: Tensor, timesteps: Tensor) -> Schedule:
     )
 
 
-def linear_schedule(steps: int = TRAINING_STEPS) -> Schedule:
+def linear_schedule(steps: int = CHAIN_STEPS) -> Schedule:
     """DiT's training chain: beta from 1e-4 to 0.02 in equal steps, times 1000 / steps for other lengths."""
-    scale = TRAINING_STEPS / steps
+    scale = CHAIN_STEPS / steps
     if scale * BETA_LAST >= 1:
-        raise ValueError(f"diffusion steps: got {steps}, expected more than {TRAINING_STEPS * BETA_LAST:.0f} (beta < 1)")
+        raise ValueError(f"diffusion steps: got {steps}, expected more than {CHAIN_STEPS * BETA_LAST:.0f} (beta < 1)")
     beta = torch.linspace(scale * BETA_FIRST, scale * BETA_LAST, steps, dtype=torch.float64)
     return schedule_from_betas(beta, torch.arange(steps))
 

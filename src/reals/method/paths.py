@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from reals.experiment.sampler_table import DIFFUSION_FORMS, PathName
+
 VP_BETA_MIN = 0.1
 VP_BETA_MAX = 20.0
 
@@ -53,7 +55,7 @@ def vp(t: Tensor) -> Coefficients:
 LAST_TRAINING_TIME = {"linear": 1.0, "gvp": 1.0, "vp": 1 - 1e-5}
 """Training times are drawn from [0, this] (SiT)."""
 
-PATHS: dict[str, Path] = {"linear": linear, "gvp": gvp, "vp": vp}
+PATHS: dict[PathName, Path] = {"linear": linear, "gvp": gvp, "vp": vp}
 
 
 def along(path: Path, t: Tensor, x: Tensor) -> Coefficients:
@@ -127,6 +129,3 @@ def diffusion(path: Path, form: str, norm: float, t: Tensor) -> Tensor:
         case "increasing-decreasing":
             return norm * torch.sin(math.pi * t) ** 2
     raise ValueError(f"diffusion form: got {form!r}, expected one of {', '.join(DIFFUSION_FORMS)}")
-
-
-DIFFUSION_FORMS = ("constant", "SBDM", "sigma", "linear", "decreasing", "increasing-decreasing")

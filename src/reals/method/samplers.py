@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from reals import rng
+from reals.experiment.sampler_table import CHAIN_STEPS, GUIDED_CHANNELS, INTERVAL_TIMES, LAST_STEPS
 from reals.method import ddpm, paths
 
 Field = Callable[[Tensor, float], Tensor]
 NoiseAt = Callable[[int], Tensor]
 Progress = Callable[[int, int], None]
 
-GUIDED_CHANNELS = (3, "all")
-INTERVAL_TIMES = ("noise", "data")
-LAST_STEPS = ("mean", "tweedie", "euler", "none")
 # A grid time that equals a bound up to rounding belongs to the interval, whichever way the rounding went.
 INTERVAL_SLACK = 1e-9
 
@@ -76,7 +74,7 @@ def guided_noise(
 
     def field(x: Tensor, t: float) -> Tensor:
         assert isinstance(t, int), f"DDPM output asked for at t = {t}; a flow sampler needs guided"
-        return output(x, t, acts(t / (ddpm.TRAINING_STEPS - 1)))
+        return output(x, t, acts(t / (CHAIN_STEPS - 1)))
 
     return field
 
@@ -98,7 +96,7 @@ def _acts(scale: float, channels: int | str, interval: tuple[float, float], inte
     """Whether guidance acts at a noise time in [0, 1], 1 being noise. ValueError for settings out of range."""
     if not scale >= 0:
         raise ValueError(f"guidance scale: got {scale}, expected at least 0 (1 is no guidance)")
-    if channels not in GUIDED_CHANNELS:
+    if channels not in GUIDED_CHANNELS.values():
         raise ValueError(f"guidance channels: got {channels!r}, expected 3 or 'all'")
     low, high = interval
     if not 0 <= low <= high <= 1:

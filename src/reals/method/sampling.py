@@ -3,18 +3,18 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reals import rng
+from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, Sampler, SamplerName, samplers_of
 from reals.method import ddpm, paths, samplers
 from reals.method.models.autoencoder import to_uint8
 from reals.method.models.transformer import TransformerConfig
 
-FLOW_SAMPLERS = ("sde", "heun-sde", "ode", "euler", "dopri5")
-SAMPLERS = {"SiT": FLOW_SAMPLERS, "DiT": ("ddpm", "ddim")}
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -22,13 +22,12 @@ PRECISIONS = ("fp32", "bf16")
 class Sampling:
     """How latents are drawn; the defaults are those of SiT's published numbers.
 
-    `sampler` and the network evaluations that `steps` then means for one image: sde `steps`; heun-sde 2 `steps` - 1;
-    ode (Heun) `steps`, which is even; euler `steps`; dopri5 as many as it takes (`steps` is ignored); ddpm and ddim
-    `steps`, respaced from the training chain's 1000. `cfg` to `interval_time` are guidance (`samplers.guided`), `form` to
-    `path` are the SDE samplers' (`samplers.euler_maruyama`), `eta` is DDIM's.
+    `sampler` says what `steps` means (`sampler_table.SAMPLERS`, whose `evaluations` counts network evaluations for one image;
+    dopri5 ignores `steps`). `cfg` to `interval_time` are guidance (`samplers.guided`), `form` to `path` are the SDE samplers'
+    (`samplers.euler_maruyama`), `eta` is DDIM's.
     """
 
-    sampler: str = "sde"
+    sampler: SamplerName = "sde"
     steps: int = 250
     cfg: float = 1.0
     cfg_channels: int | str = "all"
@@ -42,22 +41,28 @@ class Sampling:
     eta: float = 0.0
 
     @property
+    def facts(self) -> Sampler:
+        """What is known of its sampler by name."""
+        return SAMPLERS[self.sampler]
+
+    @property
     def diffuses(self) -> bool:
-        return self.sampler in SAMPLERS["DiT"]
+        return self.facts.family == "DiT"
 
     @property
     def evaluations(self) -> int | None:
         """How often the network is evaluated for one image (twice where guided, in one call); None where it is not fixed."""
-        return {"heun-sde": 2 * self.steps - 1, "dopri5": None}.get(self.sampler, self.steps)
+        return self.facts.evaluations(self.steps)
 
     @property
     def described(self) -> str:
         """The sampler and all its settings but guidance, for a reader."""
-        text = {
-            "sde": "SDE Euler-Maruyama", "heun-sde": "SDE Heun", "ode": "ODE Heun", "euler": "ODE Euler",
-            "dopri5": "ODE dopri5 (absolute tolerance 1e-6, relative 1e-3)", "ddpm": "DDPM, respaced", "ddim": f"DDIM, eta {self.eta:g}, respaced",
-        }[self.sampler]  # fmt: skip
-        if self.sampler in ("sde", "heun-sde"):
+        text = self.facts.printed
+        if "eta" in self.facts.settings:
+            text += f", eta {self.eta:g}"
+        if self.diffuses:
+            text += ", respaced"
+        if self.facts.sde:
             factor = "" if self.norm == 1 else f" times {self.norm:g}"
             text += f", {self.form} form{factor}, last step {self.last}" + ("" if self.last == "none" else f" {self.last_size:g}")
         if self.path != "linear":
@@ -68,14 +73,16 @@ class Sampling:
 
     def check(self, family: str, config: TransformerConfig) -> None:
         """Raises ValueError (one line) for settings that cannot work, before anything expensive: a rehearsal on one number."""
-        if self.sampler not in SAMPLERS[family]:
-            raise ValueError(f"sampler: got {self.sampler!r}; a {family} network takes {', '.join(SAMPLERS[family])}")
+        if self.sampler not in samplers_of(family):
+            raise ValueError(f"sampler: got {self.sampler!r}; a {family} network takes {', '.join(samplers_of(family))}")
         if self.path not in paths.PATHS:
             raise ValueError(f"path: got {self.path!r}, expected one of {', '.join(paths.PATHS)}")
-        if self.sampler == "ode" and self.steps % 2:
-            raise ValueError(f"sampler ode: got {self.steps} evaluations, expected an even number (Heun needs two a step)")
-        if self.sampler == "ode" and self.steps < 4:
-            raise ValueError(f"sampler ode: got {self.steps} evaluations, expected at least 4: two steps of two")
+        if self.facts.even and self.steps % 2:
+            raise ValueError(
+                f"sampler {self.sampler}: got {self.steps} evaluations, expected an even number (Heun needs two a step)"
+            )
+        if self.facts.even and self.steps < 4:
+            raise ValueError(f"sampler {self.sampler}: got {self.steps} evaluations, expected at least 4: two steps of two")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: got {self.eta}, expected 0 (no noise) to 1 (as DDPM)")
         if not math.isfinite(self.cfg):
@@ -87,7 +94,7 @@ class Sampling:
                 f"guidance scale {self.cfg}: the network has no null class, as it was trained without label dropout; use 1"
             )
         self.field(lambda x, t, y: x, torch.zeros(1, dtype=torch.int64), null=0)
-        if self.sampler != "dopri5":
+        if self.facts.times is not None:
             zero = torch.zeros(1, 1, 1, 1)
             self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
 
@@ -107,8 +114,10 @@ class Sampling:
         start: float = 0.0,
     ) -> Tensor:
         """x [B, C, h, w], noise, carried along the field to data; from time `start` by the SDE samplers, ValueError by others."""
-        if start and self.sampler not in ("sde", "heun-sde"):
-            raise ValueError(f"sampler {self.sampler}: starts from noise alone; to start at t = {start:g} take sde or heun-sde")
+        if start and not self.facts.sde:
+            raise ValueError(
+                f"sampler {self.sampler}: starts from noise alone; to start at t = {start:g} take {' or '.join(SDE_SAMPLERS)}"
+            )
         match self.sampler:
             case "sde" | "heun-sde":
                 sampler = samplers.euler_maruyama if self.sampler == "sde" else samplers.heun_sde
@@ -122,10 +131,15 @@ class Sampling:
                 return samplers.euler(field, x, self.steps, progress=progress)
             case "dopri5":
                 return samplers.dopri5(field, x)
-        schedule = ddpm.respace(ddpm.linear_schedule(), self.steps)
-        if self.sampler == "ddpm":
-            return samplers.ddpm_ancestral(field, x, schedule, noise_at, progress=progress)
-        return samplers.ddim(field, x, schedule, self.eta, noise_at, progress=progress)
+            case "ddpm":
+                return samplers.ddpm_ancestral(field, x, self._schedule, noise_at, progress=progress)
+            case "ddim":
+                return samplers.ddim(field, x, self._schedule, self.eta, noise_at, progress=progress)
+        assert_never(self.sampler)
+
+    @property
+    def _schedule(self) -> ddpm.Schedule:
+        return ddpm.respace(ddpm.linear_schedule(), self.steps)
 
 
 class Bf16(nn.Module):
@@ -169,7 +183,7 @@ def draw(
     progress: samplers.Progress | None = None,
 ) -> Tensor:
     """Scaled latents [B, C, h, w] of the samples `indices` with classes y [B]; each depends on (seed, index) alone."""
-    if sampling.sampler == "dopri5" and len(indices) > 1:
+    if sampling.facts.times is None and len(indices) > 1:
         # One by one: its steps follow the error over the whole batch, so company would change the images.
         alone = []
         for k, index in enumerate(indices):

@@ -17,6 +17,7 @@ from reals.experiment.networks import Teacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
 from reals.experiment.report_sheets import TableSheet
+from reals.experiment.sampler_table import SAMPLERS, SamplerName
 from reals.experiment.stage_table import OF_COMMAND
 from reals.planning import flops, rates
 from reals.planning.rates import Rates
@@ -352,7 +353,7 @@ class Costs:
 
 def network_calls(spec: Mapping) -> float:
     """Forward passes of one sample in a transformer, a guided evaluation counting two."""
-    times = _evaluation_times(spec["sampler"], spec["steps"], spec.get("path") or {})
+    times = _evaluation_times(spec["sampler"], spec["steps"], (spec.get("path") or {}).get("last_step_size", 0.0))
     if spec["cfg"] == 1:
         return len(times)
     low, high = spec["interval"] or (0.0, 1.0)
@@ -364,18 +365,12 @@ def network_calls(spec: Mapping) -> float:
 DOPRI5_EVALUATIONS = 120  # a guess: it takes what its tolerance asks, and a trained SiT asks for 100 to 150
 
 
-def _evaluation_times(sampler: str, steps: int | None, path: Mapping) -> list[float]:
-    """Noise time (1 is noise) of each network evaluation, as in `samplers`."""
-    if sampler in ("ode", "euler", "dopri5"):
-        steps = steps or DOPRI5_EVALUATIONS
-        k = steps // 2 if sampler == "ode" else steps
-        starts = [1 - i / k for i in range(k)]
-        return starts + [1 - (i + 1) / k for i in range(k)] if sampler == "ode" else starts
-    if sampler in ("ddpm", "ddim"):
-        return [round(i * 999 / (steps - 1)) / 999 for i in range(steps)] if steps > 1 else [0.0]
-    end = 1 - path.get("last_step_size", 0.0)
-    grid = [1 - end * i / (steps - 1) for i in range(steps)]
-    return grid + grid[1:] if sampler == "heun-sde" else grid
+def _evaluation_times(name: SamplerName, steps: int, last_size: float) -> list[float]:
+    """Noise time (1 is noise) of each network evaluation; evenly spaced, as Euler's, for a sampler that chooses them itself."""
+    times = SAMPLERS[name].times
+    if times is None:
+        return [1 - i / DOPRI5_EVALUATIONS for i in range(DOPRI5_EVALUATIONS)]
+    return times(steps, last_size)
 
 
 def schedule(costs: Costs, targets: set[str], found: Rates, devices: int) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reals.experiment import figure_list
+from reals.experiment.metric_table import metric_name
 from reals.experiment.registry import Artefact, Registry
 from reals.records import journal
 from reals.report import figures, tables
@@ -44,7 +45,7 @@ def _values(result: dict | None, metric: str, over_seeds: bool = True) -> list[f
 
 
 def _metric(registry: Registry, metric: str) -> str:
-    return tables.metric_name(metric, registry.experiment.scale.evaluation.extractor.name)
+    return metric_name(metric, registry.experiment.scale.evaluation.extractor.name)
 
 
 def _run_label(registry: Registry, run: str) -> str:

@@ -10,21 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from reals.experiment.metric_table import METRICS, OF_EXTRACTOR, metric_name
 from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSING, tex
-from reals.experiment.vocabulary import METRIC_NAMES, PLAIN_NAMES
 from reals.files import write_text
-from reals.measure.extractor import metric_name
 
 Results = Mapping[tuple[str, str], Mapping[str, Any] | None]
 Status = Literal["measured", "missing", "literature"]
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-# As the paper prints them; distances also get three significant digits: they are small on small images.
-DECIMALS = {"ssim_paper": 3, "ssim": 3, "lpips": 3}
-DISTANCES = ("fid", "sfid", "rfid", "kid")
-LOWER = ("fid", "fid_second", "sfid", "rfid", "kid", "lpips")
-HIGHER = ("is", "precision", "recall", "sc_crop", "sc_flip", "sc_blur", "sc_grayscale", "sc_all", "psnr", "ssim_paper", "ssim")
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Group:
     @property
     def heading(self) -> str:
         """The metric's name with an arrow towards better."""
-        return self.name + (" ↓" if self.metric in LOWER else " ↑" if self.metric in HIGHER else "")
+        return f"{self.name} {METRICS[self.metric].arrow}".strip()
 
     @property
     def measured_as(self) -> str:
@@ -216,8 +210,8 @@ def shown(metric: str, cell: Cell) -> str:
         return MISSING if cell.status == "missing" else LITERATURE
     if isinstance(cell.measured, str):
         return cell.measured
-    decimals = DECIMALS.get(metric, 2)
-    if metric in DISTANCES and 0 < abs(cell.measured) < 1:
+    decimals = METRICS[metric].decimals
+    if METRICS[metric].distance and 0 < abs(cell.measured) < 1:
         decimals = max(decimals, 2 - math.floor(math.log10(abs(cell.measured))))
     spread = "" if cell.deviation is None else f" ± {cell.deviation:.{decimals}f}"
     return f"{cell.measured:.{decimals}f}{spread}"
@@ -240,7 +234,10 @@ def build(
     Raises ValueError if a metric needs a network and there is none, if a result was measured with another
     one, or if a value is not finite.
     """
-    if network is None and any(metric in METRIC_NAMES for metric in sheet.metrics):
+    for metric in sheet.metrics:
+        if metric not in METRICS:
+            raise ValueError(f"{sheet.name}: unknown metric '{metric}'; expected one of {', '.join(METRICS)}")
+    if network is None and any(metric in OF_EXTRACTOR for metric in sheet.metrics):
         raise ValueError(f"{sheet.name}: network is None, but the table has FID or its kin; name the feature network")
     cells = {
         row.key: tuple(_cell(sheet, row, metric, results, network, settings) for metric in sheet.metrics) for row in sheet.rows
@@ -301,11 +298,8 @@ def render(
 
 
 def _group(sheet: TableSheet, metric: str, network: str | None) -> Group:
-    name = METRIC_NAMES.get(metric) or PLAIN_NAMES.get(metric)
-    if name is None:
-        known = ", ".join([*METRIC_NAMES, *PLAIN_NAMES])
-        raise ValueError(f"{sheet.name}: unknown metric '{metric}'; expected one of {known}")
-    measured = metric_name(metric, network) if metric in METRIC_NAMES else name
+    name = METRICS[metric].printed
+    measured = metric_name(metric, network) if metric in OF_EXTRACTOR else name
     published = any(row.published[metric] is not None for row in sheet.rows)
     return Group(metric, name, measured, published, "used" if sheet.source == "settings" else "measured")
 
@@ -329,7 +323,7 @@ def _cell(
         return Cell(published, None, "missing")
     at = f"{sheet.name}: {sheet.source} {row.source} ({result['id']})"
     used = result.get("protocol", {}).get("feature network")
-    if metric in METRIC_NAMES and used is not None and used != network:
+    if metric in OF_EXTRACTOR and used is not None and used != network:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{network}'; measure it again")
     by_seed = of_seeds(result, metric) if sheet.over_seeds else {}
     for value in (float(result["values"][metric]), *by_seed.values()):
@@ -350,7 +344,7 @@ def _with_best(sheet: TableSheet, cells: Mapping[str, tuple[Cell, ...]]) -> dict
     for section in dict.fromkeys(row.section for row in sheet.rows):
         keys = [row.key for row in sheet.rows if row.section == section]
         for at, metric in enumerate(sheet.metrics):
-            sign = (metric in HIGHER) - (metric in LOWER)
+            sign = {"higher": 1, "lower": -1, None: 0}[METRICS[metric].better]
             found = {key: cells[key][at] for key in keys if isinstance(cells[key][at].measured, float)}
             if not sign or len({sheet_row.source for sheet_row in sheet.rows if sheet_row.key in found}) < 2:
                 continue

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from reals import tensors
-from reals.measure.extractor import ADM_EXTRACTOR, SPATIAL_CHANNELS, Extractor, Features, check_bytes, check_weights, on_cpu
+from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.measure.extractor import SPATIAL_CHANNELS, Extractor, Features, check_bytes, check_weights, on_cpu
 
 
 def inception(weights: Path | None, sha256: str | None = None) -> Extractor:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reals.measure.extractor import ADM_EXTRACTOR, SPATIAL_CHANNELS, Extractor, Features, check_bytes, on_cpu
+from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.measure.extractor import SPATIAL_CHANNELS, Extractor, Features, check_bytes, on_cpu
 
 
 @dataclass(frozen=True)

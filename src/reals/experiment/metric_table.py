@@ -1,0 +1,80 @@
+"""The metrics that tables can show, one line of facts each; everything that is a matter of a metric's name is looked up here.
+
+To add a metric, write its value into a metrics file (`measure` or a stage) and its `Metric` here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ADM_EXTRACTOR = "inception-v3-compat"
+"""The extractor of ADM's evaluator: metrics on its features bear their plain names, as in the literature."""
+
+Source = Literal["evaluation", "autoencoder", "settings"]
+"""What the rows of a table name: an evaluation's samples, an autoencoder, or a group of settings."""
+
+SETTINGS_ROWS = ("autoencoder", "transformer")
+"""The groups of settings that a row may name."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is printed, and what measures it."""
+
+    printed: str
+    source: Source
+    better: Literal["lower", "higher"] | None = None  # None: a setting
+    decimals: int = 2  # as the paper prints it
+    distance: bool = False  # shown with at least three significant digits below 1: distances are small on small images
+    of_extractor: bool = False  # on the features of the scale's extractor, which is named beside it unless it is ADM's
+
+    @property
+    def arrow(self) -> str:
+        """An arrow towards better; "" for a setting."""
+        return {"lower": "↓", "higher": "↑", None: ""}[self.better]
+
+
+def _fidelity(printed: str, source: Source = "evaluation") -> Metric:
+    return Metric(printed, source, "lower", distance=True, of_extractor=True)
+
+
+METRICS: dict[str, Metric] = {
+    "fid": _fidelity("FID"),
+    "fid_second": Metric("FID (second judge)", "evaluation", "lower"),
+    "sfid": _fidelity("sFID"),
+    "is": Metric("IS", "evaluation", "higher", of_extractor=True),
+    "precision": Metric("Precision", "evaluation", "higher", of_extractor=True),
+    "recall": Metric("Recall", "evaluation", "higher", of_extractor=True),
+    "kid": _fidelity("KID"),
+    "rfid": _fidelity("rFID", "autoencoder"),
+    "psnr": Metric("PSNR (dB)", "autoencoder", "higher"),
+    "ssim_paper": Metric("SSIM", "autoencoder", "higher", decimals=3),
+    "ssim": Metric("SSIM (standard)", "autoencoder", "higher", decimals=3),
+    "lpips": Metric("LPIPS", "autoencoder", "lower", decimals=3),
+    "sc_crop": Metric("Crop", "autoencoder", "higher"),
+    "sc_flip": Metric("Flip", "autoencoder", "higher"),
+    "sc_blur": Metric("Gaussian blur", "autoencoder", "higher"),
+    "sc_grayscale": Metric("Grayscale", "autoencoder", "higher"),
+    "sc_all": Metric("All", "autoencoder", "higher"),
+    "optimizer": Metric("Optimizer", "settings"),
+    "lr": Metric("Learning rate", "settings"),
+    "schedule": Metric("Schedule", "settings"),
+    "min_lr": Metric("Final learning rate", "settings"),
+    "batch": Metric("Batch size", "settings"),
+    "epochs": Metric("Epochs", "settings"),
+}
+"""Name in metrics files and tables.yaml -> the metric."""
+
+OF_EXTRACTOR = tuple(name for name, metric in METRICS.items() if metric.of_extractor)
+
+
+def metrics_of(source: Source) -> tuple[str, ...]:
+    """The metrics that a table of this source can show."""
+    return tuple(name for name, metric in METRICS.items() if metric.source == source)
+
+
+def metric_name(metric: str, extractor: str) -> str:
+    """How a metric on an extractor's features is printed: "FID" with ADM's extractor, else with its name, "FID (digits-cnn)"."""
+    if metric not in OF_EXTRACTOR:
+        raise ValueError(f"metric: got {metric!r}, expected one of {', '.join(OF_EXTRACTOR)}")
+    printed = METRICS[metric].printed
+    return printed if extractor == ADM_EXTRACTOR else f"{printed} ({extractor})"
