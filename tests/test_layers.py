@@ -96,7 +96,8 @@ def test_planning_the_dag_never_imports_torch():
 from reals import files
 from reals.experiment import figure_list, load, registry, rehearsal
 from reals.machine import dispatch, failures, prefork, site, usage
-from reals.planning import cost, preflight
+from reals.planning import cost
+from reals.planning.preflight import checks
 from reals.records import journal"""
     assert loaded_after(imports, ("torch", "numpy")) == []
 

@@ -18,7 +18,7 @@ from conftest import REPOSITORY, edit, planned, snakemake
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.planning import preflight
+from reals.planning.preflight import remote
 from reals.records import publish
 
 RENDERED = {"tables", "figure", "report", "all"}
@@ -302,7 +302,7 @@ def test_a_remote_that_can_only_be_read_gives_and_takes_nothing_and_says_so(orig
         dvc(clone, "remote", "modify", "--local", "store", "url", str(view))
         dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
         with pytest.raises(ConfigError, match=r"can be read but not written .*`dvc pull` works, `reals publish` does not"):
-            preflight.dvc_remote(clone)
+            remote.dvc_remote(clone)
         line = refused(clone, "publish", unpublished, "--config", "scale=smoke")
         assert "recorded in dvc.lock but not pushed (`dvc push`: " in line and "Read-only file system" in line
         subprocess.run(["mount", "-o", "remount,rw,bind", str(view)], check=True)
@@ -323,13 +323,13 @@ def test_a_remote_behind_http_is_pulled_from(origin, clone, unpublished):
     try:
         dvc(clone, "pull", "-q", "run@smoke_sit-b2-control")
         assert planned(clone, str(registry(clone).outputs(registry(clone).runs["sit-b2-control"])[-1])) == {}
-        assert "answers; HTTP gives and does not take" in preflight.dvc_remote(clone)
+        assert "answers; HTTP gives and does not take" in remote.dvc_remote(clone)
         assert "objects failed" in (line := refused(clone, "publish", unpublished, "--config", "scale=smoke")) or "501" in line
     finally:
         server.shutdown()
         server.server_close()
     with pytest.raises(ConfigError, match=r"http://127.0.0.1:\d+/files/md5 does not answer \(.*refused"):
-        preflight.dvc_remote(clone)
+        remote.dvc_remote(clone)
 
 
 @pytest.mark.workflow

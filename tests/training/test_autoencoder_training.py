@@ -21,7 +21,7 @@ from reals.method import alignment
 from reals.method.alignment import AlignWeights
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
-from reals.planning import preflight
+from reals.planning.preflight import checks
 from reals.stages import autoencoder, data
 from reals.stages.autoencoder import adaptive_weight
 from reals.stages.context import Context
@@ -420,7 +420,7 @@ def test_a_base_that_is_not_there_is_refused_before_the_first_job(project, path,
         f"sd-vae: {{kind: diffusers, path: {path}}}",
     )
     with pytest.raises(ConfigError, match=f"bases.sd-vae.path: {path}.*{says}"):
-        preflight.check(Registry(load("smoke")))
+        checks.at_start(Registry(load("smoke")))
 
 
 @pytest.mark.slow

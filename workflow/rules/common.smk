@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from reals.planning import cost, preflight
+from reals.planning.preflight import checks
 from reals.machine import dispatch, failures, prefork, site, usage
 from reals.cli.experiment import experiment_from
 from reals.experiment import figure_list
@@ -185,7 +186,7 @@ onstart:
             used = {job.rule.name for job in workflow.dag.needrun_jobs()} - LIGHT
             site.check(SITE, str(SITE_FILE), {rule: stated(rule) for rule in sorted(used)})
         if not light:
-            preflight.check(REGISTRY)
+            checks.at_start(REGISTRY)
     except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
         print(f"reals: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

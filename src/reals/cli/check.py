@@ -22,14 +22,14 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from reals.experiment.registry import Registry
     from reals.machine import site
-    from reals.planning import preflight
+    from reals.planning.preflight import checks
 
     registry, where = Registry(experiment_of(options)), site_file_of(options)
     here = site.load(where)
     if options.partition:
         here, where = here.model_copy(update=dict.fromkeys(("partition", "gpu_partition"), options.partition)), "--partition"
     bad = 0
-    for what, look in preflight.thorough(registry, here, str(where)):
+    for what, look in checks.thorough(registry, here, str(where)):
         try:
             said, mark = look(), "ok "
         except (ValueError, OSError) as error:

@@ -235,37 +235,37 @@ def test_labels_in_the_wrong_place_are_one_line(project, folders, old, new, says
 
 
 def test_missing_labels_are_said_before_the_first_job(project, folders):
-    from reals.planning import preflight
+    from reals.planning.preflight import checks
 
     labelled_scale(project, ("/no/such/folder", folders[1]))
     with pytest.raises(ConfigError, match=r"downstream.segmentation.path: /no/such/folder is not a folder"):
-        preflight.check(registry.Registry(load("smoke")))
+        checks.at_start(registry.Registry(load("smoke")))
 
 
 def test_heads_that_do_not_fit_the_teacher_are_said_before_the_first_job(project, folders, tmp_path):
-    from reals.planning import preflight
+    from reals.planning.preflight import checks
 
     labelled_scale(project, folders)
     scale = project / "config/scales/smoke.yaml"
     dim = load("smoke").scale.teachers["large"].width
     write_moge(tmp_path / "moge.pt", dim)
     edit(scale, "layout: depth", f"layout: depth, head: {tmp_path / 'moge.pt'}, experimental: true, relative: true")
-    preflight.check(registry.Registry(load("smoke")))
+    checks.at_start(registry.Registry(load("smoke")))
     write_moge(tmp_path / "moge.pt", dim + 1)
     with pytest.raises(ConfigError, match=f"reads {dim + 1} features, the teacher gives {dim}"):
-        preflight.check(registry.Registry(load("smoke")))
+        checks.at_start(registry.Registry(load("smoke")))
     write_moge(tmp_path / "moge.pt", dim)
     write_head(tmp_path / "head.pth")
     edit(scale, "layout: voc", f"layout: voc, head: {tmp_path / 'head.pth'}")
     with pytest.raises(ConfigError, match="not for a teacher trained here; leave head out"):
-        preflight.check(registry.Registry(load("smoke")))
+        checks.at_start(registry.Registry(load("smoke")))
 
 
 def test_check_reads_some_pairs(project, folders):
-    from reals.planning import preflight
+    from reals.planning.preflight import data as looks
 
     labelled_scale(project, folders)
     r = registry.Registry(load("smoke"))
     data.run(Context(r), r.data)
-    said = preflight.labels(r, "downstream.segmentation", r.experiment.scale.downstream.segmentation)
+    said = looks.labels(r, "downstream.segmentation", r.experiment.scale.downstream.segmentation)
     assert "48 pairs to train on, 16 held out; 32 read" in said

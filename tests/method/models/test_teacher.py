@@ -208,13 +208,13 @@ def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(proje
 def test_weights_neither_cached_nor_to_be_had_are_said_before_anything_runs(monkeypatch):
     import huggingface_hub
 
-    from reals.planning import preflight
+    from reals.planning.preflight import weights
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         ConfigError, match=r"teachers\.large: timm/nowhere is not in the hub's cache .* give weights: a local file"
     ):
-        preflight.hub_weights("teachers.large", "timm/nowhere", "model.safetensors")
+        weights.hub_weights("teachers.large", "timm/nowhere", "model.safetensors")
 
 
 @pytest.mark.slow
