@@ -8,8 +8,9 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-from reals.cli import check, evaluate, export, measure, plan, publish, reference, sample, why
+from reals.cli import check, evaluate, export, measure, plan, publish, reference, why
 from reals.cli.experiment import add_experiment, one_each, registry_of
+from reals.cli.sample import command as sample
 from reals.experiment.stage_table import OF_COMMAND, STAGES
 from reals.machine import dispatch
 from reals.planning import rates

@@ -1,0 +1,58 @@
+"""The autoencoder that turns a checkpoint's latents into images."""
+
+import argparse
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from reals.method.checkpoints import Checkpoint
+from reals.method.models import autoencoder as models
+
+
+def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> tuple[AutoencoderKL, float]:
+    """(the autoencoder, what to divide latents by)."""
+    facts, folder = checkpoint.facts, options.vae
+    own = options.checkpoint.parent.parent.parent / "autoencoders" / str(facts.get("autoencoder"))
+    if folder is None and own.is_dir():
+        folder = str(own)
+        print(f"  autoencoder {own}, which it was trained on")
+    if folder is None:
+        raise ValueError("--vae: give the AutoencoderKL folder the checkpoint was trained on")
+    if facts and Path(folder).name != facts["autoencoder"]:
+        print(f"  NOTE: trained on the latents of {facts['autoencoder']}, decoded by {folder}")
+    try:
+        vae = models.load(folder, device)
+    except ValueError as error:
+        raise ValueError(f"--vae {error}") from None
+    config = checkpoint.model.config
+    if vae.config.latent_channels != config.latent_channels:
+        raise ValueError(
+            f"--vae {folder}: {vae.config.latent_channels} latent channels, but {options.checkpoint} makes {config.latent_channels}"
+        )
+    if vae.config.get("shift_factor"):
+        raise ValueError(f"--vae {folder}: has shift_factor {vae.config.shift_factor}; DiT, SiT and REPA latents are scaled only")
+    if options.scaling_factor is not None:
+        scaling = options.scaling_factor
+    elif facts:
+        scaling = facts["scaling_factor"]
+    else:
+        scaling = vae.config.scaling_factor
+        settings = Path(folder) / "config.json"
+        if not settings.is_file() or "scaling_factor" not in json.loads(settings.read_text()):
+            print(f"  scaling factor {scaling}, Stable Diffusion's: {folder} states none")
+    if not 0 < scaling < math.inf:
+        raise ValueError(f"scaling factor: got {scaling}, expected a positive number")
+    return vae.to(memory_format=torch.channels_last), scaling
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """A hash of all weights, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,35 @@
+"""How one batch of images is drawn: noise to latents to bytes."""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from reals.cli.sample.parts import Report
+from reals.method.models.transformer import Transformer
+from reals.method.sampling import Bf16, Sampling, decode, draw
+
+
+def maker(
+    options: argparse.Namespace,
+    model: Transformer,
+    sampling: Sampling,
+    classes: np.ndarray,
+    vae: AutoencoderKL,
+    scaling: float,
+    device: torch.device,
+) -> Callable[[list[int], Report], np.ndarray]:
+    """A function that draws the samples of some indices, each of its class, as uint8 [k, H, W, 3]; bf16 casts ``model`` in place."""
+    network = Bf16(model) if options.precision == "bf16" else model
+    if options.compile:
+        network.compile()
+
+    @torch.no_grad()
+    def make(indices: list[int], report: Report) -> np.ndarray:
+        y = torch.from_numpy(classes[indices]).to(device)
+        z = draw(network, sampling, options.seed, y, indices, device, report) / scaling
+        return decode(vae, z, indices, str(options.checkpoint)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    return make
