@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reals.planning import cost, preflight
+from reals.planning import cost
 from reals.planning.preflight import checks
 from reals.machine import dispatch, failures, prefork, site, usage
 from reals.cli.experiment import experiment_from
@@ -171,6 +171,15 @@ HELD = contextlib.ExitStack()
 SERVERS = []  # hooks are functions of their own, so they share through a list
 
 
+def wait_for(path, process, seconds=600.0):
+    """Returns when the import server listens; RuntimeError where it ended instead."""
+    began = time.monotonic()
+    while not os.path.exists(path):
+        if process.poll() is not None or time.monotonic() - began > seconds:
+            raise RuntimeError("the import server (python -m reals.machine.prefork) did not start; see its message above")
+        time.sleep(0.05)
+
+
 onstart:
     light = {job.rule.name for job in workflow.dag.needrun_jobs()} <= LIGHT
     try:
@@ -193,7 +202,7 @@ onstart:
     if workflow.local_exec and not light:
         socket_path = os.path.join(HELD.enter_context(tempfile.TemporaryDirectory(prefix="reals-")), "socket")
         SERVERS.append(subprocess.Popen([sys.executable, "-m", "reals.machine.prefork", socket_path]))
-        preflight.wait_for(socket_path, SERVERS[0])
+        wait_for(socket_path, SERVERS[0])
         os.environ[prefork.VARIABLE] = socket_path
 
 
@@ -209,7 +218,7 @@ def finish():
     if rows:
         # On a cluster the jobs' CPU time is that of other machines, but for what is rendered here.
         charged = sum(row["cpu"] for row in rows if not ON_CLUSTER or row["stage"] == "render")
-        overhead = max(0.0, preflight.cpu_of_everything() - charged)
+        overhead = max(0.0, usage.cpu_seconds() - charged)
         planned = cost.estimated(cost.Costs(REGISTRY), records, EXPERIMENT.folder / "rates.yaml")
         print(journal.summary(rows, time.time() - BEGAN, overhead, planned), file=sys.stderr)
         if not planned:
