@@ -4,9 +4,10 @@ import argparse
 import sys
 
 from reals.cli.experiment import add_experiment, experiment_of, site_file_of
+from reals.cli.subcommands import Subcommands
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "check data, weights, disk, file system, GPUs, SLURM and DVC remote before the first job"
     p = commands.add_parser(
         "check",

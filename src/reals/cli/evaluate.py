@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from reals.cli.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
+from reals.cli.subcommands import Subcommands
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "measure images: FID, sFID, IS, precision and recall as ADM does"
     p = commands.add_parser("evaluate", help=text, description=f"{text}. Needs nothing else of ours; see docs/evaluation.md.")
     p.add_argument("samples", type=Path, help="ADM's .npz, a folder or zip of images, .npy, a list of arrays, or our shards")

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from reals.cli.subcommands import Subcommands
 
-def add(commands) -> None:
+
+def add(commands: Subcommands) -> None:
     text = "write a checkpoint in the format of SiT's, DiT's or REPA's own code"
     p = commands.add_parser("export", help=text, description=text)
     p.add_argument("checkpoint", type=Path, help="our step_<n>.safetensors, or any checkpoint `reals sample` takes")

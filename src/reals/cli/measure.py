@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from functools import partial
 
 from reals.cli.experiment import add_experiment, experiment_of
+from reals.cli.subcommands import Subcommands
 
 SQUARES = (1024, 2048, 4096)  # sides of the matrices behind the peak
 QUICK_PARAMETERS = 2e8  # of the largest transformer that --quick measures
 STEP_SECONDS = 2.0  # a batch is cut so that a step should take no longer (on a CPU)
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "measure matrix-product peak and real rates of training, sampling, encoding and teacher on this machine"
     p = commands.add_parser(
         "measure", help=text, description=text,

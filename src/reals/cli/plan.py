@@ -5,13 +5,14 @@ import json
 import os
 
 from reals.cli.experiment import add_experiment, experiment_of
+from reals.cli.subcommands import Subcommands
 
 NOTE = """\
 FLOPs are those of the networks (2 per multiply-add; a training step is three forward passes of what is trained).
 Reading images, statistics, start-up and queues are not counted; a job that uses several {unit}s is taken to be that much faster."""
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "FLOPs, device-hours, wall-clock, disk of every job, and the cost of each table given what exists"
     p = commands.add_parser(
         "plan", help=text, description=text,

@@ -3,9 +3,10 @@
 import argparse
 
 from reals.cli.experiment import add_experiment, add_sheets, registry_of
+from reals.cli.subcommands import Subcommands
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "write config/registry.json, from which dvc.yaml knows every artefact"
     p = commands.add_parser("registry", help=text, description=text)
     p.add_argument("scales", nargs="*", help="scale names or files (those it holds already)")

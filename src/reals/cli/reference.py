@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from reals.cli.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
+from reals.cli.subcommands import Subcommands
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "make a reference file for `reals evaluate` from real images or ADM's .npz"
     p = commands.add_parser("reference", help=text, description=f"{text}. See docs/evaluation.md.")
     p.add_argument("images", type=Path, help="folder, zip, .npz, .npy or shards of real images, or ADM's reference .npz")

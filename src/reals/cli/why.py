@@ -3,9 +3,10 @@
 import argparse
 
 from reals.cli.experiment import add_experiment, experiment_of
+from reals.cli.subcommands import Subcommands
 
 
-def add(commands) -> None:
+def add(commands: Subcommands) -> None:
     text = "the lineage of a file, an artefact or a table's cell, and the command that makes it again"
     p = commands.add_parser("why", help=text, description=text, epilog="Example: reals why table03:sit-b2-reals_400K:fid")
     p.add_argument(
