@@ -2,11 +2,11 @@
 
 import sys
 
-from reals.machine import prefork
+from reals.machine import handover
 
 
 def main() -> None:
-    code = prefork.submit(sys.argv[1:])
+    code = handover.submit(sys.argv[1:])
     if code is None:
         from reals.cli.main import main as run
 

@@ -191,12 +191,12 @@ def test_a_short_limit_leaves_a_share_of_it_for_saving():
 
 
 def test_training_asks_itself_to_stop_when_its_time_is_nearly_over(monkeypatch):
-    monkeypatch.setenv(dispatch.STOP_AT, str(time.time() + 0.3))
+    monkeypatch.setenv(signals.STOP_AT, str(time.time() + 0.3))
     with signals.stop_requests() as seen:
         assert not seen
         time.sleep(0.6)
         assert seen
-    monkeypatch.setenv(dispatch.STOP_AT, str(time.time() + 0.3))
+    monkeypatch.setenv(signals.STOP_AT, str(time.time() + 0.3))
     with signals.stop_requests() as seen:
         pass
     time.sleep(0.5)

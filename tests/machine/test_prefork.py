@@ -1,6 +1,7 @@
 """A command handed to the import server behaves as if run here: output, exit code, signals, death."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 import time
 
 import pytest
+from conftest import REPOSITORY
 
 SERVER = textwrap.dedent("""
     import sys
@@ -35,17 +37,12 @@ CLI = textwrap.dedent("""
 @pytest.fixture
 def server(tmp_path):
     package = tmp_path / "path" / "reals"
-    package.mkdir(parents=True)
-    import reals
-
-    source = os.path.dirname(reals.__file__)
-    (package / "__init__.py").write_text("")
-    for room in ("cli", "machine"):
-        (package / room).mkdir()
-        (package / room / "__init__.py").write_text("")
+    for folder in (package, package / "cli", package / "machine"):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
     (package / "cli/main.py").write_text(CLI)
-    for name in ("machine/prefork.py", "__main__.py"):
-        (package / name).write_text(open(os.path.join(source, name)).read())
+    for name in ("machine/handover.py", "machine/prefork.py", "machine/signals.py", "__main__.py"):
+        shutil.copy(REPOSITORY / "src/reals" / name, package / name)
     env = os.environ | {"PYTHONPATH": str(tmp_path / "path"), "REALS_PREFORK": str(tmp_path / "socket"), "TOKEN": "t1"}
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "socket")], env=env)
     until = time.monotonic() + 20

@@ -38,7 +38,7 @@ rule tables:
         shown=SHOWN,  # another set of numbers is another table, whatever the files' ages
         stated=stated_by_the_scale,
     shell:
-        "{REALS} tables {ARGS} > {log} 2>&1"
+        DRIVER.call("tables") + " > {log} 2>&1"
 
 
 rule figure:
@@ -60,7 +60,7 @@ rule figure:
     wildcard_constraints:
         figure="|".join(FIGURE_NAMES),
     shell:
-        "{REALS} figure {wildcards.figure} {ARGS} > {log} 2>&1"
+        DRIVER.call("figure {wildcards.figure}") + " > {log} 2>&1"
 
 
 rule report:
@@ -75,7 +75,7 @@ rule report:
     params:
         stated=stated_by_the_scale,
     shell:
-        "{REALS} report {ARGS} > {log} 2>&1"
+        DRIVER.call("report") + " > {log} 2>&1"
 
 
 # What one table needs and no more, e.g. `snakemake only_table08`; then everything that can be drawn is.
@@ -83,14 +83,14 @@ for table in EXPERIMENT.tables:
 
     rule:
         name:
-            f"only_{table}"
+            driver.only(table)
         localrule: True
         input:
             shown_in(table),
         log:
             f"{ROOT}/logs/only_{table}.log",
         shell:
-            "{REALS} render {ARGS} 2>&1 | tee {log}"
+            DRIVER.call("render") + " 2>&1 | tee {log}"
 
 
 # Tables, figures and report from the metrics that exist. Marks what is missing; never trains, samples or evaluates.
@@ -98,4 +98,4 @@ rule render:
     log:
         f"{ROOT}/logs/render.log",
     shell:
-        "{REALS} render {ARGS} 2>&1 | tee {log}"
+        DRIVER.call("render") + " 2>&1 | tee {log}"

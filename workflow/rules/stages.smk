@@ -13,13 +13,13 @@ def stage_rule(stage):
             [f"{ROOT}/{path}" for path in stage.patterns()],
         log:
             f"{ROOT}/{stage.log()}",
-        threads: stated(stage.command).threads
+        threads: DRIVER.stated(stage.command).threads
         priority: stage.priority
-        retries: TRAINING_RETRIES if stage.several_nodes else None
+        retries: DRIVER.training_retries if stage.several_nodes else None
         resources:
-            **asked(stage.command),
+            **DRIVER.asked(stage.command),
         shell:
-            launch(stage)
+            DRIVER.launch(stage)
 
 
 for stage in STAGES:

@@ -10,6 +10,7 @@ from pathlib import Path
 from reals.cli import check, evaluate, export, ids, measure, plan, publish, reference, render, stage, why
 from reals.cli.experiment import one_each
 from reals.cli.sample import command as sample
+from reals.machine.signals import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_PEER, EXIT_STOPPED
 
 COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, check, why, ids)
 
@@ -34,15 +35,11 @@ def _ours(error: Exception) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code.
-
-    0 done, 75 stopped on request with state saved, 76 another process of the run died (both: run the same command again),
-    2 a mistake to mend (one line says which), 1 a bug.
-    """
+    """Runs one command; its exit code is one of `reals.machine.signals`. A bug raises."""
     called = " ".join(["reals", *arguments[: 2 if arguments[:1] == ["stage"] else 1]])
     try:
         options = parser().parse_args(one_each(arguments))
-        return options.run(options) or 0
+        return options.run(options) or EXIT_DONE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
@@ -50,9 +47,8 @@ def main(arguments: list[str]) -> int:
             traceback.print_exception(error)
         if stage.is_first() or not getattr(error, "agreed", False):
             print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return EXIT_MISTAKE
     except Exception as error:
-        from reals.machine.signals import EXIT_PEER, EXIT_STOPPED
         from reals.training.loop import Stopped
         from reals.training.processes import PeerLost
 
@@ -64,5 +60,5 @@ def main(arguments: list[str]) -> int:
         raise
     except KeyboardInterrupt:
         print(f"{called}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        return EXIT_INTERRUPTED
+    return EXIT_DONE

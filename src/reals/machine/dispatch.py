@@ -24,7 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-STOP_AT = "REALS_STOP_AT"  # seconds since 1970 at which a training saves its state and ends, before SLURM kills it
+from reals.machine.signals import STOP_AT
+
 STOP_SHARE, STOP_SECONDS = 0.2, 300.0  # of the time limit, at most: to save in, and what starting up had used of the limit
 SITE = "REALS_SITE"  # JSON: setup, scratch, container, python of the site file; set in jobs that our workflow sent
 GRANTED = "REALS_GPUS"  # how many GPUs of this node the job was given

@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
-from reals.machine.signals import EXIT_PEER, EXIT_STOPPED, GO_ON
+from reals.machine.signals import EXIT_DONE, EXIT_PEER, EXIT_STOPPED, GO_ON
 
 
 def worst(codes: list[int]) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     except RendezvousConnectionError:
         print(f"reals.machine.launch: the node that the others meet at is gone; {GO_ON}", file=sys.stderr)
         return EXIT_PEER
-    return 0
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

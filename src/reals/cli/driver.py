@@ -1,0 +1,219 @@
+"""What snakemake does around its jobs: reads --config, locks results, starts the import server, says at the end where the time went.
+
+workflow/rules/common.smk makes one `Driver` and calls it from Snakemake's hooks.
+"""
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from reals import files
+from reals.cli.experiment import experiment_from
+from reals.experiment.reading import ConfigError
+from reals.experiment.registry import Registry
+from reals.experiment.scale import Resources
+from reals.experiment.stage_table import Stage
+from reals.machine import dispatch, failures, handover, prefork, site, usage
+from reals.machine.signals import EXIT_MISTAKE
+from reals.planning import cost
+from reals.planning.preflight import checks
+from reals.records import journal
+
+if TYPE_CHECKING:
+    from snakemake.workflow import Workflow
+
+SITE_FILE = "config/site.yaml"
+# Rules that run where snakemake runs, in seconds; beside them, one rule for each table (`only`).
+RENDERING = frozenset({"all", "render", "tables", "figure", "report"})
+
+
+def literal(text: str) -> str:
+    """``text`` in a shell command of Snakemake's, where braces are wildcards."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+# The interpreter snakemake runs in, so that `.venv/bin/snakemake` works without activating anything.
+PYTHON = literal(shlex.quote(sys.executable))
+
+
+def only(table: str) -> str:
+    """Name of the rule that makes what one table needs and no more."""
+    return f"only_{table}"
+
+
+class Driver:
+    """One run of snakemake, from reading the config to the last line it prints.
+
+    Snakemake reads the rules in every process it starts: in the first, which plans and waits (``workflow.is_main_process``),
+    and, on a cluster, in one more for each job, on its node (``workflow.remote_exec``).
+    """
+
+    def __init__(self, workflow: "Workflow", config: Mapping[str, object]):
+        """Raises ConfigError (one line) on a mistake in config, sheets, scale or site file."""
+        self.workflow = workflow
+        self.experiment = experiment_from(config)
+        self.registry = Registry(self.experiment)
+        self.site_file = Path(str(config.get("site") or SITE_FILE))
+        self.site = site.load(self.site_file)
+        # --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores.
+        self.on_cluster = workflow.resource_settings.nodes is not None
+        self.starts = self.registry.root / "slurm.jsonl"  # the book of starts
+        self.held = ExitStack()  # until this process ends, unless `finish` comes first
+        self.began = time.time()
+        self.energy = usage.energy()
+
+    @property
+    def light(self) -> frozenset[str]:
+        """Names of the rules that run where snakemake runs."""
+        return RENDERING | {only(table) for table in self.experiment.tables}
+
+    @property
+    def training_retries(self) -> int | None:
+        """How often a failed training job is sent again; None: as often as any other.
+
+        For the first process alone: the ones that run a single job on its node would each retry it as often again.
+        """
+        return self.site.training_retries if self.workflow.is_main_process and self.on_cluster else None
+
+    def stated(self, rule: str) -> Resources:
+        """What the scale says a job of this rule needs."""
+        return self.experiment.scale.resources_of(rule)
+
+    def asked(self, rule: str) -> dict[str, object]:
+        """The same as resources of a Snakemake rule."""
+        return self.site.request(self.stated(rule))
+
+    def launch(self, stage: Stage) -> str:
+        """A stage's shell command, with Snakemake's wildcards for artefact, number and what the job was granted.
+
+        That goes to the launcher, which knows how to start a stage on it.
+        """
+        granted = "--nodes {resources.nodes} --gpus {resources.gpus_per_node} --threads {threads} --minutes {resources.runtime}"
+        together = " --together" if stage.together else ""
+        number = f" {{wildcards.{stage.numbering.name}}}" if stage.numbering else ""
+        which = f"{{wildcards.{stage.wildcard}}}{number}"
+        return (
+            f"{PYTHON} -m reals.machine.dispatch {granted}{together} stage {stage.command} {which} {self._options} > {{log}} 2>&1"
+        )
+
+    def call(self, command: str) -> str:
+        """The shell command of a rule that runs where snakemake runs."""
+        return f"{PYTHON} -m reals {command} {self._options}"
+
+    @property
+    def _options(self) -> str:
+        return literal(shlex.join(["--config", *self.experiment.overrides]))
+
+    def prepare(self) -> None:
+        """What each process of snakemake needs before rules are read."""
+        if self.workflow.remote_exec:
+            os.environ |= site.environment(self.site, sys.executable, self.starts)
+        if self.workflow.is_main_process:
+            logging.getLogger("snakemake.logging").addHandler(failures.Lines())
+            if not self.on_cluster:
+                self._count_gpus()
+
+    def _count_gpus(self) -> None:
+        """Lets Snakemake count this machine's GPUs, as it does cores, unless --resources gpu=... said how many."""
+        if "gpu" not in self.workflow.global_resources and dispatch.visible_gpus():
+            self.workflow.register_resource("gpu", len(dispatch.visible_gpus()))
+        if "gpu" in self.workflow.global_resources:  # what a job leases is no more than what it is counted as
+            self.workflow.register_resource("gpus_per_node", self.workflow.global_resources["gpu"].value)
+
+    def start(self) -> None:
+        """Before the first job: locks the results, checks what can be checked, starts the import server.
+
+        A mistake is one line and exit code 2.
+        """
+        rules = {job.rule.name for job in self.workflow.dag.needrun_jobs()} - self.light
+        try:
+            # Our own lock in place of Snakemake's: the kernel drops it when this process ends, even by kill -9.
+            self.held.enter_context(files.lock(self.registry.root / ".snakemake.lock", str(self.registry.root)))
+            if not self.workflow.local_exec:
+                self._check_cluster(rules)
+            if rules:
+                checks.at_start(self.registry)
+        except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
+            complain(error)
+            sys.exit(EXIT_MISTAKE)
+        if self.workflow.local_exec and rules:
+            folder = self.held.enter_context(tempfile.TemporaryDirectory(prefix="reals-"))
+            socket = Path(folder, "socket")
+            self.held.enter_context(prefork.running(socket))
+            os.environ[handover.VARIABLE] = str(socket)
+
+    def _check_cluster(self, rules: set[str]) -> None:
+        if left := site.left_running(Path.cwd()):
+            # They may hold the very folders that new jobs would write to.
+            raise ConfigError(
+                f"SLURM still runs jobs of an earlier snakemake here, {len(left)} of them; wait for them (squeue --me), "
+                f"or: scancel {' '.join(left)}"
+            )
+        site.check(self.site, str(self.site_file), {rule: self.stated(rule) for rule in sorted(rules)})
+
+    def succeed(self) -> None:
+        """After the last job."""
+        self._finish()
+        report = self.registry.root / "report.html"
+        if report.exists():
+            say(f"\nOpen {report} in a browser.")
+
+    def fail(self) -> None:
+        """After the last job, where one failed."""
+        self._finish()
+        say("\nThe same command goes on from here; nothing that was finished is lost.")
+
+    def _finish(self) -> None:
+        self.held.close()
+        for line in self.account():
+            say(line)
+
+    def account(self) -> Iterator[str]:
+        """Lines that say where the time of this run went; none where no job ended."""
+        for line in site.started_again(self.starts, self.began):
+            yield f"reals: {line}"
+        records = journal.read(self.registry.root / "journal.jsonl", since=self.began)
+        rows = journal.by_stage(records)
+        if not rows:
+            return
+        # On a cluster the jobs' CPU time is that of other machines, but for what is rendered here.
+        charged = sum(row["cpu"] for row in rows if not self.on_cluster or row["stage"] == "render")
+        planned = cost.estimated(cost.Costs(self.registry), records, self.experiment.folder / "rates.yaml")
+        yield journal.summary(rows, time.time() - self.began, max(0.0, usage.cpu_seconds() - charged), planned)
+        if not planned:
+            options = shlex.join(self.experiment.overrides)
+            yield f"No plan beside it: run `reals measure --config {options}` once on this device."
+        spent = usage.energy_between(self.energy, usage.energy())
+        said = "not readable on this machine" if spent is None else f"{spent:.2f} Wh (processors of this machine, RAPL)"
+        yield f"Energy: {said}."
+
+
+def opened(workflow: "Workflow", config: Mapping[str, object]) -> Driver:
+    """The driver, ready for rules to be read; a mistake is one line and ends this process with exit code 2, without a traceback."""
+    try:
+        driver = Driver(workflow, config)
+    except ConfigError as error:
+        stop(error)
+    driver.prepare()
+    return driver
+
+
+def stop(error: Exception) -> NoReturn:
+    """Ends snakemake at once: it would catch an exception raised while it reads the rules, and print its own page about it."""
+    complain(error)
+    os._exit(EXIT_MISTAKE)
+
+
+def complain(error: Exception) -> None:
+    say(f"reals: {error}")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,269 @@
+"""What snakemake does around its jobs, without snakemake."""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import edit
+
+from reals import files
+from reals.cli import driver
+from reals.experiment.reading import ConfigError
+from reals.experiment.scale import Resources
+from reals.experiment.stage_table import OF_COMMAND
+from reals.machine import dispatch, failures, handover, prefork, signals, site
+from reals.planning.preflight import checks
+
+
+class Workflow(SimpleNamespace):
+    """What the driver asks of Snakemake's, for a run on one machine."""
+
+    def __init__(
+        self, *rules: str, main: bool = True, remote: bool = False, local: bool = True, jobs: int | None = None, **counted: int
+    ):
+        super().__init__(
+            is_main_process=main,
+            remote_exec=remote,
+            local_exec=local,
+            resource_settings=SimpleNamespace(nodes=jobs),
+            global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
+            dag=SimpleNamespace(needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=rule)) for rule in rules]),
+        )
+
+    def register_resource(self, name: str, value: int) -> None:
+        self.global_resources[name] = SimpleNamespace(value=value)
+
+    def counted(self) -> dict[str, int]:
+        return {name: resource.value for name, resource in self.global_resources.items()}
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """Environment and Snakemake's logger as they were; no GPU, whatever the machine has."""
+    for name in (handover.VARIABLE, dispatch.SITE, dispatch.STARTS):
+        monkeypatch.setenv(name, "to be restored")  # and so removed at the end, whatever a driver wrote
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    logger = logging.getLogger("snakemake.logging")
+    handlers = list(logger.handlers)
+    yield
+    logger.handlers[:] = handlers
+
+
+def smoke(*rules: str, **named) -> driver.Driver:
+    return driver.Driver(Workflow(*rules, **named), {"scale": "smoke"})
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"scale": "smoke", "scle": "demo"}, "--config scle: unknown key; known: data, rehearsal, scale, seed, site"),
+        ({"scale": "smoke", "seed": "one"}, "--config seed=one: expected a whole number"),
+        ({"scale": "smok"}, "did you mean 'smoke'"),
+        ({"scale": "smoke", "site": "none.yaml"}, "none.yaml"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line(project, config, says):
+    with pytest.raises(ConfigError) as caught:
+        driver.Driver(Workflow(), config)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mistake_ends_snakemake_while_it_reads_the_rules(project, capfd):
+    pid = os.fork()
+    if pid == 0:
+        driver.opened(Workflow(), {"scale": "smoke", "seed": "one"})
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == signals.EXIT_MISTAKE
+    assert capfd.readouterr().err == "reals: --config seed=one: expected a whole number\n"
+
+
+def test_the_config_decides_the_experiment(project):
+    own = driver.Driver(Workflow(), {"scale": "smoke", "seed": 7, "data": None, "site": None})
+    assert own.experiment.overrides == ("scale=smoke", "seed=7")
+    assert own.site_file == Path("config/site.yaml")
+    assert driver.Driver(Workflow(), {"scale": "imagenet256", "rehearsal": True}).experiment.overrides[-1] == "rehearsal=true"
+
+
+def test_a_stage_is_launched_with_what_its_job_was_granted(project):
+    said = smoke().launch(OF_COMMAND["transformer"])
+    wildcards, granted = SimpleNamespace(id="x", step=2), SimpleNamespace(nodes=2, gpus_per_node=8, runtime=30)
+    assert said.format(resources=granted, threads=4, wildcards=wildcards, log="x.log") == (
+        f"{sys.executable} -m reals.machine.dispatch --nodes 2 --gpus 8 --threads 4 --minutes 30 --together "
+        "stage transformer x 2 --config scale=smoke > x.log 2>&1"
+    )
+    assert smoke().call("tables") == f"{sys.executable} -m reals tables --config scale=smoke"
+
+
+def test_braces_in_a_path_are_no_wildcards(project):
+    (project / "a{b}").mkdir()
+    own = driver.Driver(Workflow(), {"scale": "smoke", "data": "a{b}"})
+    assert own.call("tables").format() == f"{sys.executable} -m reals tables --config scale=smoke 'data=a{{b}}'"
+
+
+def test_the_scale_states_what_jobs_ask_for_and_the_site_translates_it(project):
+    assert smoke().stated("sample") == Resources()
+    with (project / "config/scales/smoke.yaml").open("a") as file:
+        file.write("resources: {default: {threads: 2}, transformer: {gpu: 4, threads: 8}}\n")
+    own = smoke()
+    assert (own.stated("sample").threads, own.stated("transformer").threads) == (2, 8)
+    assert own.asked("transformer")["gpu"] == 4
+
+
+def test_training_is_tried_again_by_the_first_process_on_a_cluster_alone(project):
+    edit(project / "config/site.yaml", "training_retries: 10", "training_retries: 3")
+    assert smoke(jobs=50).training_retries == 3
+    assert smoke().training_retries is None
+    assert smoke(jobs=50, main=False, remote=True).training_retries is None
+
+
+def test_gpus_are_counted_on_one_machine(project, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    for named, expected in (
+        ({}, {"gpu": 2, "gpus_per_node": 2}),
+        ({"gpu": 1}, {"gpu": 1, "gpus_per_node": 1}),  # --resources gpu=1
+        ({"jobs": 50}, {}),  # SLURM counts them
+        ({"main": False, "remote": True}, {}),
+    ):
+        own = smoke(**named)
+        own.prepare()
+        assert own.workflow.counted() == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    own = smoke()
+    own.prepare()
+    assert own.workflow.counted() == {}
+
+
+def test_a_job_on_its_node_is_told_of_the_site_and_the_first_process_says_what_failed(project):
+    logger = logging.getLogger("snakemake.logging")
+    before = len(logger.handlers)
+    smoke(main=False, remote=True).prepare()
+    assert json.loads(os.environ[dispatch.SITE]) == {"python": sys.executable}
+    assert os.environ[dispatch.STARTS] == str(project / "results/smoke/slurm.jsonl")
+    assert len(logger.handlers) == before
+    smoke().prepare()
+    assert isinstance(logger.handlers[-1], failures.Lines)
+
+
+@pytest.fixture
+def server(monkeypatch) -> list[Path]:
+    """In the import server's place: where it was asked to listen."""
+    asked: list[Path] = []
+
+    class Popen:
+        def __init__(self, command):
+            asked.append(Path(command[-1]))
+            asked[-1].touch()
+
+        def poll(self):
+            return None
+
+        def terminate(self):
+            asked[-1].unlink(missing_ok=True)  # at the latest when an unfinished driver is collected
+
+        def wait(self):
+            assert not asked[-1].exists()
+
+    monkeypatch.setattr(prefork.subprocess, "Popen", Popen)
+    return asked
+
+
+def test_jobs_find_the_import_server_and_nobody_else_writes_there(project, server, capsys):
+    own = smoke("data", "all")
+    own.start()
+    assert os.environ[handover.VARIABLE] == str(server[0]) and server[0].exists()
+    with (
+        pytest.raises(ValueError, match="is being written by"),
+        files.lock(Path("results/smoke/.snakemake.lock"), "results/smoke"),
+    ):
+        pass
+    with pytest.raises(SystemExit) as ended:
+        smoke("data").start()
+    assert ended.value.code == signals.EXIT_MISTAKE
+    assert capsys.readouterr().err.startswith("reals: results/smoke is being written by ")
+    own.succeed()
+    assert not server[0].parent.exists()
+    with files.lock(Path("results/smoke/.snakemake.lock"), "results/smoke"):
+        pass
+
+
+def test_rendering_alone_needs_no_server_and_no_checks(project, server, monkeypatch):
+    monkeypatch.setattr(checks, "at_start", lambda registry: pytest.fail("checked"))
+    own = smoke("all", "tables", "figure", "report", "render", "only_table03")
+    own.start()
+    assert server == []
+    own.fail()
+
+
+def test_what_the_checks_refuse_is_one_line(project, server, monkeypatch, capsys):
+    def refuse(registry):
+        raise ConfigError("disk: full")
+
+    monkeypatch.setattr(checks, "at_start", refuse)
+    with pytest.raises(SystemExit) as ended:
+        smoke("data").start()
+    assert ended.value.code == signals.EXIT_MISTAKE and server == []
+    assert capsys.readouterr().err == "reals: disk: full\n"
+
+
+def test_on_a_cluster_its_partitions_are_checked_for_the_rules_that_are_needed(project, server, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(site, "left_running", lambda folder: [])
+    monkeypatch.setattr(site, "check", lambda here, where, jobs: asked.update({where: jobs}))
+    own = smoke("transformer", "all", "data", "only_table03", local=False, jobs=50)
+    own.start()
+    assert {where: list(jobs) for where, jobs in asked.items()} == {"config/site.yaml": ["data", "transformer"]}
+    assert server == []  # jobs run elsewhere
+    own.succeed()
+    monkeypatch.setattr(site, "left_running", lambda folder: ["12", "13"])
+    with pytest.raises(SystemExit):
+        smoke("transformer", local=False, jobs=50).start()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("2 of them; wait for them (squeue --me), or: scancel 12 13")
+
+
+def test_the_end_says_what_to_open_or_how_to_go_on(project, capsys):
+    smoke().succeed()
+    assert capsys.readouterr().err == ""
+    Path("results/smoke").mkdir(parents=True)
+    Path("results/smoke/report.html").touch()
+    smoke().succeed()
+    assert capsys.readouterr().err == "\nOpen results/smoke/report.html in a browser.\n"
+    smoke().fail()
+    assert capsys.readouterr().err == "\nThe same command goes on from here; nothing that was finished is lost.\n"
+
+
+def book(path: Path, *rows: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_account_holds_this_runs_jobs_and_their_share(project, monkeypatch):
+    monkeypatch.setattr(driver.usage, "cpu_seconds", lambda: 100.0)
+    monkeypatch.setattr(driver.usage, "energy", lambda: {})
+    row = {"artefact": "x", "wall": 9.0, "work": 1.0}
+    here, through = smoke(), smoke(jobs=50)
+    book(
+        here.registry.root / "journal.jsonl",
+        row | {"stage": "data", "began": time.time() - 3600, "cpu": 1000.0},  # an earlier run's
+        row | {"stage": "data", "began": time.time() + 1, "cpu": 30.0},
+        row | {"stage": "render", "began": time.time() + 2, "cpu": 10.0},
+    )
+    for own, engine in ((here, "60.0"), (through, "90.0")):  # on a cluster, jobs' CPU time is not of this machine
+        table, no_plan, energy = own.account()
+        assert [line.split()[0] for line in table.splitlines()] == ["stage", "data", "render", "engine", "all"]
+        assert table.splitlines()[3].split()[1] == engine
+        assert no_plan == "No plan beside it: run `reals measure --config scale=smoke` once on this device."
+        assert energy == "Energy: not readable on this machine."
+
+
+def test_the_account_names_what_slurm_started_again(project):
+    own = smoke(jobs=50)
+    start = {"began": time.time() + 1, "node": "n1", "command": ["stage", "sample", "x", "0"]}
+    book(own.starts, start | {"job": "1"}, start | {"job": "2"})
+    [line] = own.account()
+    assert line.startswith("reals: stage sample x 0: went on 1 time")
