@@ -1,4 +1,4 @@
-"""Feature networks: layout, order, refusal, and agreement with torch-fidelity on random weights."""
+"""Feature extractors: layout, order, refusal, and agreement with torch-fidelity on random weights."""
 
 import hashlib
 
@@ -27,7 +27,7 @@ def image_bytes(n: int, size: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (n, 3, size, size), generator=generator(seed, "bytes"), dtype=torch.uint8)
 
 
-def judge(**config) -> SmallCNN:
+def small_cnn(**config) -> SmallCNN:
     model = SmallCNN(SmallCNNConfig(**{"classes": 10, **config}))
     initialise_small_cnn(model, generator(0, "judge"))
     model.train()
@@ -37,7 +37,7 @@ def judge(**config) -> SmallCNN:
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 8])
-def test_narrow_judges_train_in_channels_last_order(width):
+def test_narrow_small_cnns_train_in_channels_last_order(width):
     """A strided 1x1 convolution there ends the process on CPUs without AVX-512."""
     model = SmallCNN(SmallCNNConfig(classes=10, width=width))
     initialise_small_cnn(model, generator(0, "judge"))
@@ -47,8 +47,8 @@ def test_narrow_judges_train_in_channels_last_order(width):
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_the_judge_has_the_stated_sizes():
-    extractor = small_cnn_extractor(judge(), "digits-cnn")
+def test_the_small_cnn_has_the_stated_sizes():
+    extractor = small_cnn_extractor(small_cnn(), "digits-cnn")
     features = extractor.features(image_bytes(3))
     assert [tuple(x.shape) for x in (features.pool, features.spatial, features.logits)] == [
         (3, 64),
@@ -61,8 +61,8 @@ def test_the_judge_has_the_stated_sizes():
 
 
 @pytest.mark.parametrize(("resolution", "mmac"), [(32, 13.7), (64, 15.0)])
-def test_the_judge_is_cheap(resolution, mmac):
-    model, count = judge(resolution=resolution), [0]
+def test_the_small_cnn_is_cheap(resolution, mmac):
+    model, count = small_cnn(resolution=resolution), [0]
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda m, i, o: count.append(o[0].numel() * m.weight[0].numel()))
@@ -71,8 +71,8 @@ def test_the_judge_is_cheap(resolution, mmac):
 
 
 @pytest.mark.parametrize(("resolution", "side"), [(16, 4), (24, 6), (32, 8), (40, 10), (64, 8), (96, 8), (128, 8), (256, 8)])
-def test_the_judge_takes_other_sizes_and_sees_every_pixel(resolution, side):
-    model = judge(resolution=resolution, width=4)
+def test_the_small_cnn_takes_other_sizes_and_sees_every_pixel(resolution, side):
+    model = small_cnn(resolution=resolution, width=4)
     pool, middle, _ = model.activations(image_bytes(2, resolution))
     assert pool.shape == (2, 16) and middle.shape == (2, 16, side, side)
     weights = model.stem[0].weight
@@ -83,7 +83,7 @@ def test_the_judge_takes_other_sizes_and_sees_every_pixel(resolution, side):
     assert (seen > 0).all()
 
 
-def test_the_judge_of_32_and_64_pixels_is_what_it_was():
+def test_the_small_cnn_of_32_and_64_pixels_is_what_it_was():
     # Noted before other sizes were let in.
     for resolution, kernel in ((32, (3, 3)), (64, (3, 3))):
         model = SmallCNN(SmallCNNConfig(classes=10, resolution=resolution))
@@ -92,27 +92,27 @@ def test_the_judge_of_32_and_64_pixels_is_what_it_was():
 
 
 def test_spatial_features_are_row_column_channel():
-    model = judge()
+    model = small_cnn()
     features = small_cnn_extractor(model, "x").features(image_bytes(2))
     middle = model.activations(image_bytes(2))[1]
     torch.testing.assert_close(features.spatial.view(2, 8, 8, 7)[1, 3, 5], middle[1, :7, 3, 5].detach())
 
 
 def test_weights_are_a_function_of_the_generator():
-    a, b = judge().state_dict(), judge().state_dict()
+    a, b = small_cnn().state_dict(), small_cnn().state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert (a["head.bias"] == 0).all() and 0.005 < a["head.weight"].std() < 0.02
 
 
 def test_channels_last_changes_nothing():
-    model = judge()
+    model = small_cnn()
     plain = model(image_bytes(4))
     last = model.to(memory_format=torch.channels_last)(image_bytes(4).to(memory_format=torch.channels_last))
     torch.testing.assert_close(plain, last, rtol=1e-4, atol=1e-6)
 
 
-def test_the_judge_can_learn():
-    model = judge(width=4, classes=2)
+def test_the_small_cnn_can_learn():
+    model = small_cnn(width=4, classes=2)
     model.train()
     x, y = image_bytes(16), torch.arange(16) % 2
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -126,10 +126,10 @@ def test_the_judge_can_learn():
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_the_judge_survives_its_folder(tmp_path):
-    model = judge(classes=3, width=8, blocks=2, resolution=64)
-    save_small_cnn(model, tmp_path / "judge")
-    again = load_small_cnn(tmp_path / "judge")
+def test_the_small_cnn_survives_its_folder(tmp_path):
+    model = small_cnn(classes=3, width=8, blocks=2, resolution=64)
+    save_small_cnn(model, tmp_path / "cnn")
+    again = load_small_cnn(tmp_path / "cnn")
     assert again.config == model.config
     assert torch.equal(again(image_bytes(2, 64)), model(image_bytes(2, 64)))
     assert not again.training and not any(p.requires_grad for p in again.parameters())
@@ -138,7 +138,7 @@ def test_the_judge_survives_its_folder(tmp_path):
 
 
 def test_one_pass_over_batches_equals_one_batch():
-    extractor = small_cnn_extractor(judge(), "digits-cnn")
+    extractor = small_cnn_extractor(small_cnn(), "digits-cnn")
     x, done = image_bytes(10), []
     whole, split = extract(extractor, [x]), extract(extractor, iter(x.split(4)), progress=done.append)
     assert done == [4, 8, 10] and len(split) == 10
@@ -147,7 +147,7 @@ def test_one_pass_over_batches_equals_one_batch():
 
 
 def test_bad_images_are_refused():
-    extractor = small_cnn_extractor(judge(), "digits-cnn")
+    extractor = small_cnn_extractor(small_cnn(), "digits-cnn")
     with pytest.raises(ValueError, match="float32"):
         extract(extractor, [image_bytes(2).float()])
     with pytest.raises(ValueError, match=r"images are \(64, 64\), expected \(32, 32\)"):
@@ -160,7 +160,7 @@ def test_bad_images_are_refused():
 
 
 def test_specs_are_dispatched_and_bad_ones_refused(tmp_path):
-    save_small_cnn(judge(), tmp_path)
+    save_small_cnn(small_cnn(), tmp_path)
     extractor = make_extractor({"kind": "small-cnn", "name": "digits-cnn"}, tmp_path)
     assert extractor.name == "digits-cnn" and extractor.features(image_bytes(1)).pool.shape == (1, 64)
     for spec, folder, message in (
@@ -187,15 +187,15 @@ def test_torch_fidelity_gets_the_same_features_and_metrics(tmp_path):
         def __getitem__(self, index):
             return super().__getitem__(index)[0]
 
-    save_small_cnn(judge(width=4), tmp_path)
-    register_with_torch_fidelity("judge-of-the-test", tmp_path)
+    save_small_cnn(small_cnn(width=4), tmp_path)
+    register_with_torch_fidelity("cnn-of-the-test", tmp_path)
     fake, real = image_bytes(60), image_bytes(50, seed=1) // 16 * 17
     theirs = torch_fidelity.calculate_metrics(
-        input1=Images(fake), input2=Images(real), feature_extractor="judge-of-the-test", cuda=False,
+        input1=Images(fake), input2=Images(real), feature_extractor="cnn-of-the-test", cuda=False,
         fid=True, isc=True, prc=True, isc_splits=1, samples_shuffle=False, batch_size=20, cache=False,
         save_cpu_ram=True, verbose=False,
     )  # fmt: skip
-    extractor = make_extractor({"kind": "small-cnn", "name": "judge"}, tmp_path)
+    extractor = make_extractor({"kind": "small-cnn", "name": "cnn"}, tmp_path)
     f, r = extract(extractor, fake.split(20)), extract(extractor, real.split(20))
     a, b = Moments.of(f.pool).finalize(), Moments.of(r.pool).finalize()
     fid = frechet_distance(a.mu, a.sigma, b.mu, b.sigma)

@@ -19,7 +19,7 @@ def measured(name, fid):
     repeats = [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid + k}} for k in range(3)]
     return {
         "kind": "evaluation", "name": name, "id": f"{name}-0123456789", "values": {"fid": fid, "is": 4.0}, "repeats": repeats,
-        "protocol": {"feature network": NETWORK, "samples": 10000}, "provenance": {"data": {"sha256": "ab" * 32}},
+        "protocol": {"feature extractor": NETWORK, "samples": 10000}, "provenance": {"data": {"sha256": "ab" * 32}},
     }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def report(tmp_path_factory):
     results = {
         ("evaluation", "run-a"): {
             "kind": "evaluation", "name": "run-a", "id": "run-a-1234", "values": {"fid": 12.3456789},
-            "protocol": {"samples": 1000, "feature network": "digits-cnn"},
+            "protocol": {"samples": 1000, "feature extractor": "digits-cnn"},
             "provenance": {"checkpoint": {"step": 400, "sha256": HASH}, "libraries": ["torch 2", "timm 1"]},
         },
         ("evaluation", "run-b"): None,

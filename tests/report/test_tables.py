@@ -30,7 +30,7 @@ def result(name, kind="evaluation", **values):
         "name": name,
         "id": f"{name}-0123456789abcdef",
         "values": values,
-        "protocol": {"feature network": NETWORK},
+        "protocol": {"feature extractor": NETWORK},
         "provenance": {"checkpoint": {"step": 400}},
     }
 
@@ -256,11 +256,12 @@ def test_shown(metric, value, text):
     assert tables.shown(metric, tables.Cell(None, value, "measured")) == text
 
 
-def test_mixing_networks_or_printing_nan_is_refused():
-    other = result("run-a", fid=1.0)
-    other["protocol"] = {"feature network": "another"}
-    with pytest.raises(ValueError, match="measured with 'another', the table is of 'digits-cnn'"):
-        tables.build(PAIR, {("evaluation", "run-a"): other}, **COMMON)
+def test_mixing_extractors_or_printing_nan_is_refused():
+    for key in ("feature extractor", "feature network"):  # the second in results made before that was the term
+        other = result("run-a", fid=1.0)
+        other["protocol"] = {key: "another"}
+        with pytest.raises(ValueError, match="measured with 'another', the table is of 'digits-cnn'"):
+            tables.build(PAIR, {("evaluation", "run-a"): other}, **COMMON)
     with pytest.raises(ValueError, match="fid is nan"):
         tables.build(PAIR, {("evaluation", "run-a"): result("run-a", fid=float("nan"))}, **COMMON)
     with pytest.raises(ValueError, match="network is None"):

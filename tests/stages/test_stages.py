@@ -317,7 +317,7 @@ def test_the_patch_loss_is_the_mean_cross_entropy_of_the_patch_tokens(tmp_path):
     torch.testing.assert_close(task(0.5).loss(x, y), alone + 0.5 * by_hand)
 
 
-def test_a_second_judge_measures_the_same_samples_with_its_own_reference(project):
+def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(project):
     edit(
         project / "config/scales/smoke.yaml", "  pr_reference:",
         "  second: {kind: small-cnn, name: other-cnn, width: 4, blocks: 2, steps: 2, batch: 8, lr: 1.0e-3, seed: 99}\n  pr_reference:",

@@ -226,7 +226,7 @@ def test_every_measured_number_says_where_it_came_from(finished):
         result = json.loads((finished / registry.folder(registry.evaluations[name]) / "metrics.json").read_text())
         assert set(result["values"]) >= {"fid", "sfid", "is", "precision", "recall"}
         assert {"run", "step", "checkpoint_sha256", "data_sha256", "code", "autoencoder"} <= set(result["provenance"])
-        assert {"samples", "sampler", "training steps", "feature network", "seeds", "reference"} <= set(result["protocol"])
+        assert {"samples", "sampler", "training steps", "feature extractor", "seeds", "reference"} <= set(result["protocol"])
 
 
 def test_torch_fidelity_finds_the_same_fid_with_the_registered_network(finished, monkeypatch):

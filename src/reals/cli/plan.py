@@ -138,7 +138,7 @@ def printed(plan: dict) -> str:
     if not plan["data"]["known"]:
         lines.append(f"  The images are not counted yet: {plan['data']['images']:,} are assumed.")
     groups = {
-        "Data, teachers, judge": ("data", "teacher", "features", "extractor", "reference"),
+        "Data, teachers, extractors": ("data", "teacher", "features", "extractor", "reference"),
         "Autoencoders": ("autoencoder",), "Latent caches": ("latents",), "Runs, by milestone": ("transformer",),
         "Samples": ("sample",), "Evaluations": ("evaluate", "analyse", "downstream"),
     }  # fmt: skip

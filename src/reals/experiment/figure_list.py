@@ -51,7 +51,7 @@ def protocol(registry: Registry) -> dict[str, str]:
         "transformer steps": f"{steps}, batch {scale.transformer.batch}",
         "samples": f"{scale.sampling.samples:,}, {scale.sampling.labels} labels",
         "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)",
-        "feature network": scale.evaluation.extractor.name,
+        "feature extractor": scale.evaluation.extractor.name,
         "reference": Path(scale.evaluation.reference).name if scale.evaluation.reference else "all training images; "
         f"precision and recall against {scale.evaluation.pr_reference:,} of them",
         "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",

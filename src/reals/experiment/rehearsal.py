@@ -22,7 +22,7 @@ def wanted(value: bool | str) -> bool:
 def rehearse(scale: Scale) -> Scale:
     """The scale with its sizes, steps and images cut down and what would be brought in replaced by something small.
 
-    Pretrained autoencoders, teachers and feature network become ones of their kind that are made here in a step or two;
+    Pretrained autoencoders, teachers and feature extractors become ones of their kind that are made here in a step or two;
     an ImageFolder that is not there becomes procedural pictures. What a cluster sees stays: which jobs, how many shards,
     and the GPUs, memory and time they ask for (threads are one each: at these sizes more are in each other's way). Its
     results have a root of their own, and no table takes them for the paper's.
@@ -33,7 +33,7 @@ def rehearse(scale: Scale) -> Scale:
     tiny = {"kind": "trained", "width": 16, "depth": 1, "heads": 2, "patch": resolution // size, "seed": 1, **step}
     levels = len(scale.autoencoder.block_out_channels)
     milestones = sorted(scale.milestones, key=scale.milestones.get)
-    judge = {"kind": "small-cnn", "width": 4, "seed": 2, **step}
+    extractor = {"kind": "small-cnn", "width": 4, "seed": 2, **step}
     values = scale.model_dump()
     values |= {
         "name": f"{scale.name}_rehearsal",
@@ -48,8 +48,8 @@ def rehearse(scale: Scale) -> Scale:
         "models": {key: {"width": 8 * (i + 1), "depth": 2, "heads": 2, "repa_depth": 1} for i, key in enumerate(scale.models)},
         "milestones": {name: 2 * (i + 1) for i, name in enumerate(milestones)},
         "evaluation": {
-            "extractor": judge | {"name": "rehearsal-cnn"},
-            "second": scale.evaluation.second and judge | {"name": "rehearsal-second-cnn"},
+            "extractor": extractor | {"name": "rehearsal-cnn"},
+            "second": scale.evaluation.second and extractor | {"name": "rehearsal-second-cnn"},
             "pr_reference": 40,
         },
         "analysis": {"images": 20, "reconstruction_images": 30, "probe_images": 40, "tsne_classes": 10, "tsne_images": 4},

@@ -64,12 +64,12 @@ class EvaluationConfig(Strict):
     extractor: Extractor
     pr_reference: int = Field(gt=0)
     reference: str | None = None  # ADM's .npz; None: statistics of the training images
-    second: TrainedExtractor | None = None  # another judge, for the FID alone: does the ranking depend on the first?
+    second: TrainedExtractor | None = None  # another extractor, for the FID alone: does the ranking depend on the first?
 
     @model_validator(mode="after")
-    def _judges_differ(self):
+    def _extractors_differ(self):
         if self.second is not None and self.second.name == self.extractor.name:
-            raise ValueError(f"second: name '{self.second.name}' is the first judge's; a second one has its own")
+            raise ValueError(f"second: name '{self.second.name}' is the first extractor's; a second one has its own")
         return self
 
 
@@ -124,7 +124,7 @@ class Scale(Strict):
 
     name: Name
     sheets: Name | None = None  # a folder of config/sheets/ whose files take the place of config/'s own
-    paper: bool = False  # True only where data, sizes, steps and feature network are the paper's
+    paper: bool = False  # True only where data, sizes, steps and feature extractor are the paper's
     description: str
     seeds: Seeds = Seeds()
     data: DataConfig

@@ -84,7 +84,7 @@ STAGES = (
         folder="teachers", rev=1, priority=90, published=("teacher",),
     ),
     Stage(
-        kind="extractor", command="extractor", help="train the judge, or verify Inception's weights",
+        kind="extractor", command="extractor", help="train a feature extractor, or verify Inception's weights",
         run="reals.stages.classifiers:extractor", folder="extractors", rev=1, priority=40, published=("extractor",),
     ),
     Stage(

@@ -156,10 +156,10 @@ class Costs:
             projector_hidden=repa["hidden"] if repa else 0,
         )  # fmt: skip
 
-    def judge_flops(self, judge: Artefact | None = None) -> int:
-        """One image through the feature network of FID, or through the second judge."""
+    def extractor_flops(self, extractor: Artefact | None = None) -> int:
+        """One image through the scale's feature extractor, or through the one that ``extractor`` is."""
         evaluation = self.scale.evaluation
-        x = evaluation.second if judge is not None and judge is self.registry.second_extractor else evaluation.extractor
+        x = evaluation.second if extractor is not None and extractor is self.registry.second_extractor else evaluation.extractor
         if x.kind == "inception":
             return flops.INCEPTION_FLOPS
         return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
@@ -201,7 +201,7 @@ class Costs:
 
     def _extractor(self, a: Artefact) -> Iterable[Job]:
         steps = a.spec.get("steps", 0) * a.spec.get("batch", 0)
-        yield self._job(a, "extractor", {"autoencoder": flops.TRAINED * self.judge_flops(a) * steps}, 0)
+        yield self._job(a, "extractor", {"autoencoder": flops.TRAINED * self.extractor_flops(a) * steps}, 0)
 
     def _features(self, a: Artefact) -> Iterable[Job]:
         teacher, grid = a.needed("teacher"), self.scale.latent_size
@@ -223,8 +223,8 @@ class Costs:
         if spec["lambda_p"] > 0:  # the image itself forward, its reconstruction forward and back
             total += (flops.FROZEN + flops.PASSED_THROUGH) * flops.lpips_flops(spec["lpips"]["net"], resolution)
         if spec["lambda_g"] > 0:  # through it in the generator's step; trained on real and on fake in its own
-            judge = flops.patch_gan_flops(resolution, spec["gan"]["channels"], spec["gan"]["layers"])
-            total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * judge
+            discriminator = flops.patch_gan_flops(resolution, spec["gan"]["channels"], spec["gan"]["layers"])
+            total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
         align = spec["align"]
         if align is not None:
             source = next(n for n in a.needs if n.kind in ("features", "teacher"))
@@ -272,11 +272,11 @@ class Costs:
     def _reference(self, a: Artefact) -> Iterable[Job]:
         config = self.scale.evaluation
         images = config.pr_reference if config.reference is not None else self.counts.train
-        yield self._job(a, "reference", {"encoding": images * self.judge_flops(a.needed("extractor"))}, 8 * 2 * 2048**2)
+        yield self._job(a, "reference", {"encoding": images * self.extractor_flops(a.needed("extractor"))}, 8 * 2 * 2048**2)
 
     def _evaluation(self, a: Artefact) -> Iterable[Job]:
-        judges = (n.needed("extractor") for n in a.needs if n.kind == "reference")
-        each = sum(self.judge_flops(judge) for judge in judges)
+        extractors = (n.needed("extractor") for n in a.needs if n.kind == "reference")
+        each = sum(self.extractor_flops(extractor) for extractor in extractors)
         yield self._job(a, "evaluate", {"encoding": a.needed("samples").spec["n"] * each}, 0)
 
     def _analysis(self, a: Artefact) -> Iterable[Job]:
@@ -289,7 +289,7 @@ class Costs:
             encoded * flops.vae_encoder_flops(self.vae)
             + 2 * again * flops.vae_decoder_flops(self.vae)
             + 4 * again * flops.lpips_flops(self.scale.autoencoder.lpips.net, self.scale.data.resolution)
-            + 3 * again * self.judge_flops()
+            + 3 * again * self.extractor_flops()
         )
         yield self._job(a, "analyse", {"encoding": work}, 0)
 

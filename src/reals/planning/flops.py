@@ -261,7 +261,7 @@ def _squeezenet(resolution: int) -> int:
 
 
 def small_cnn_flops(resolution: int, width: int, classes: int, blocks: int = 1) -> int:
-    """The judge of small images (`extractors.SmallCNN`)."""
+    """The feature extractor of small images (`small_cnn.SmallCNN`)."""
     stride = max(1, resolution // 32)
     kernel = max(3, 2 * stride - 1)
     side = (resolution + 2 * (kernel // 2) - kernel) // stride + 1

@@ -213,7 +213,7 @@ def figure4(
 def figure5(points: Sequence[WeightPoint], stem: Path, *, fid: str) -> list[Path]:
     """FID against the KL weight at even spacing; a point's area and label are the latents' std, its bar that of the FID over seeds.
 
-    ``fid`` is the axis name with its feature network. Points not measured leave their place on the
+    ``fid`` is the axis name with its feature extractor. Points not measured leave their place on the
     axis empty. Raises ValueError if the weights do not ascend.
     """
     weights = [point.lambda_k for point in points]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from reals.experiment.metric_table import METRICS, OF_EXTRACTOR, metric_name
+from reals.experiment.metric_table import EXTRACTOR_KEYS, METRICS, OF_EXTRACTOR, metric_name
 from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSING, tex
 from reals.files import write_text
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Group:
-    """The columns of one metric: its name, its name with our feature network, if anything is published.
+    """The columns of one metric: its name, its name with our feature extractor, if anything is published.
 
     ``ours`` heads our column: "measured", or "used" for settings.
     """
@@ -230,7 +230,7 @@ def build(
     """The grid of one table.
 
     ``results`` maps (kind, name) to a loaded metrics file, None or absent while there is none. ``network``
-    names the feature network of FID and its kin; ``paper`` says that figures compare with the published ones.
+    names the feature extractor of FID and its kin; ``paper`` says that figures compare with the published ones.
     Raises ValueError if a metric needs a network and there is none, if a result was measured with another
     one, or if a value is not finite.
     """
@@ -238,7 +238,7 @@ def build(
         if metric not in METRICS:
             raise ValueError(f"{sheet.name}: unknown metric '{metric}'; expected one of {', '.join(METRICS)}")
     if network is None and any(metric in OF_EXTRACTOR for metric in sheet.metrics):
-        raise ValueError(f"{sheet.name}: network is None, but the table has FID or its kin; name the feature network")
+        raise ValueError(f"{sheet.name}: network is None, but the table has FID or its kin; name the feature extractor")
     cells = {
         row.key: tuple(_cell(sheet, row, metric, results, network, settings) for metric in sheet.metrics) for row in sheet.rows
     }
@@ -322,7 +322,8 @@ def _cell(
     if result is None or metric not in result["values"]:
         return Cell(published, None, "missing")
     at = f"{sheet.name}: {sheet.source} {row.source} ({result['id']})"
-    used = result.get("protocol", {}).get("feature network")
+    protocol = result.get("protocol", {})
+    used = next((protocol[key] for key in EXTRACTOR_KEYS if key in protocol), None)
     if metric in OF_EXTRACTOR and used is not None and used != network:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{network}'; measure it again")
     by_seed = of_seeds(result, metric) if sheet.over_seeds else {}

@@ -21,7 +21,7 @@ from reals.stages.context import Context
 from reals.stages.inputs import curve, load_extractor
 
 BATCH = 100
-PAGE = 6400  # images in memory at a time: whole batches of ours and of the judge's, so that paging changes no bit
+PAGE = 6400  # images in memory at a time: whole batches of ours and of the feature extractor's, so that paging changes no bit
 MAPS = 6  # images with token-similarity maps in Figure 1
 
 
@@ -74,7 +74,7 @@ def run(context: Context, artefact: Artefact) -> None:
                 "training steps": ae.spec.get("steps", 0),
                 "images": f"{n} held-out" + (f", {len(decoded)} for reconstruction" if len(decoded) != n else ""),
                 "decoded latent": "posterior sample",
-                "feature network": scale.evaluation.extractor.name,
+                "feature extractor": scale.evaluation.extractor.name,
                 "LPIPS": f"{scale.autoencoder.lpips.net}, {scale.autoencoder.lpips.backbone} backbone",
                 "probes": f"{len(probe)} training images, averaged posterior means",
                 "seeds": f"autoencoder {ae.spec.get('seed', 'none')}, analysis {scale.seeds.analysis}",

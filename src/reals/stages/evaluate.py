@@ -41,8 +41,8 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
         "guidance": guidance,
         "samples": spec["n"],
         "labels": spec["labels"],
-        "feature network": scale.evaluation.extractor.name,
-        **({"second judge": scale.evaluation.second.name} if scale.evaluation.second else {}),
+        "feature extractor": scale.evaluation.extractor.name,
+        **({"second extractor": scale.evaluation.second.name} if scale.evaluation.second else {}),
         "reference": f"{real.pool.n} training images"
         if stored is None
         else f"statistics stored in {Path(stored).name}, {len(real.features)} of its images for precision and recall",
