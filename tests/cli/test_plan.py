@@ -17,7 +17,7 @@ from reals.experiment.registry import Registry
 from reals.method.models.transformer import TransformerConfig
 from reals.method.samplers import per_sample_noise
 from reals.method.sampling import Sampling
-from reals.planning import cost, rates
+from reals.planning import bench, cost, rates
 
 RATES = rates.Rates("a device", "fp32", "a test", 1e15, {kind: 1e15 for kind in rates.KINDS})
 
@@ -249,17 +249,13 @@ def test_a_table_of_rates_with_a_hole(project, capsys):
 
 
 def test_a_device_that_is_slow_at_a_type_is_not_kept_busy_with_large_products(monkeypatch):
-    from reals.cli import measure
-
-    monkeypatch.setattr(measure, "SQUARES", (8, 10**7))  # the second would take 400 TB
-    monkeypatch.setattr(measure, "STEP_SECONDS", 0.0)
-    assert measure.peak(measure.Bench(torch.device("cpu"), 1, 0.1), "fp32") > 0
+    monkeypatch.setattr(bench, "SQUARES", (8, 10**7))  # the second would take 400 TB
+    monkeypatch.setattr(bench, "STEP_SECONDS", 0.0)
+    assert bench.peak(bench.Bench(torch.device("cpu"), 1, 0.1), "fp32") > 0
 
 
 def test_a_measurement_feeds_the_plan(project, capsys, monkeypatch):
-    from reals.cli import measure
-
-    monkeypatch.setattr(measure, "SQUARES", (64,))
+    monkeypatch.setattr(bench, "SQUARES", (64,))
     arguments = ["--config", "scale=smoke", "--threads", "1", "--precision", "fp32", "--seconds", "0.001"]
     assert main(["measure", *arguments]) == 0
     printed = capsys.readouterr().out
