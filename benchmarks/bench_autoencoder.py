@@ -30,8 +30,8 @@ from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
 from reals.method.models.lpips import lpips_network
-from reals.stages.autoencoder import AutoencoderTask
 from reals.training.processes import Processes
+from reals.training.tasks.autoencoder import AutoencoderTask
 
 VAE_PARAMETERS, TEACHER_PARAMETERS, DISCRIMINATOR_PARAMETERS = 83_653_863, 304_370_688, 2_765_633
 PEAK_GB = 12.0

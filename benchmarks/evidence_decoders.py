@@ -20,11 +20,11 @@ from reals.experiment.registry import Registry
 from reals.method.models.lpips import lpips_network
 from reals.method.sampling import draw
 from reals.progress import Progress
-from reals.stages.autoencoder import AutoencoderTask
 from reals.stages.context import Context
 from reals.stages.inputs import sampling_of
 from reals.stages.sample import labels_of, loaded
 from reals.training.processes import Processes
+from reals.training.tasks.autoencoder import AutoencoderTask
 
 OTHER_SEED = 100  # added to the arm's, for other batches and another discriminator than those that made its decoder
 
@@ -65,7 +65,7 @@ def quality(task: AutoencoderTask, fid: Callable[[np.ndarray], str], images: np.
     latents = [encoded(task.vae, images, rows) for rows in batches_of(images)]
     return [
         *(fid(decoded(task.vae, z, "the decoder")) for z in (latents, drawn)),
-        f"{task.held_out_record()['held_out_psnr']:.2f} dB",
+        f"{task.held_out.record()['held_out_psnr']:.2f} dB",
     ]
 
 

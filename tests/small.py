@@ -9,8 +9,8 @@ from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models.lpips import lpips_network
 from reals.rng import generator
-from reals.stages.autoencoder import AutoencoderTask
 from reals.training.processes import Processes
+from reals.training.tasks.autoencoder import AutoencoderTask
 
 
 def tiny(seed: int = 0):
@@ -46,7 +46,11 @@ def task(processes=None, **changes):
         "latent_channels": 4, "block_out_channels": [8, 8, 8],
     } | changes  # fmt: skip
     vae = tiny().train()
-    align = alignment.AlignNetworks(4, 6, 2, 8, True, True) if spec["align"] else None
+    align = (
+        alignment.AlignNetworks(4, 6, 2, 8, spec["align"].get("patch", True), spec["align"].get("cls", True))
+        if spec["align"]
+        else None
+    )
     if align is not None:
         alignment.initialise(align, rng.generator(0, "align"))
 

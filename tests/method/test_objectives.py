@@ -74,9 +74,22 @@ def test_flow_loss_of_the_true_velocity_is_zero():
 @pytest.mark.parametrize("path", paths.PATHS.values())
 def test_flow_loss_of_a_fresh_network_is_the_mean_square_of_the_target(path):
     x, y, t, noise, _ = batch()
-    _, velocity = paths.interpolate(path, x, noise, t)
+    _, velocity = paths.interpolate(path, x, noise, t * paths.last_training_time(path))
     losses = objectives.flow_loss(network(learn_sigma=False, perturbed=False), x, y, t, noise, path)
     assert losses.total.item() == pytest.approx(velocity.square().mean().item(), rel=1e-12)
+
+
+def test_training_times_end_where_the_paths_velocity_is_finite():
+    x, y, _, noise, _ = batch()
+    seen = []
+
+    def model(x_t, t, y):
+        seen.append(t)
+        return torch.zeros_like(x_t)
+
+    losses = [objectives.flow_loss(model, x, y, torch.ones(6, dtype=torch.float64), noise, path) for path in paths.PATHS.values()]
+    assert all(torch.isfinite(loss.total) for loss in losses)
+    assert [float(t[0]) for t in seen] == [1.0, 1.0, 1 - 1e-5]
 
 
 def test_flow_loss_does_not_train_the_variance_channels():

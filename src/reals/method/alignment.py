@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reals.method.objectives import Losses
+from reals.method.objectives import Losses, wide
 
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Sequential:
@@ -47,9 +47,9 @@ class AlignWeights:
 def feature_loss(predicted: Tensor, teacher: Tensor, weights: AlignWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Eq. 2 for features [..., D]: (weighted sum, cosine loss, smooth L1 loss), each the mean over all features.
 
-    Always in float32: half precision overflows in the norms.
+    In float32 or wider: half precision overflows in the norms.
     """
-    predicted, teacher = predicted.float(), teacher.float()
+    predicted, teacher = wide(predicted), wide(teacher)
     cosine = (1 - F.cosine_similarity(predicted, teacher, dim=-1)).mean()
     smooth = F.smooth_l1_loss(predicted, teacher, beta=weights.smooth_l1_beta)
     return weights.lambda_1 * cosine + weights.lambda_2 * smooth, cosine, smooth

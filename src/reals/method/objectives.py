@@ -16,6 +16,11 @@ class Losses(NamedTuple):
     parts: dict[str, Tensor]
 
 
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or float64 where it is: networks may compute in half precision, losses do not."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def drop_labels(y: Tensor, uniform: Tensor, probability: float, null: int) -> Tensor:
     """y [B] int64 with the null class where uniform [B], drawn from [0, 1), is below `probability`."""
     return torch.where(uniform < probability, null, y)
@@ -24,9 +29,11 @@ def drop_labels(y: Tensor, uniform: Tensor, probability: float, null: int) -> Te
 def flow_loss(model: nn.Module, x: Tensor, y: Tensor, t: Tensor, noise: Tensor, path: paths.Path = paths.linear) -> Losses:
     """Mean squared error of the velocity (SiT).
 
-    x, noise [B, C, H, W], y [B] int64, t [B] in [0, 1] with 1 the data. Only the first C output channels are
-    used, so variance channels (`learn_sigma`) get no gradient.
+    x, noise [B, C, H, W], y [B] int64, t [B] in [0, 1] with 1 the last time that the path is trained at: the data, but for
+    vp (`paths.last_training_time`). Only the first C output channels are used, so variance channels (`learn_sigma`) get no
+    gradient.
     """
+    t = t * paths.last_training_time(path)
     x_t, velocity = paths.interpolate(path, x, noise, t)
     loss = F.mse_loss(model(x_t, t, y)[:, : x.shape[1]].to(velocity.dtype), velocity)
     return Losses(loss, {"velocity": loss.detach()})
@@ -57,8 +64,8 @@ def projection_loss(projected: Tensor, teacher: Tensor) -> Tensor:
             "match the teacher's input size to the latent's patches and projector_dim to its width"
         )
     # Squared norms overflow in half precision, a known source of NaN in REPA training.
-    wide = torch.promote_types(projected.dtype, torch.float32)
-    return -(F.normalize(projected.to(wide), dim=-1) * F.normalize(teacher.to(wide), dim=-1)).sum(-1).mean()
+    projected, teacher = wide(projected), wide(teacher)
+    return -(F.normalize(projected, dim=-1) * F.normalize(teacher, dim=-1)).sum(-1).mean()
 
 
 def repa_loss(

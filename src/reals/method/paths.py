@@ -52,10 +52,12 @@ def vp(t: Tensor) -> Coefficients:
     return Coefficients(alpha, sigma, alpha * d_log_alpha, -(alpha**2) * d_log_alpha / sigma)
 
 
-LAST_TRAINING_TIME = {"linear": 1.0, "gvp": 1.0, "vp": 1 - 1e-5}
-"""Training times are drawn from [0, this] (SiT)."""
-
 PATHS: dict[PathName, Path] = {"linear": linear, "gvp": gvp, "vp": vp}
+
+
+def last_training_time(path: Path) -> float:
+    """Training times are drawn from [0, this] (SiT): the vp path stops short of the data, where its velocity is infinite."""
+    return 1 - 1e-5 if path is vp else 1.0
 
 
 def along(path: Path, t: Tensor, x: Tensor) -> Coefficients:

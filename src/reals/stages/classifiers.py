@@ -18,7 +18,7 @@ from reals.method.models import teacher as teachers
 from reals.stages.context import Context
 from reals.stages.inputs import extractor_config
 from reals.training import loop
-from reals.training.data_order import data_order
+from reals.training.batches import data_order
 from reals.training.schedule import cosine, set_lr
 from reals.training.task import Task
 

@@ -21,7 +21,7 @@ from reals.method.sampling import shard_range
 from reals.progress import Progress
 from reals.stages import labelled
 from reals.stages.context import Context
-from reals.training.data_order import data_order
+from reals.training.batches import data_order
 
 INK = 0.5  # brightness above which a pixel is ink
 

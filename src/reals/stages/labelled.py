@@ -19,7 +19,7 @@ from reals.method.models import heads as networks
 from reals.method.models import teacher as teachers
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.training.data_order import Ahead, data_order
+from reals.training.batches import Ahead, data_order
 
 BATCH = 32  # of what is scored
 PairBatch = tuple[np.ndarray, np.ndarray]

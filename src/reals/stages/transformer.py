@@ -26,7 +26,7 @@ from reals.planning import flops, rates
 from reals.stages.context import Context
 from reals.stages.inputs import weights_path
 from reals.training import loop
-from reals.training.data_order import Ahead, data_order
+from reals.training.batches import Ahead, data_order
 from reals.training.ema import update_ema
 from reals.training.processes import Processes, add_weighted
 from reals.training.states import States
@@ -142,7 +142,7 @@ class TransformerTask(Task):
             return objectives.ddpm_loss(self.call, self.schedule, x, y, t, noise)
         if self.teacher is None:
             path = self.spec.get("path") or "linear"
-            return objectives.flow_loss(self.call, x, y, t * paths.LAST_TRAINING_TIME[path], noise, paths.PATHS[path])
+            return objectives.flow_loss(self.call, x, y, t, noise, paths.PATHS[path])
         tokens = batch.tokens
         if batch.pixels is not None:
             patches, _ = self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))

@@ -1,4 +1,4 @@
-"""Which images a step trains on, and its batch made ready while the step before still runs."""
+"""Batches: which images a step trains on, its batch made ready while the step before still runs, and rows of it."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,10 +6,14 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from reals import rng
 
 Batch = TypeVar("Batch")
+Columns = TypeVar("Columns", bound=tuple)
+"""A NamedTuple of tensors, arrays and lists with one row a sample, or None for what a batch does not have."""
 
 
 def data_order(seed: int, step: int, batch: int, n: int) -> list[int]:
@@ -40,3 +44,15 @@ class Ahead(Generic[Batch]):
         batch = self.next[1].result()
         self.next = step + 1, self.pool.submit(self.make, step + 1)
         return batch
+
+
+def rows_of(batch: Columns, rows: slice) -> Columns:
+    """Some rows of every column."""
+    return type(batch)(*(column if column is None else column[rows] for column in batch))
+
+
+def pinned(batch: Columns, device: torch.device) -> Columns:
+    """The batch in memory that is copied to a GPU in the background; as it is for a CPU."""
+    if device.type != "cuda":
+        return batch
+    return type(batch)(*(column.pin_memory() if isinstance(column, Tensor) else column for column in batch))

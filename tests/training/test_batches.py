@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reals import rng
-from reals.training.data_order import data_order
+from reals.training.batches import data_order
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 5))

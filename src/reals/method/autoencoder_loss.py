@@ -1,0 +1,134 @@
+"""The autoencoder's loss: in pixels (Eq. 3), on the latents (Eq. 4), their sum (Eq. 5); and weights that balance its terms.
+
+L_pixel  = MSE + lambda_g L_GAN + lambda_p LPIPS        (3)
+L_latent = lambda_k KL + lambda_a L_align               (4)
+L        = L_pixel + L_latent                           (5)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reals.method.alignment import AlignNetworks, AlignWeights, align_loss
+from reals.method.models.autoencoder import kl_per_image
+from reals.method.models.discriminator import generator_loss
+
+LARGEST_FACTOR = 1e4  # VQGAN's clamp of its adaptive weight
+
+Balance = Callable[[Tensor, Tensor], Tensor | float]
+"""(a loss, the term beside it) -> what the term's lambda is multiplied by."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The lambdas of Eqs. 2 to 4, at the paper's values where it gives them; ``pixel`` is mse (Eq. 3) or l1 (LDM's).
+
+    The paper gives no lambda_p, lambda_g and lambda_a: these are our choice.
+    """
+
+    pixel: str = "mse"
+    lambda_p: float = 1.0
+    lambda_g: float = 0.1
+    lambda_k: float = 2e-5
+    lambda_a: float = 1.0
+    align: AlignWeights = field(default_factory=AlignWeights)
+
+
+@dataclass(frozen=True)
+class AutoencoderLoss:
+    """``total`` is L of Eq. 5, the scalar to differentiate; the rest is what it is made of.
+
+    ``raw`` and ``weighted`` hold its terms by name (mse or l1, lpips, gan, align, kl: those that take part), before and after
+    their lambdas, with their graphs. ``parts`` are L_align's cosine and smooth L1 losses, detached.
+    """
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+    parts: dict[str, Tensor]
+
+    def record(self) -> dict[str, Tensor]:
+        """All of it as detached scalars, for the log."""
+        weighted = {f"{name}_weighted": term for name, term in self.weighted.items()}
+        return {name: term.detach() for name, term in {"loss": self.total, **self.raw, **weighted, **self.parts}.items()}
+
+
+def autoencoder_loss(
+    x: Tensor,
+    reconstruction: Tensor,
+    mean: Tensor,
+    logvar: Tensor,
+    z: Tensor,
+    weights: LossWeights = LossWeights(),
+    *,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    discriminator: Callable[[Tensor], Tensor] | None = None,
+    align: AlignNetworks | None = None,
+    teacher: tuple[Tensor, Tensor] | None = None,
+    gan_balance: Balance | None = None,
+    align_balance: Balance | None = None,
+) -> AutoencoderLoss:
+    """Eq. 5 for images x [B, 3, H, W] in [-1, 1], their reconstruction, and the posterior that z [B, C, h, w] was drawn from.
+
+    Pixel loss and LPIPS are means over everything. The KL is summed over a latent's dimensions and averaged over images, the
+    only reading in which the paper's lambda_k matters. L_align compares what ``align`` makes of z with the ``teacher``'s
+    features (patches [B, h*w, D], cls [B, D]) of the same images. A term takes part where its network is given and its lambda
+    is above 0, the KL always. ``gan_balance`` and ``align_balance`` give factors of lambda_g and lambda_a, from the
+    reconstruction's loss (without the GAN) and L_GAN, and from L_pixel and L_align.
+    """
+    lambda_p, lambda_g, lambda_k, lambda_a = weights.lambda_p, weights.lambda_g, weights.lambda_k, weights.lambda_a
+    absent = x.new_zeros(())
+    lpips = gan = aligned = absent
+    parts: dict[str, Tensor] = {}
+
+    pixel = F.l1_loss(reconstruction, x) if weights.pixel == "l1" else F.mse_loss(reconstruction, x)
+    if perceptual is not None and lambda_p > 0:
+        lpips = perceptual(reconstruction, x).mean()
+    if discriminator is not None and lambda_g > 0:
+        gan = generator_loss(discriminator(reconstruction))
+        if gan_balance is not None:
+            lambda_g = lambda_g * gan_balance(pixel + lambda_p * lpips, gan)
+    pixel_loss = pixel + lambda_p * lpips + lambda_g * gan  # Eq. 3
+
+    if align is not None:
+        if teacher is None:
+            raise ValueError("autoencoder_loss: align networks are given, but no teacher's features to compare with")
+        aligned, parts = align_loss(align, z, *teacher, weights.align)  # Eqs. 1 and 2
+        if align_balance is not None:
+            lambda_a = lambda_a * align_balance(pixel_loss, aligned)
+    kl = kl_per_image(mean, logvar).mean()
+    total = pixel_loss + lambda_a * aligned + lambda_k * kl  # Eqs. 4 and 5
+
+    terms = {weights.pixel: (1.0, pixel), "lpips": (lambda_p, lpips), "gan": (lambda_g, gan),
+             "align": (lambda_a, aligned), "kl": (lambda_k, kl)}  # fmt: skip
+    taking_part = {name: pair for name, pair in terms.items() if pair[1] is not absent}
+    raw = {name: term for name, (_, term) in taking_part.items()}
+    weighted = {name: factor * term for name, (factor, term) in taking_part.items()}
+    return AutoencoderLoss(total, raw, weighted, parts)
+
+
+def adaptive_weight(loss: Tensor, other: Tensor, layer: Tensor, average: Callable[[list[Tensor]], None] | None = None) -> Tensor:
+    """|d loss / d layer| / |d other / d layer|: times this, ``other`` pulls as hard as ``loss`` at the decoder's last layer (VQGAN).
+
+    At most 1e4. ``average`` makes gradients, in place, means over the processes that share the batch.
+    """
+    gradients = [torch.autograd.grad(term, layer, retain_graph=True)[0] for term in (loss, other)]
+    if average is not None:
+        average(gradients)
+    a, b = (torch.linalg.vector_norm(g) for g in gradients)
+    return (a / (b + 1e-4)).clamp(max=LARGEST_FACTOR)
+
+
+def gradient_balance(reconstruction: Tensor, alignment: Tensor, average: Callable[[list[Tensor]], None] | None = None) -> Tensor:
+    """|reconstruction| / |alignment| of two gradients at the latents: times this, the alignment pulls as hard as the reconstruction.
+
+    At most 1e4. Each process holds the gradients at its own images' latents; ``average`` as `adaptive_weight`'s.
+    """
+    squares = torch.stack([reconstruction.square().sum(), alignment.square().sum()])
+    if average is not None:
+        average([squares])
+    a, b = squares.sqrt()
+    return (a / b.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=LARGEST_FACTOR)
