@@ -11,6 +11,7 @@ from conftest import REPOSITORY, edit
 from reals import files
 from reals.cli import plan
 from reals.cli.main import main
+from reals.experiment.graph import Graph
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
@@ -60,11 +61,11 @@ def test_sampling_and_disk(paper):
     published = {"sit-b2-reals_400K": 2.9, "sit-l2-reals_400K": 10.2, "sit-xl2-reals_2M": 15, "sit-xl2-reals_2M_cfg1.5": 30,
                  "sit-xl2-reals_2M_cfg1.8_interval": 26}  # fmt: skip
     for name, hours in published.items():
-        job = paper.jobs[paper.target(paper.registry.samples[name])]
+        job = paper.jobs[paper.graph.target(paper.registry.samples[name])]
         sampling = next(v for k, v in job.work.items() if k.startswith("sampling"))
         assert sampling / 55e12 / 3600 == pytest.approx(hours, rel=0.02)
         assert job.bytes == pytest.approx(9.83e9, rel=0.001) and job.copies == 8
-    assert paper.jobs[paper.target(paper.registry.latents["reals"])].bytes == pytest.approx(42.0e9, rel=0.001)
+    assert paper.jobs[paper.graph.target(paper.registry.latents["reals"])].bytes == pytest.approx(42.0e9, rel=0.001)
 
 
 @pytest.mark.parametrize("sampler", ["sde", "heun-sde", "ode", "euler", "ddpm", "ddim"])
@@ -108,7 +109,7 @@ def test_jobs_are_those_snakemake_would_start(project, scale):
     from conftest import planned
 
     costs = cost.Costs(Registry(load(scale)))
-    wanted = costs.missing(t for targets in costs.tables().values() for t in targets)
+    wanted = costs.graph.missing(t for targets in costs.graph.shown().values() for t in targets)
     ours: dict[str, int] = {}
     for target in wanted:
         job = costs.jobs[target]
@@ -124,7 +125,7 @@ def test_what_exists_is_free_and_what_is_behind_it_too(project):
     before = made()
     registry = Registry(load("smoke"))
     costs = cost.Costs(registry)
-    for target in costs.tables()["table06"]:
+    for target in costs.graph.shown()["table06"]:
         files.write_json(Path(target), {})
         Path(target).with_name("pictures.npz").touch()
     after = made()
@@ -132,10 +133,10 @@ def test_what_exists_is_free_and_what_is_behind_it_too(project):
     assert after["table12"]["alone"]["flops"] < before["table12"]["alone"]["flops"]  # they share a row
     assert after["table08"]["alone"] == before["table08"]["alone"]
     run = registry.runs["sit-b2-reals"]
-    last = costs.target(run, registry.experiment.scale.milestones["4M"])
-    assert costs.target(registry.autoencoders["reals"]) in costs.missing([last])
+    last = costs.graph.target(run, registry.experiment.scale.milestones["4M"])
+    assert costs.graph.target(registry.autoencoders["reals"]) in costs.graph.missing([last])
     files.write_json(Path(last), {})
-    assert not cost.Costs(registry).missing([last])
+    assert not Graph(registry).missing([last])
 
 
 def test_shared_work_is_counted_once(paper):
@@ -147,8 +148,8 @@ def test_shared_work_is_counted_once(paper):
 
 
 def test_the_schedule_is_bounded_by_work_and_by_the_longest_path(paper):
-    shown = paper.tables()
-    targets = paper.missing(t for some in shown.values() for t in some)
+    shown = paper.graph.shown()
+    targets = paper.graph.missing(t for some in shown.values() for t in some)
     work = sum(RATES.seconds(paper.jobs[t].work) for t in targets)
     longest = cost.schedule(paper, targets, RATES, 0)
     assert cost.schedule(paper, targets, RATES, 1) == pytest.approx(work)

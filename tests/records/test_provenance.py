@@ -9,6 +9,7 @@ import pytest
 
 from reals import files
 from reals.cli.main import main
+from reals.experiment.graph import Graph
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
@@ -47,9 +48,9 @@ def test_a_cell_leads_back_to_data_and_seeds(made, capsys):
 
 
 def test_the_record_holds_inputs_times_and_versions(made):
-    target = Path(Costs(made).target(made.autoencoders["sd-vae"]))
+    target = Path(Graph(made).target(made.autoencoders["sd-vae"]))
     record = files.read_json(provenance.path_of(target))
-    data = Costs(made).target(made.data)
+    data = Graph(made).target(made.data)
     assert record["inputs"] == {data: files.sha256(Path(data))}
     assert record["row"]["name"] == "sd-vae" and record["scale"] == "smoke" and record["packages"]["torch"]
     (attempt,) = record["attempts"]
@@ -103,7 +104,7 @@ def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, 
 
 def test_of_many_seeds_only_the_first_are_in_full(project):
     registry = Registry(load("cifar10"))
-    many = [Costs(registry).target(a) for name, a in registry.evaluations.items() if name.startswith("sit-b2-reals_late")][:5]
+    many = [Graph(registry).target(a) for name, a in registry.evaluations.items() if name.startswith("sit-b2-reals_late")][:5]
     lines = list(provenance.lineage(registry, *many))
     assert [line for line in lines if line.startswith("evaluation")][-1] == lines[-3] and lines[-2].strip() == many[-1]
     assert lines[-1] == "(the last 2 in short; `reals why` of a file has the rest)"
@@ -175,5 +176,5 @@ def test_the_plan_of_a_journal_counts_shards_and_milestones(project):
                {"stage": "sample", "artefact": samples.id, "number": 1, "device": "a device"},
                {"stage": "sample", "artefact": samples.id, "number": 0, "device": "another"}]  # fmt: skip
     found = cost.estimated(costs, records, Path("config/rates.yaml"))
-    assert found["transformer"] == pytest.approx(costs.jobs[costs.target(run, 4)].flops / 1e6)
-    assert found["sample"] == pytest.approx(costs.jobs[costs.target(samples)].flops / 1e6 / 2)
+    assert found["transformer"] == pytest.approx(costs.jobs[costs.graph.target(run, 4)].flops / 1e6)
+    assert found["sample"] == pytest.approx(costs.jobs[costs.graph.target(samples)].flops / 1e6 / 2)

@@ -17,7 +17,7 @@ def stated_by_the_scale(wildcards):
 
 
 def figure_inputs(wildcards):
-    return drawn_from(wildcards.figure)
+    return [str(file) for file in GRAPH.drawn_from(wildcards.figure)]
 
 
 rule tables:
@@ -86,7 +86,7 @@ for table in EXPERIMENT.tables:
             driver.only(table)
         localrule: True
         input:
-            shown_in(table),
+            GRAPH.shown()[table],
         log:
             f"{ROOT}/logs/only_{table}.log",
         shell:

@@ -47,8 +47,8 @@ def make(costs, rates, nodes: int, per_node: int) -> dict:
     """The whole plan as plain numbers: FLOPs, device-hours, hours, bytes."""
     from reals.planning.cost import schedule
 
-    devices, shown = nodes * per_node, costs.tables()
-    wanted = costs.wanted
+    devices, shown = nodes * per_node, costs.graph.shown()
+    wanted = costs.graph.wanted
     hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
 
     def at_once(job) -> int:
@@ -69,14 +69,13 @@ def make(costs, rates, nodes: int, per_node: int) -> dict:
 
     tables, left, have = [], dict(shown), set()
     while left:  # the cheapest next, given those before it
-        name = min(left, key=lambda n: (total(costs.missing(left[n]) - have)["device_hours"], list(shown).index(n)))
-        alone = costs.missing(left.pop(name))
+        name = min(left, key=lambda n: (total(costs.graph.missing(left[n]) - have)["device_hours"], list(shown).index(n)))
+        alone = costs.graph.missing(left.pop(name))
         adds, have = total(alone - have), have | alone
         tables.append({
             "table": name, "alone": total(alone) | {"wall_hours": schedule(costs, alone, rates, devices) / 3600}, "adds": adds,
             "sum": total(have) | {"wall_hours": schedule(costs, have, rates, devices) / 3600},
         })  # fmt: skip
-    every = set(costs.jobs)
     return {
         "scale": costs.scale.name,
         "data": {"images": costs.counts.train, "held_out": costs.counts.held_out, "known": costs.counts.known},
@@ -88,20 +87,8 @@ def make(costs, rates, nodes: int, per_node: int) -> dict:
             "wall_hours": schedule(costs, wanted, rates, devices) / 3600,
             "critical_path_hours": schedule(costs, wanted, rates, 0) / 3600,
         },
-        "from_nothing": total(_behind(costs, shown, every)),
+        "from_nothing": total(costs.graph.behind(t for targets in shown.values() for t in targets)),
     }  # fmt: skip
-
-
-def _behind(costs, shown, every: set[str]) -> set[str]:
-    """Everything behind the tables and figures, whether it exists or not."""
-    found: set[str] = set()
-    waiting = [t for targets in shown.values() for t in targets]
-    while waiting:
-        target = waiting.pop()
-        if target not in found:
-            found.add(target)
-            waiting += [n for n in costs.jobs[target].needs if n in every]
-    return found
 
 
 def printed(plan: dict) -> str:

@@ -11,12 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reals import files
-from reals.experiment import figure_list
+from reals.experiment import graph
 from reals.experiment.datasets import DataConfig
 from reals.experiment.networks import Teacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
-from reals.experiment.report_sheets import TableSheet
 from reals.experiment.sampler_table import SAMPLERS, SamplerName
 from reals.experiment.stage_table import OF_COMMAND
 from reals.planning import flops, rates
@@ -29,6 +28,7 @@ KNOWN_COUNTS = {
 }  # images for training, in a held-out split of their own, classes
 UNKNOWN_COUNT = 10_000  # images of a folder nobody has counted yet
 ENDLESS = 10**9  # devices
+Priced = tuple[Mapping[str, int], int]  # FLOPs by kind of work, bytes
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
 
 
@@ -44,10 +44,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact (or milestone of a run) of the DAG, cut into ``copies`` equal jobs.
+    """A job of the graph (`experiment.graph.Job`) with what it costs, where it is cut into ``copies`` equal jobs: of all of them.
 
-    ``target`` is the file that Snakemake makes, ``needs`` those it is made from. ``work`` is FLOPs by kind
-    (`rates.KINDS`, with a transformer's size), ``bytes`` what stays on disk.
+    ``work`` is FLOPs by kind (`rates.KINDS`, with a transformer's size), ``bytes`` what stays on disk.
     """
 
     target: str
@@ -116,25 +115,25 @@ class Costs:
 
     def __init__(self, registry: Registry):
         self.registry, self.scale = registry, registry.experiment.scale
+        self.graph = graph.Graph(registry)
         self.counts = counts(registry)
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
-        found: dict[str, Job] = {}
-        for artefact in {a.id + a.kind: a for a in self.registry.all()}.values():
-            for job in self._of(artefact):
-                found[job.target] = job
-        return found
+        return {target: self._priced(job) for target, job in self.graph.jobs.items()}
+
+    def _priced(self, job: graph.Job) -> Job:
+        artefact = job.artefact
+        work, size = getattr(self, f"_{artefact.kind}")(artefact, *([] if job.number is None else [job.number]))
+        return Job(
+            job.target, job.stage.command, artefact.name, artefact.id, {k: v for k, v in work.items() if v}, size, job.needs,
+            job.done, step=job.number, copies=self.registry.shards(artefact) if artefact.kind == "samples" else 1,
+        )  # fmt: skip
 
     @cached_property
     def vae(self) -> flops.VaeSizes:
         a = self.scale.autoencoder
         return flops.VaeSizes(self.scale.data.resolution, self.scale.latent.channels, a.block_out_channels, a.layers_per_block)
-
-    def target(self, artefact: Artefact, step: int | None = None) -> str:
-        """The file that shows that an artefact is there (of a run: a milestone's)."""
-        outputs = self.registry.outputs(artefact)
-        return str(outputs[0] if step is None or artefact.kind != "run" else outputs[0].with_name(f"step_{step}.safetensors"))
 
     def teacher_flops(self, teacher: Artefact, grid: int) -> int:
         """One image through a teacher at a grid."""
@@ -164,57 +163,36 @@ class Costs:
             return flops.INCEPTION_FLOPS
         return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
 
-    def _job(self, artefact: Artefact, stage: str, work: dict[str, int], size: int, **other) -> Job:
-        target = other.pop("target", None) or self.target(artefact)
-        needs = other.pop("needs", None) or tuple(self._needed(artefact))
-        outputs = [Path(target)] if artefact.kind == "run" else self.registry.outputs(artefact)
-        return Job(
-            target, stage, artefact.name, artefact.id, {k: v for k, v in work.items() if v}, size, needs,
-            all(output.exists() for output in outputs), **other,
-        )  # fmt: skip
-
-    def _needed(self, artefact: Artefact) -> Iterable[str]:
-        for needed in artefact.needs:
-            yield self.target(needed, artefact.spec.get("step"))
-            if artefact.kind == "downstream" and needed.kind == "samples":
-                yield self.target(needed.needed("autoencoder"))
-            if artefact.kind == "downstream" and needed.kind == "features":
-                yield self.target(needed.needed("teacher"))
-
-    def _of(self, artefact: Artefact) -> Iterable[Job]:
-        return getattr(self, f"_{artefact.kind}")(artefact)
-
-    def _data(self, a: Artefact) -> Iterable[Job]:
+    def _data(self, a: Artefact) -> Priced:
         pixels = 3 * self.scale.data.resolution**2
         images = self.counts.train + self.counts.held_out
-        yield self._job(a, "data", {}, images * pixels if self.scale.data.storage == "array" else 100 * images)
+        return {}, images * pixels if self.scale.data.storage == "array" else 100 * images
 
-    def _teacher(self, a: Artefact) -> Iterable[Job]:
+    def _teacher(self, a: Artefact) -> Priced:
         grid, spec = self.scale.latent_size, a.spec
         if "model" in spec:  # brought in
             vit = vit_of(spec["model"])
-            yield self._job(a, "teacher", {}, 4 * 12 * vit.width**2 * vit.depth)
-            return
+            return {}, 4 * 12 * vit.width**2 * vit.depth
         vit = flops.VitSizes(spec["width"], spec["depth"], spec["patch"])
         work = flops.TRAINED * flops.vit_flops(vit, grid, self.counts.classes) * spec["steps"] * spec["batch"]
-        yield self._job(a, "teacher", {"transformer": work}, 4 * 12 * vit.width**2 * vit.depth * (1 + STATES * 3))
+        return {"transformer": work}, 4 * 12 * vit.width**2 * vit.depth * (1 + STATES * 3)
 
-    def _extractor(self, a: Artefact) -> Iterable[Job]:
+    def _extractor(self, a: Artefact) -> Priced:
         steps = a.spec.get("steps", 0) * a.spec.get("batch", 0)
-        yield self._job(a, "extractor", {"autoencoder": flops.TRAINED * self.extractor_flops(a) * steps}, 0)
+        return {"autoencoder": flops.TRAINED * self.extractor_flops(a) * steps}, 0
 
-    def _features(self, a: Artefact) -> Iterable[Job]:
+    def _features(self, a: Artefact) -> Priced:
         teacher, grid = a.needed("teacher"), self.scale.latent_size
         images = self.counts.train * (2 if self.scale.data.flip else 1)
         work = {"sampling teacher": images * self.teacher_flops(teacher, grid)}
         tokens = 1 if self.scale.features == "cls" else grid**2 + 1
-        yield self._job(a, "features", work, images * tokens * self.teacher_dim(teacher) * 2)
+        return work, images * tokens * self.teacher_dim(teacher) * 2
 
-    def _autoencoder(self, a: Artefact) -> Iterable[Job]:
+    def _autoencoder(self, a: Artefact) -> Priced:
         weights = 4 * flops.vae_parameters(self.vae)
         steps = a.spec.get("steps", 0)
         work = {"autoencoder": self.autoencoder_step_flops(a) * steps * a.spec["batch"]} if steps else {}
-        yield self._job(a, "autoencoder", work, weights * (1 + (3 * STATES if steps else 0)))
+        return work, weights * (1 + (3 * STATES if steps else 0))
 
     def autoencoder_step_flops(self, a: Artefact) -> int:
         """One image through a training step of Eq. 5: both networks, the teacher, LPIPS and the discriminator."""
@@ -236,29 +214,24 @@ class Costs:
             total += flops.TRAINED * flops.mlp_flops(*sizes, rows)
         return total
 
-    def _latents(self, a: Artefact) -> Iterable[Job]:
+    def _latents(self, a: Artefact) -> Priced:
         images = 2 * self.counts.train
         work = {"encoding": images * flops.vae_encoder_flops(self.vae)}
-        yield self._job(a, "latents", work, images * 2 * self.scale.latent.channels * self.scale.latent_size**2 * 2)
+        return work, images * 2 * self.scale.latent.channels * self.scale.latent_size**2 * 2
 
-    def _run(self, a: Artefact) -> Iterable[Job]:
-        row = self.registry.experiment.runs[a.name]
-        sizes, before = self.transformer(a), 0
+    def _run(self, a: Artefact, step: int) -> Priced:
+        row, sizes = self.registry.experiment.runs[a.name], self.transformer(a)
+        before = max((earlier for earlier in self.registry.milestones(a) if earlier < step), default=0)
         each = flops.TRAINED * flops.transformer_flops(sizes)
         teacher = next((n for n in a.needs if n.kind == "teacher"), None)
         if teacher is not None:
             each += flops.FROZEN * self.teacher_flops(teacher, sizes.latent_size // sizes.patch)
         weights = 4 * flops.transformer_parameters(sizes, self.counts.classes)
-        needs = (*self._needed(a), self.target(self.registry.data))
-        for step in self.registry.milestones(a):
-            earlier = (self.target(a, before),) if before else ()
-            work = {f"transformer {row.size}": each * (step - before) * self.scale.transformer.batch}
-            # The EMA for use and the state to go on from; the rolling states are charged to the first milestone.
-            size = weights * (1 + 4 + (0 if before else STATES * 4))
-            yield self._job(a, "transformer", work, size, target=self.target(a, step), needs=needs + earlier, step=step)
-            before = step
+        work = {f"transformer {row.size}": each * (step - before) * self.scale.transformer.batch}
+        # The EMA for use and the state to go on from; the rolling states are charged to the first milestone.
+        return work, weights * (1 + 4 + (0 if before else STATES * 4))
 
-    def _samples(self, a: Artefact) -> Iterable[Job]:
+    def _samples(self, a: Artefact) -> Priced:
         spec, run = a.spec, a.needed("run")
         passes = network_calls(spec)
         size = self.registry.experiment.runs[run.name].size
@@ -266,20 +239,19 @@ class Costs:
             f"sampling {size}": spec["n"] * passes * flops.without_projector(self.transformer(run)),
             "encoding": spec["n"] * flops.vae_decoder_flops(self.vae),
         }
-        copies = self.registry.shards(a)
-        yield self._job(a, "sample", work, spec["n"] * 3 * self.scale.data.resolution**2, copies=copies)
+        return work, spec["n"] * 3 * self.scale.data.resolution**2
 
-    def _reference(self, a: Artefact) -> Iterable[Job]:
+    def _reference(self, a: Artefact) -> Priced:
         config = self.scale.evaluation
         images = config.pr_reference if config.reference is not None else self.counts.train
-        yield self._job(a, "reference", {"encoding": images * self.extractor_flops(a.needed("extractor"))}, 8 * 2 * 2048**2)
+        return {"encoding": images * self.extractor_flops(a.needed("extractor"))}, 8 * 2 * 2048**2
 
-    def _evaluation(self, a: Artefact) -> Iterable[Job]:
+    def _evaluation(self, a: Artefact) -> Priced:
         extractors = (n.needed("extractor") for n in a.needs if n.kind == "reference")
         each = sum(self.extractor_flops(extractor) for extractor in extractors)
-        yield self._job(a, "evaluate", {"encoding": a.needed("samples").spec["n"] * each}, 0)
+        return {"encoding": a.needed("samples").spec["n"] * each}, 0
 
-    def _analysis(self, a: Artefact) -> Iterable[Job]:
+    def _analysis(self, a: Artefact) -> Priced:
         config = self.scale.analysis
         n, probe = min(config.images, self.counts.held_out), min(config.probe_images, self.counts.train)
         again = min(config.reconstruction_images or config.images, self.counts.held_out)
@@ -291,9 +263,9 @@ class Costs:
             + 4 * again * flops.lpips_flops(self.scale.autoencoder.lpips.net, self.scale.data.resolution)
             + 3 * again * self.extractor_flops()
         )
-        yield self._job(a, "analyse", {"encoding": work}, 0)
+        return {"encoding": work}, 0
 
-    def _downstream(self, a: Artefact) -> Iterable[Job]:
+    def _downstream(self, a: Artefact) -> Priced:
         source = next(n for n in a.needs if n.kind in ("features", "teacher"))
         images = 0
         if a.spec["target"] == "ink":
@@ -302,44 +274,7 @@ class Costs:
             images = a.spec["steps"] * a.spec["batch"] * sum(a.spec[kind] is not None for kind in ("segmentation", "depth"))
         teacher = source if source.kind == "teacher" else source.needed("teacher")
         work = images * self.teacher_flops(teacher, self.scale.latent_size) if images else 0
-        yield self._job(a, "downstream", {"sampling teacher": work}, 0)
-
-    def missing(self, targets: Iterable[str]) -> set[str]:
-        """The targets among these, and behind these, that must still be made: nothing behind a file that exists."""
-        found: set[str] = set()
-        waiting = [t for t in targets if not self.jobs[t].done]
-        while waiting:
-            target = waiting.pop()
-            if target not in found:
-                found.add(target)
-                waiting += [n for n in self.jobs[target].needs if not self.jobs[n].done]
-        return found
-
-    @cached_property
-    def wanted(self) -> set[str]:
-        """What must still be made for all tables and figures."""
-        return self.missing(target for targets in self.tables().values() for target in targets)
-
-    def tables(self) -> dict[str, tuple[str, ...]]:
-        """What each table, and the figures, show: their targets."""
-        registry, experiment = self.registry, self.registry.experiment
-        known = {
-            "evaluation": (registry.evaluations, experiment.evaluations),
-            "autoencoder": (registry.analyses, experiment.autoencoders),
-        }
-
-        def targets(sheet: TableSheet) -> Iterable[str]:
-            artefacts, rows = known[sheet.source]
-            for name in (row.source for row in sheet.rows if row.source != "literature"):
-                for other in sheet.behind(rows, name).values():
-                    yield self.target(artefacts[other])
-
-        shown = {
-            name: tuple(dict.fromkeys(targets(sheet))) if sheet.source in known else ()
-            for name, sheet in experiment.tables.items()
-        }
-        shown_in_figures = [artefact for artefacts in figure_list.figures(registry).values() for artefact in artefacts]
-        return shown | {"figures": tuple(dict.fromkeys(self.target(a) for a in shown_in_figures))}
+        return {"sampling teacher": work}, 0
 
     def granted(self, job: Job, found: Rates, devices: int) -> int:
         """How many devices one copy of a job is given: the GPUs its rule asks for, at most what there is."""

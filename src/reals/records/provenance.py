@@ -17,12 +17,11 @@ from itertools import islice
 from pathlib import Path
 
 from reals import files
+from reals.experiment.graph import Graph
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Artefact, Registry
-from reals.experiment.stage_table import OF_COMMAND
 from reals.machine import usage
 from reals.planning import rates
-from reals.planning.cost import Costs
 
 PACKAGES = ("torch", "torchvision", "diffusers", "timm", "lpips", "torch-fidelity", "numpy", "scipy", "pillow")
 IN_FULL = 3  # lineages of one cell's seeds
@@ -47,7 +46,8 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
 
     A job killed in between leaves a record without times; one that goes on adds its own.
     """
-    target = registry.files(artefact, number)[0]
+    job = Graph(registry).job(artefact, number)
+    target = job.outputs[0]
     path = path_of(target)
     earlier = files.read_json(path).get("attempts", []) if path.exists() else []
     attempt = {
@@ -58,7 +58,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
     made = {
         "artefact": artefact.id, "kind": artefact.kind, "scale": registry.experiment.scale.name,
         "command": remake(registry, target), "row": row_of(registry, artefact),
-        "inputs": {needed: _digest(Path(needed)) for needed in inputs(registry, artefact, target)},
+        "inputs": {needed: _digest(Path(needed)) for needed in job.needs},
         "python": sys.version.split()[0], "packages": {name: _version(name) for name in PACKAGES},
     }  # fmt: skip
     files.write_json(path, made | {"attempts": [*earlier, attempt]})
@@ -88,14 +88,6 @@ def _digest(path: Path) -> str | None:
     return files.sha256(path) if path.exists() and path.suffix != ".npy" else None
 
 
-def inputs(registry: Registry, artefact: Artefact, target: Path) -> tuple[str, ...]:
-    """The files that ``target`` is made from, one an artefact."""
-    costs = Costs(registry)
-    planned = costs.jobs.get(str(target))
-    # Shards share their inputs; so do the steps of a run, among them those that no row asks for.
-    return (planned or costs.jobs[costs.target(artefact)]).needs
-
-
 def remake(registry: Registry, *targets: Path) -> str:
     """The command that makes files."""
     return shlex.join(["snakemake", *map(str, targets), "--config", *registry.experiment.overrides])
@@ -107,20 +99,21 @@ def resolve(registry: Registry, what: str) -> tuple[str, tuple[str, ...]]:
     A cell of a row that is repeated with several seeds has a target for each, the sheet's own row first; all else has one.
     ConfigError names what is close where nothing fits.
     """
-    costs = Costs(registry)
+    graph = Graph(registry)
     if what.count(":") >= 1 and not Path(what).exists():
-        return _cell(registry, costs, what)
+        return _cell(graph, what)
     path = Path(os.path.relpath(what)) if Path(what).is_absolute() else Path(what)
-    if str(path) in costs.jobs:
+    if str(path) in graph.jobs:
         return str(path), (str(path),)
     found = [
-        job for job in costs.jobs.values() if Path(job.target).parent in (path, *path.parents) or what in (job.artefact, job.name)
+        job
+        for job in graph.jobs.values()
+        if Path(job.target).parent in (path, *path.parents) or what in (job.artefact.id, job.artefact.name)
     ]
-    exact = [job for job in found if job.step is not None and f"step_{job.step}" in path.name]
+    exact = [job for job in found if job.number is not None and f"step_{job.number}" in path.name]
     if exact or found:
         # Of several by one name: what was measured, else what was drawn or trained last.
-        stages = ((OF_COMMAND[job.stage], job) for job in exact or found)
-        _, best = min(stages, key=lambda each: (not each[0].measures, each[0].numbering is None, -(each[1].step or 0)))
+        best = min(exact or found, key=lambda j: (not j.stage.measures, j.stage.numbering is None, -(j.number or 0)))
         return what, (best.target,)
     raise ConfigError(
         f"{what}: nothing of scale '{registry.experiment.scale.name}' is called so; give a file below {registry.root}, an id "
@@ -128,7 +121,8 @@ def resolve(registry: Registry, what: str) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _cell(registry: Registry, costs: Costs, what: str) -> tuple[str, tuple[str, ...]]:
+def _cell(graph: Graph, what: str) -> tuple[str, tuple[str, ...]]:
+    registry = graph.registry
     name, _, rest = what.partition(":")
     row_key, _, metric = rest.partition(":")
     tables = registry.experiment.tables
@@ -148,7 +142,7 @@ def _cell(registry: Registry, costs: Costs, what: str) -> tuple[str, tuple[str, 
     artefacts = registry.evaluations if evaluated else registry.analyses
     rows = experiment.evaluations if evaluated else experiment.autoencoders
     names = sheet.behind(rows, row.source)
-    targets = {seed: costs.target(artefacts[other]) for seed, other in names.items()}
+    targets = {seed: graph.target(artefacts[other]) for seed, other in names.items()}
     shown = _value(targets, metric) if metric else f", {len(targets)} seeds" * (len(targets) > 1)
     published = f" (published {row.published[metric]})" if metric and row.published[metric] is not None else ""
     return f"{name}, row {row_key}, {metric or 'all columns'}{shown}{published}", tuple(targets.values())
@@ -170,16 +164,15 @@ def _value(targets: Mapping[int | None, str], metric: str) -> str:
 
 def lineage(registry: Registry, *targets: str) -> Iterator[str]:
     """Lines of the trees behind files, down to data and seeds; each artefact in full once, of many files the first in full."""
-    costs, seen = Costs(registry), set()
-    artefacts = {a.id: a for a in registry.all()}
+    graph, seen = Graph(registry), set()
 
     def walk(key: str, depth: int, expected: str | None) -> Iterator[str]:
-        job = costs.jobs[key]
-        artefact, path, indent = artefacts[job.artefact], Path(key), "  " * depth
+        job = graph.jobs[key]
+        artefact, path, indent = job.artefact, Path(key), "  " * depth
         again = key in seen
         seen.add(key)
         state = "" if path.exists() else "  (not here)"
-        yield f"{indent}{artefact.kind} {artefact.id}{f' step {job.step}' if job.step else ''}{state}{'  (above)' if again else ''}"
+        yield f"{indent}{artefact.kind} {artefact.id}{f' step {job.number}' if job.number else ''}{state}{'  (above)' if again else ''}"
         if again:
             return
         indent += "    "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from reals.experiment.graph import Graph
 from reals.experiment.registry import Registry
 from reals.machine import site
 from reals.planning.cost import Costs
@@ -19,7 +20,7 @@ def at_start(registry: Registry) -> None:
     """
     costs = Costs(registry)
     data.usable_images(registry)
-    weights.there(registry, _to_make(costs))
+    weights.there(registry, costs.graph.to_make())
     if any(not output.exists() for artefact in registry.downstream.values() for output in registry.outputs(artefact)):
         data.usable_labels(registry)
     machine.disk(costs)
@@ -42,11 +43,6 @@ def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]
 
 
 def _stated_file(registry: Registry, stated: weights.Stated) -> str:
-    if Path(stated.path).is_file() or stated.users & _to_make(Costs(registry)):
+    if Path(stated.path).is_file() or stated.users & Graph(registry).to_make():
         return weights.stated_file(stated.key, stated.path, stated.sha256)
     return f"{stated.path} is gone, and nothing that is left to make reads it"
-
-
-def _to_make(costs: Costs) -> set[str]:
-    """Ids of the artefacts behind tables and figures that are still to be made, wholly or in part."""
-    return {costs.jobs[target].artefact for target in costs.wanted}

@@ -22,7 +22,7 @@ CLOCK_SECONDS = 5.0  # between this machine's clock and the file server's
 
 def disk(costs: Costs) -> str:
     """That the plan fits: what does not exist yet against what is free."""
-    registry, needed = costs.registry, sum(costs.jobs[target].bytes for target in costs.wanted)
+    registry, needed = costs.registry, sum(costs.jobs[target].bytes for target in costs.graph.wanted)
     registry.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(registry.root).free
     sizes = f"{registry.root} has {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB are still needed"
