@@ -16,7 +16,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--regen", action="store_true", help="write tests/golden.json anew")
+    parser.addoption(
+        "--regen",
+        action="store_true",
+        help="write anew what tests compare with: golden results, frozen ids, schemas and key tables",
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

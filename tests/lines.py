@@ -5,7 +5,7 @@ import time
 import torch
 
 from reals import rng
-from reals.experiment.scale import EngineConfig
+from reals.experiment.engine import EngineConfig
 from reals.training import loop
 from reals.training.ema import update_ema
 from reals.training.states import States

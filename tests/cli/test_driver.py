@@ -13,8 +13,8 @@ from conftest import edit
 
 from reals import files
 from reals.cli import driver
+from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
-from reals.experiment.scale import Resources
 from reals.experiment.stage_table import OF_COMMAND
 from reals.machine import dispatch, failures, handover, prefork, signals, site
 from reals.planning.preflight import checks

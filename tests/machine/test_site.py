@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
-from reals.experiment.scale import Resources
 from reals.machine import site
 
 SHIPPED = REPOSITORY / "config/site.yaml"

@@ -13,10 +13,10 @@ from forks import codes, fork_all
 from PIL import Image
 from small import ALIGN, LPIPS, Pictures, task
 
+from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.experiment.scale import EngineConfig
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
 from reals.method.models import autoencoder as models

@@ -14,7 +14,7 @@ from forks import codes, fork, wait_for
 from lines import Line, Slow, run, same, states
 
 from reals import files
-from reals.experiment.scale import EngineConfig
+from reals.experiment.engine import EngineConfig
 from reals.training import loop
 from reals.training.log import read_log
 

@@ -6,7 +6,7 @@ import types
 
 from lines import Line, run
 
-from reals.experiment.scale import EngineConfig
+from reals.experiment.engine import EngineConfig
 from reals.training import loop
 from reals.training.log import Log, read_log
 

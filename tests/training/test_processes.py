@@ -20,8 +20,8 @@ from PIL import Image
 
 from reals import rng
 from reals.experiment import registry
+from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
-from reals.experiment.scale import EngineConfig
 from reals.machine import signals
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from reals import files
 from reals.cli.experiment import experiment_from
+from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.experiment.scale import Resources
 from reals.experiment.stage_table import Stage
 from reals.machine import dispatch, failures, handover, prefork, site, usage
 from reals.machine.signals import EXIT_MISTAKE

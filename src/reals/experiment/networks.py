@@ -1,44 +1,74 @@
 """Networks of a scale file: sizes and training of each, or where it is brought in from."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from reals.experiment.metric_table import ADM_EXTRACTOR
 from reals.experiment.reading import Name, Seed, Strict
+
+Positive = Annotated[int, Field(gt=0)]
 
 
 def _fp32_is_none(value: Any) -> Any:
     return None if value == "fp32" else value
 
 
-Precision = Annotated[Literal["tf32", "bf16", "fp16"] | None, BeforeValidator(_fp32_is_none)]  # None, as it was before
+# Plain float32 is None, so that it stands in no spec: the ids of networks made before there was a choice stay as they are.
+Precision = Annotated[
+    Literal["tf32", "bf16", "fp16"] | None,
+    BeforeValidator(_fp32_is_none),
+    WithJsonSchema({"enum": ["fp32", "tf32", "bf16", "fp16", None]}),
+]
+# fp16 is left out: the activations of SD-VAE's decoder overflow it.
+AutoencoderPrecision = Annotated[
+    Literal["tf32", "bf16"] | None,
+    BeforeValidator(_fp32_is_none),
+    WithJsonSchema({"enum": ["fp32", "tf32", "bf16", None]}),
+]
 
 
 class LatentConfig(Strict):
+    """Latents are channels x (resolution / factor)^2."""
+
     channels: int = Field(gt=0)
+    """Channels of a latent."""
     factor: int = Field(gt=0)
-    scale_images: int = Field(10_000, gt=0)  # training images (at most) on which the latent scale is measured
+    """Pixels along a side for one latent cell."""
+    scale_images: int = Field(10_000, gt=0)
+    """Training images (at most) on which the latent scale is measured."""
 
 
 class TrainedTeacher(Strict):
     """A small timm ViT trained in the DAG as a classifier of the training split."""
 
     kind: Literal["trained"]
+    """Trained here."""
     name: Name
+    """The teacher's name: part of its id."""
     width: int = Field(gt=0)
+    """Width of its tokens."""
     depth: int = Field(gt=0)
+    """Blocks."""
     heads: int = Field(gt=0)
+    """Attention heads."""
     patch: int = Field(gt=0)
+    """Side of a patch in pixels; its grid must be the latents'."""
     steps: int = Field(gt=0)
+    """Training steps."""
     batch: int = Field(gt=0)
+    """Images a step."""
     lr: float = Field(gt=0)
+    """Learning rate."""
     seed: Seed
-    crop_scale: tuple[float, float] | None = None  # random resized crops of this share of the area; None: small shifts
-    patch_loss: float | None = Field(None, gt=0)  # weight of each patch token's own classification; None: cls alone
+    """Of its weights and batches."""
+    crop_scale: tuple[float, float] | None = None
+    """Train on random resized crops of this share of the area, as DINOv2 does; null: small shifts."""
+    patch_loss: float | None = Field(None, gt=0)
+    """Weight of each patch token's own classification, as DINOv2 has a loss of patches; null: cls alone."""
 
     @model_validator(mode="after")
-    def _crops_are_shares(self):
+    def _crops_are_shares(self) -> Self:
         if self.crop_scale and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale: {list(self.crop_scale)} are no shares of the area; write e.g. [0.3, 1.0]")
         return self
@@ -48,119 +78,194 @@ class PretrainedTeacher(Strict):
     """A pretrained timm ViT: a hub name, or a local weights file with its checksum."""
 
     kind: Literal["timm"]
+    """Brought in through timm."""
     name: Name
+    """The teacher's name: part of its id."""
     model: str
+    """timm's name of the model."""
     patch: int = Field(gt=0)
+    """Side of a patch in pixels."""
     weights: str | None = None
+    """A local file, for machines without the hub."""
     sha256: str | None = None
+    """Checksum of that file: another is refused."""
 
 
 Teacher = Annotated[TrainedTeacher | PretrainedTeacher, Field(discriminator="kind")]
 
 
 class TrainedBase(Strict):
+    """An autoencoder trained here from scratch, without alignment."""
+
     kind: Literal["trained"]
+    """Trained here."""
     steps: int = Field(gt=0)
+    """Training steps."""
     batch: int = Field(gt=0)
+    """Images a step."""
     lr: float = Field(gt=0)
-    lambda_k: float = Field(ge=0)  # applied as written, not converted: this row is not the paper's
+    """Learning rate."""
+    lambda_k: float = Field(ge=0)
+    """Weight of the KL, applied as written and not times lambda_k_factor: the paper has no such training."""
 
 
 class PretrainedBase(Strict):
+    """A pretrained autoencoder."""
+
     kind: Literal["diffusers"]
-    path: str  # a diffusers folder, an original LDM file, or a hub name
+    """Brought in through diffusers."""
+    path: str
+    """A diffusers folder, an original LDM file, or a hub name."""
     sha256: str | None = None
-    # own: what its config says, as DiT, SiT and REPA train on SD-VAE's latents; measured: 1/std, as for what we train
+    """Checksum of its weights file: another is refused."""
     scaling_factor: Literal["own", "measured"] = "own"
+    """own: what its config says, as DiT, SiT and REPA train on SD-VAE's latents; measured: 1/std, as for what is trained here."""
 
 
 class AliasBase(Strict):
+    """Another base under a second name."""
+
     kind: Literal["alias"]
+    """The same as another entry."""
     of: Name
+    """The entry that it is."""
 
 
 Base = Annotated[TrainedBase | PretrainedBase | AliasBase, Field(discriminator="kind")]
 
 
 class GanConfig(Strict):
-    """PatchGAN discriminator, and when it starts to count where that differs from the preset."""
+    """The PatchGAN discriminator."""
 
     start: int | None = Field(None, ge=0)
+    """Step at which it starts to count, where that differs from the preset's gan_start."""
     ramp: int | None = Field(None, ge=0)
+    """Steps over which its weight grows, where they differ from the preset's gan_ramp."""
     channels: int = Field(gt=0)
+    """Channels of its first layer."""
     layers: int = Field(ge=1)
+    """Strided layers."""
 
 
 class LpipsConfig(Strict):
+    """The perceptual loss, which also measures the metric LPIPS."""
+
     net: Literal["vgg", "alex", "squeeze"]
+    """Backbone."""
     backbone: Literal["pretrained", "random"]
-    weights: str | None = None  # a torchvision backbone state dict, for offline machines
+    """pretrained: torchvision's weights; random: where none can be downloaded."""
+    weights: str | None = None
+    """A torchvision backbone state dict, for offline machines."""
 
     @model_validator(mode="after")
-    def _one_backbone(self):
+    def _one_backbone(self) -> Self:
         if self.backbone == "random" and self.weights is not None:
             raise ValueError("backbone 'random' takes no weights; set backbone: pretrained")
         return self
 
 
 class AutoencoderConfig(Strict):
-    """Architecture and fine-tuning of the autoencoder."""
+    """Architecture (diffusers' AutoencoderKL) and fine-tuning of the autoencoder (docs/autoencoder.md)."""
 
-    block_out_channels: tuple[Annotated[int, Field(gt=0)], ...]
+    block_out_channels: tuple[Positive, ...]
+    """Channels of each resolution, finest first; n entries downsample by 2^(n-1), which must be latent.factor."""
     layers_per_block: int = Field(ge=1)
+    """Residual layers of each resolution."""
     norm_num_groups: int = Field(ge=1)
+    """Groups of the norms; divides each of block_out_channels."""
     steps: int = Field(gt=0)
+    """Steps of fine-tuning."""
     batch: int = Field(gt=0)
+    """Images a step, over all processes."""
     lr: float = Field(gt=0)
+    """Learning rate of fine-tuning."""
     align_hidden: int = Field(gt=0)
-    preset: str = "default"  # of paper.yaml: what the paper leaves open in the loss
+    """Hidden width of the align MLP."""
+    preset: str = "default"
+    """The set of loss weights, of paper.yaml's autoencoder block: what the paper leaves open."""
     gan: GanConfig
+    """The PatchGAN discriminator."""
     lpips: LpipsConfig
-    ema: float | None = Field(None, gt=0, lt=1)  # of the weights that are kept; None: no average, as the paper says of none
-    unit_scale: bool = False  # fine-tuning starts from the base rescaled, exactly, to latents of unit variance
-    held_out_images: int = Field(64, gt=0)  # logged batch: PSNR and latent statistics
-    held_out_every: int = Field(50, gt=0)  # steps
-    # fp16 is left out: the activations of SD-VAE's decoder overflow it.
-    precision: Annotated[Literal["tf32", "bf16"] | None, BeforeValidator(_fp32_is_none)] = None
+    """The perceptual loss, which also measures the metric LPIPS."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of the average of the weights that is kept; null: no average, as the paper mentions none."""
+    unit_scale: bool = False
+    """Fine-tuning starts from the base rescaled, exactly, to latents of unit variance."""
+    held_out_images: int = Field(64, gt=0)
+    """Held-out images whose PSNR and latent statistics are logged."""
+    held_out_every: int = Field(50, gt=0)
+    """Steps between those."""
+    precision: AutoencoderPrecision = None
+    """Of the networks' products: fp32 (default), tf32 or bf16. Part of the id."""
 
 
 class SizeConfig(Strict):
+    """A transformer size."""
+
     width: int = Field(gt=0)
+    """Width of the tokens; divides by 2 x heads."""
     depth: int = Field(gt=0)
+    """Blocks."""
     heads: int = Field(gt=0)
+    """Attention heads."""
     repa_depth: int = Field(gt=0)
+    """The block after which REPA aligns."""
 
 
 class RepaConfig(Strict):
+    """REPA's alignment of the transformer."""
+
     teacher: Literal["large", "base"]
+    """Which of the teachers."""
     hidden: int = Field(gt=0)
+    """Hidden width of the projector."""
 
 
 class TransformerTraining(Strict):
+    """Training of the transformers."""
+
     batch: int = Field(gt=0)
+    """Latents a step, over all processes."""
     lr: float = Field(gt=0)
+    """Learning rate."""
     ema: float = Field(ge=0, lt=1)
+    """Decay of the average of the weights, which samples are drawn from."""
     precision: Precision = None
+    """Of the networks' products: fp32 (default), tf32, bf16 or fp16. Part of the id."""
 
 
 class TrainedExtractor(Strict):
     """A small CNN trained in the DAG on the training split; never the teacher's architecture or seed."""
 
     kind: Literal["small-cnn"]
+    """Trained here."""
     name: Name
+    """Its name: printed beside each metric on its features, and part of their ids."""
     width: int = Field(gt=0)
+    """Channels of its first layers."""
     steps: int = Field(gt=0)
+    """Training steps."""
     batch: int = Field(gt=0)
+    """Images a step."""
     lr: float = Field(gt=0)
+    """Learning rate."""
     seed: Seed
-    blocks: Annotated[int, Field(ge=1)] | None = None  # residual blocks a stage; 1 unless set
+    """Of its weights and batches."""
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    """Residual blocks a stage; 1 unless set."""
 
 
 class InceptionExtractor(Strict):
+    """The Inception-v3 of ADM's evaluator."""
+
     kind: Literal["inception"]
+    """Brought in."""
     name: Name = ADM_EXTRACTOR
+    """Its name: metrics on its features bear their plain names."""
     weights: str | None = None
+    """A local file, for machines without a network."""
     sha256: str | None = None
+    """Checksum of that file: another is refused."""
 
 
 Extractor = Annotated[TrainedExtractor | InceptionExtractor, Field(discriminator="kind")]

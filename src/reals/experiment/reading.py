@@ -18,9 +18,12 @@ class ConfigError(ValueError):
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys, infinity and NaN. The docstring below a key is its description."""
+    """A frozen model that refuses unknown keys, infinity and NaN.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    The docstring below a key is its description in the JSON Schema and in config/README.md (`schema`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=Strict)

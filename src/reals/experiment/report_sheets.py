@@ -31,7 +31,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TableSheet:
-    """One paper table. `source` says what the rows name: evaluation, autoencoder or settings."""
+    """One paper table with its rows; the fields as in `TableHead`."""
 
     name: str
     title: str
@@ -40,8 +40,8 @@ class TableSheet:
     source: Source
     compare: bool
     rows: tuple[TableRow, ...]
-    remarks: tuple[str, ...] = ()  # sentences below the table as a whole
-    over_seeds: bool = True  # False: a row that is repeated shows its first seed alone, beside rows that have but one
+    remarks: tuple[str, ...] = ()
+    over_seeds: bool = True
 
     def behind(self, rows: Mapping[str, Repeatable], source: str) -> dict[int | None, str]:
         """Seed -> row of the sheet, of all whose mean the table prints for ``source``, that one first."""
@@ -50,23 +50,44 @@ class TableSheet:
 
 
 class TableHead(Strict):
+    """What a table looks like; its rows are in tables/<name>.tsv."""
+
     title: str
+    """One sentence."""
     remarks: tuple[str, ...] = ()
+    """Sentences below the table as a whole: what the paper leaves open or contradicts, and how we read it."""
     columns: dict[str, str] = Field({})
+    """Label column of the sheet -> printed header."""
     metrics: tuple[str, ...] = ()
+    """Names of `metric_table`, in order."""
     source: Source | None = None
+    """What the sheet's source column names: an evaluation, an autoencoder, or a group of settings."""
     compare: bool = False
+    """Print the relative change of the FID against the row's baseline, and its mean."""
     over_seeds: bool = True
+    """false where rows with several seeds stand beside rows with one: each shows its first seed, not a mean."""
     same_as: str | None = None
+    """The table repeats this one under its own title."""
+
+
+AtLeastOne = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class FigureSheet(Strict):
+    """What each figure shows, by names of autoencoders.tsv and evaluations.tsv."""
+
     figure1: dict[Literal["autoencoders"], tuple[str, str]]
+    """t-SNE of latents and similarity of one token to all others, one column for each autoencoder."""
     figure3: dict[Literal["evaluation"], str]
+    """A grid of samples."""
     figure4: dict[Literal["evaluation"], str]
-    figure5: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
-    checkpoints: dict[Literal["evaluations"], Annotated[tuple[str, ...], Field(min_length=1)]]
-    reconstructions: dict[Literal["autoencoders"], Annotated[tuple[str, ...], Field(min_length=1)]]
+    """Masks and depth read from generated latents through the alignment network."""
+    figure5: dict[Literal["evaluations"], AtLeastOne]
+    """FID against the KL weight, ascending."""
+    checkpoints: dict[Literal["evaluations"], AtLeastOne]
+    """The first samples of several checkpoints, one row each: the same noise and label down each column."""
+    reconstructions: dict[Literal["autoencoders"], AtLeastOne]
+    """Held-out images and their reconstructions."""
 
 
 def read_tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[tuple[str, str], str]]:

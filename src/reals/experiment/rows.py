@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -18,6 +18,8 @@ from reals.experiment.sampler_table import (
     SamplerName,
 )
 
+Weight = Annotated[float, Field(ge=0)]
+
 
 def _settings(cell: Any) -> Any:
     """``name`` or ``name:key=value,key=value`` as a mapping."""
@@ -32,7 +34,7 @@ class SamplerCell(Strict):
     """``sde``, or ``sde:form=linear,last=tweedie``: a sampler, and what differs from the scale's steps and the paper's settings."""
 
     name: SamplerName
-    steps: int | None = Field(None, ge=2)  # network evaluations for one image; heun-sde takes 2 steps - 1
+    steps: int | None = Field(None, ge=2)  # what they mean says `sampler_table`
     form: DiffusionForm | None = None
     norm: float | None = Field(None, gt=0)
     last: LastStep | None = None
@@ -40,7 +42,7 @@ class SamplerCell(Strict):
     eta: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
-    def _possible(self):
+    def _possible(self) -> Self:
         sampler = SAMPLERS[self.name]
         for key in self.model_fields_set - {"name", *sampler.settings}:
             raise ValueError(f"{key} means nothing to {self.name}, which takes {', '.join(sampler.settings) or 'no settings'}")
@@ -57,6 +59,10 @@ class SamplerCell(Strict):
         return self
 
 
+def _dash_is_no(cell: Any) -> Any:
+    return False if cell == "-" else cell
+
+
 def _seeds(cell: Any) -> Any:
     return () if cell == "-" else comma_separated(cell)
 
@@ -69,11 +75,13 @@ class Repeatable(Strict):
     """
 
     name: Name
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] = ()  # '-' or no column: the scale's
-    repeat_of: str | None = None
+    """Unique in the sheet; part of the ids."""
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] = ()
+    """Seeds to train with, such as 0,1,2; '-' or no column: the scale's."""
+    repeat_of: str | None = None  # never in a sheet: what repeats.py writes
 
     @model_validator(mode="after")
-    def _distinct(self):
+    def _distinct(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {','.join(map(str, self.seeds))} name one twice")
         return self
@@ -85,17 +93,27 @@ class Repeatable(Strict):
 
 
 class AutoencoderRow(Repeatable):
+    """An autoencoder: what it starts from, what it is aligned to, and the weights of its losses."""
+
     init: str
+    """base: the scale's entry of this name; else the row it is fine-tuned from."""
     teacher: Annotated[Literal["large", "base"] | None, BeforeValidator(dash_is_none)]
-    patch: Annotated[bool, BeforeValidator(lambda v: False if v == "-" else v)]
-    cls: Annotated[bool, BeforeValidator(lambda v: False if v == "-" else v)]
+    """Whose features the latents are aligned to."""
+    patch: Annotated[bool, BeforeValidator(_dash_is_no)]
+    """Align to the teacher's patch tokens."""
+    cls: Annotated[bool, BeforeValidator(_dash_is_no)]
+    """Align to its cls token."""
     layers: Annotated[Annotated[int, Field(ge=1, le=16)] | None, BeforeValidator(dash_is_none)]
-    lambda_k: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(dash_is_none)]
-    lambda_a: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(dash_is_none)]
+    """Layers of the align MLP."""
+    lambda_k: Annotated[Weight | None, BeforeValidator(dash_is_none)]
+    """Weight of the KL, times the scale's lambda_k_factor."""
+    lambda_a: Annotated[Weight | None, BeforeValidator(dash_is_none)]
+    """Weight of the alignment."""
     note: str | None = None
+    """For readers of the sheet."""
 
     @model_validator(mode="after")
-    def _complete(self):
+    def _complete(self) -> Self:
         aligned = self.patch or self.cls
         if self.init != "base" and (self.lambda_k is None or self.lambda_a is None):
             raise ValueError("a fine-tuned autoencoder needs lambda_k and lambda_a")
@@ -107,16 +125,23 @@ class AutoencoderRow(Repeatable):
 
 
 class RunRow(Repeatable):
+    """A training of a transformer on the latents of an autoencoder."""
+
     model: Annotated[str, Field(pattern=r"^(DiT|SiT)-(S|B|L|XL)/(2|4|8)$")]
+    """Family, size and patch, such as SiT-B/2."""
     autoencoder: str = Field(min_length=1)
+    """A row of autoencoders.tsv."""
     repa: bool
+    """Train with REPA's alignment."""
     milestones: Annotated[tuple[str, ...], BeforeValidator(comma_separated), Field(min_length=1)]
-    path: Annotated[Literal["gvp", "vp"] | None, BeforeValidator(dash_is_none)] = None  # '-' or no column: SiT's linear
-    # What the latents are multiplied by; '-' or no column: the autoencoder's own factor.
+    """Names of the scale's milestones, ascending: each continues the one before."""
+    path: Annotated[Literal["gvp", "vp"] | None, BeforeValidator(dash_is_none)] = None
+    """The interpolant; '-' or no column: SiT's linear path."""
     scaling_factor: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(dash_is_none)] = None
+    """What the latents are multiplied by; '-' or no column: the autoencoder's own factor."""
 
     @model_validator(mode="after")
-    def _has_a_path(self):
+    def _has_a_path(self) -> Self:
         if self.path is not None and (self.family == "DiT" or self.repa):
             raise ValueError(f"path {self.path} is for SiT runs without repa; DiT has its own schedule and REPA the linear path")
         return self
@@ -135,19 +160,27 @@ class RunRow(Repeatable):
 
 
 class EvaluationRow(Repeatable):
-    """Its repeats are those of its run; ``seeds`` in its sheet names some of them where all would be dear."""
+    """Samples of a run to draw and measure. Its repeats are those of its run; ``seeds`` names some where all would be dear."""
 
     run: str
+    """A row of runs.tsv."""
     milestone: str
+    """One of its milestones."""
     sampler: Annotated[SamplerCell, BeforeValidator(_settings)]
+    """A sampler of `sampler_table` and what is set of it, such as sde or ode:steps=50."""
     cfg: float = Field(ge=1)
+    """Guidance scale; 1: none."""
     interval: Annotated[tuple[float, float] | None, BeforeValidator(comma_separated)]
+    """Guide only while the time is within low,high."""
     interval_time: Annotated[IntervalTime | None, BeforeValidator(dash_is_none)]
+    """What the interval counts: noise (1 is noise, as REPA) or data (1 is data, as SiT)."""
     cfg_channels: Annotated[GuidedChannels | None, BeforeValidator(dash_is_none)]
+    """Guided latent channels: 3 (DiT, SiT) or all (REPA)."""
     samples: Literal["all", "gallery"]
+    """all: the scale's number of samples; gallery: the few that figures show."""
 
     @model_validator(mode="after")
-    def _guided(self):
+    def _guided(self) -> Self:
         if self.cfg != 1 and self.cfg_channels is None:
             raise ValueError("guidance (cfg above 1) needs cfg_channels: 3 or all")
         if self.interval is not None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import Field
 
 from reals import files
+from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError, Strict, read
-from reals.experiment.scale import Resources
 from reals.machine import dispatch
 
 SECONDS = 30.0  # patience with a SLURM command
@@ -20,21 +20,34 @@ GPU = re.compile(r"gpu(?::(?P<type>[^:(]+))?:(?P<count>\d+)")
 
 
 class Site(Strict):
-    """One site file; config/site.yaml explains the keys. All must be stated: a forgotten one is a mistake, null a choice."""
+    """What differs between clusters. All keys must be stated: a forgotten one is a mistake, null the cluster's own default."""
 
     account: str | None
+    """Whom the hours are charged to (sacctmgr show assoc user=$USER)."""
     qos: str | None
+    """Quality of service."""
     partition: str | None
+    """For jobs without a GPU (sinfo)."""
     gpu_partition: str | None
+    """For jobs with GPUs."""
     gpu_type: str | None
+    """As in the third column of `sinfo -o "%P %l %G"`: gpu:a100:8 -> a100."""
     constraint: str | None
+    """A node feature to ask for."""
     max_runtime: int = Field(gt=0)
+    """Minutes a job may ask for: the shortest limit of the partitions above. Training goes on in the next job."""
     training_retries: int = Field(ge=0)
+    """How often a training job is sent again after a time limit, a lost node or another failure."""
     options: str | None
+    """More sbatch options, e.g. --exclusive --mail-type=FAIL."""
     scratch: str | None
+    """Node-local folder for temporary files, e.g. /scratch/$USER; made where it does not exist."""
     setup: str | None
+    """Shell lines before each job, e.g. module load cuda/12.8."""
     container: str | None
+    """Put before each job's command, e.g. apptainer exec --nv /project/reals.sif."""
     python: str | None
+    """The interpreter, where it is not the one snakemake runs in (in a container: python3)."""
 
     def partition_of(self, resources: Resources) -> str | None:
         return self.gpu_partition if resources.gpu else self.partition

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from reals.experiment.scale import Resources
+from reals.experiment.engine import Resources
 from reals.method import objectives
 from reals.method.models import autoencoder
 from reals.method.models import teacher as teachers

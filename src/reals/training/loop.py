@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from reals import files
-from reals.experiment.scale import EngineConfig
+from reals.experiment.engine import EngineConfig
 from reals.machine.signals import GO_ON, stop_requests
 from reals.machine.usage import work
 from reals.training.finite import Watch

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from reals import files
+from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.experiment.scale import Resources
 from reals.machine import site
 from reals.planning.cost import Costs
 

@@ -1,0 +1,96 @@
+"""How a scale draws and measures: samples, metrics on them, analyses of autoencoders, downstream tasks."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from reals.experiment.datasets import LabelsConfig
+from reals.experiment.networks import Extractor, TrainedExtractor
+from reals.experiment.reading import Strict
+
+
+class SamplingConfig(Strict):
+    """The samples that evaluations measure."""
+
+    steps: int = Field(ge=2)
+    """Of the sampler, where a row of evaluations.tsv states none (sampler_table says what they mean)."""
+    samples: int = Field(gt=0)
+    """Images that an evaluation measures."""
+    gallery: int = Field(gt=0)
+    """Images drawn for figures alone."""
+    batch: int = Field(gt=0)
+    """Images at a time; changes nothing but speed."""
+    shards: int = Field(ge=1)
+    """Jobs that an evaluation's images are drawn in."""
+    labels: Literal["random", "balanced"] = "random"
+    """random: each drawn uniformly, as DiT and SiT do; balanced: class i mod the number of classes."""
+
+    @model_validator(mode="after")
+    def _no_empty_shard(self) -> Self:
+        if self.shards > self.samples:
+            raise ValueError(f"{self.shards} shards of {self.samples} samples: some would be empty; use fewer shards")
+        return self
+
+
+class EvaluationConfig(Strict):
+    """The metrics on samples."""
+
+    extractor: Extractor
+    """The feature extractor of FID and its kin."""
+    pr_reference: int = Field(gt=0)
+    """Real images against which precision and recall are measured."""
+    reference: str | None = None
+    """ADM's .npz; null: statistics of the training images."""
+    second: TrainedExtractor | None = None
+    """Another feature extractor, for the metric fid_second alone: does the ranking depend on the first?"""
+
+    @model_validator(mode="after")
+    def _extractors_differ(self) -> Self:
+        if self.second is not None and self.second.name == self.extractor.name:
+            raise ValueError(f"second: name '{self.second.name}' is the first extractor's; a second one has its own")
+        return self
+
+
+class AnalysisConfig(Strict):
+    """The images behind the measurements of autoencoders."""
+
+    images: int = Field(gt=0)
+    """Held-out images for semantic consistency, k-NN and the linear probe."""
+    reconstruction_images: int | None = Field(None, gt=0)
+    """Held-out images for rFID, PSNR, SSIM and LPIPS; null: the same."""
+    probe_images: int = Field(gt=0)
+    """Training images behind k-NN and the linear probe."""
+    tsne_classes: int = Field(gt=0)
+    """Classes in the t-SNE of Figure 1."""
+    tsne_images: int = Field(gt=0)
+    """Images of each."""
+
+
+class DownstreamConfig(Strict):
+    """The heads of Figure 4, which read masks and depth from latents (docs/downstream.md)."""
+
+    target: Literal["ink", "foreground", "labelled"]
+    """What they read: the ink of a digit, the foreground of a photograph, or the labels of segmentation and depth."""
+    steps: int = Field(gt=0)
+    """Training steps."""
+    batch: int = Field(gt=0)
+    """Images a step."""
+    lr: float = Field(gt=0)
+    """Learning rate."""
+    segmentation: LabelsConfig | None = None
+    """Images with masks, for target labelled."""
+    depth: LabelsConfig | None = None
+    """Images with depth maps, for target labelled."""
+
+    @model_validator(mode="after")
+    def _labels_where_asked(self) -> Self:
+        given = [key for key in ("segmentation", "depth") if getattr(self, key) is not None]
+        if self.target == "labelled" and not given:
+            raise ValueError("target labelled needs segmentation or depth: a folder of images with masks or depth maps")
+        if self.target != "labelled" and given:
+            raise ValueError(f"{given[0]} is for target labelled, not {self.target}")
+        if self.segmentation is not None and self.segmentation.layout == "depth":
+            raise ValueError("segmentation.layout depth: expected voc or ade")
+        if self.depth is not None and self.depth.layout != "depth":
+            raise ValueError(f"depth.layout {self.depth.layout}: expected depth")
+        return self
