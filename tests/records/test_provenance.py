@@ -16,7 +16,7 @@ from reals.experiment.repeats import repeats
 from reals.machine import usage
 from reals.planning.cost import Costs
 from reals.records import journal, provenance
-from reals.report import render
+from reals.report import commands, results
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, 
     for path, value in zip(paths[:2], (10.0, 13.0), strict=True):
         path.parent.mkdir(parents=True)
         files.write_json(path, {"id": path.parent.name, "values": {"fid": value}})
-    result = render.load_results(registry)["evaluation", row.source]
+    result = results.load(registry)["evaluation", row.source]
     assert (result["planned"], [repeat["seed"] for repeat in result["repeats"]]) == (3, [0, 1])
 
     def printed(column: str) -> str:
@@ -118,7 +118,7 @@ def test_commands_can_be_pasted_whatever_the_folder_is_called(project):
     result = {"kind": "evaluation", "name": evaluation.name, "id": evaluation.id, "values": {"fid": 9.0}}
     registry.folder(evaluation).mkdir(parents=True)
     files.write_json(registry.folder(evaluation) / "metrics.json", result | {"protocol": {}, "provenance": {}})
-    render.report(registry)
+    commands.report(registry)
     page = html.unescape((registry.root / "report.html").read_text())
     assert "metrics.json --config scale=cifar10 'data=/my photos'" in page  # the command that makes it again
     assert "sd-vae-late:fid --config scale=cifar10 'data=/my photos'" in page  # and the one for its lineage

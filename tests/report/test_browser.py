@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from reals.experiment.report_sheets import TableRow, TableSheet
-from reals.report import figures, page, tables
+from reals.report import page
+from reals.report.figures import image_grids
+from reals.report.tables.build import build
+from reals.report.tables.conditions import Conditions
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
-NETWORK = "photo-cnn"
+EXTRACTOR = "photo-cnn"
 VALUES = {"a": 30.0, "b": 9.5, "c": 100.25}
 
 
@@ -19,7 +22,7 @@ def measured(name, fid):
     repeats = [{"seed": k, "id": f"{name}-{k}", "values": {"fid": fid + k}} for k in range(3)]
     return {
         "kind": "evaluation", "name": name, "id": f"{name}-0123456789", "values": {"fid": fid, "is": 4.0}, "repeats": repeats,
-        "protocol": {"feature extractor": NETWORK, "samples": 10000}, "provenance": {"data": {"sha256": "ab" * 32}},
+        "protocol": {"feature extractor": EXTRACTOR, "samples": 10000}, "provenance": {"data": {"sha256": "ab" * 32}},
     }  # fmt: skip
 
 
@@ -30,11 +33,11 @@ def report(tmp_path_factory):
     rows.append(TableRow("later", "Not yet", {"arm": "Arm later"}, "later", None, {"fid": None, "is": None}, "a note"))
     sheet = TableSheet("arms", "A title", {"arm": "Arm"}, ("fid", "is"), "evaluation", False, tuple(rows))
     results = {("evaluation", name): measured(name, fid) for name, fid in VALUES.items()}
-    protocol = {"samples": "10,000", "a long name": "x" * 90}
-    table = tables.build(sheet, results, network=NETWORK, settings={}, scale="cifar10", protocol=protocol)
-    png = figures.figure3(np.zeros((8, 4, 4, 3), np.uint8), folder / "figure3")[1]
-    return page.render(
-        folder / "report.html", scale="cifar10", description="Photographs.", paper=False, protocol=protocol, code_version="1",
+    conditions = Conditions(scale="cifar10", protocol={"samples": "10,000", "a long name": "x" * 90}, extractor=EXTRACTOR)
+    table = build(sheet, results, conditions)
+    png = image_grids.samples(np.zeros((8, 4, 4, 3), np.uint8), folder / "figure3")[1]
+    return page.write(
+        folder / "report.html", conditions, description="Photographs.", code_version="1",
         tables=[table], pictures=[page.Picture("Figure 3", "Samples.", png)], results=results,
         commands={("evaluation", name): f"snakemake results/{name}/metrics.json --config scale=cifar10" for name in VALUES},
         overrides="scale=cifar10", times=[page.StageTime("train", 2, 90.0, 80.0)],

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from reals.experiment.report_sheets import TableRow, TableSheet
-from reals.report import figures, page, tables
+from reals.report import page
+from reals.report.figures import image_grids
+from reals.report.tables.build import build
+from reals.report.tables.conditions import Conditions
 
 HASH = "0123456789abcdef" * 4
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -43,7 +46,7 @@ def report(tmp_path_factory):
         TableRow("c", "Other", {"model": "DiffiT*"}, "literature", None, {"fid": "1.73"}, None),
     )
     sheet = TableSheet("table03", "A title.", {"model": "Model"}, ("fid",), "evaluation", True, rows)
-    common = {"scale": "demo", "protocol": {"samples": "1000"}}
+    conditions = Conditions(scale="demo", protocol={"samples": "1000"}, extractor="digits-cnn")
     results = {
         ("evaluation", "run-a"): {
             "kind": "evaluation", "name": "run-a", "id": "run-a-1234", "values": {"fid": 12.3456789},
@@ -56,12 +59,12 @@ def report(tmp_path_factory):
             "protocol": {}, "provenance": {},
         },
     }  # fmt: skip
-    table = tables.build(sheet, results, network="digits-cnn", settings={}, **common)
-    png = figures.figure3(np.zeros((2, 4, 4, 3), np.uint8), folder / "figure3", columns=2)[1]
-    path = page.render(
+    table = build(sheet, results, conditions)
+    png = image_grids.samples(np.zeros((2, 4, 4, 3), np.uint8), folder / "figure3", columns=2)[1]
+    path = page.write(
         folder / "report.html",
+        conditions,
         description="Digits.",
-        paper=False,
         code_version=f"0.1.0 ({HASH})",
         tables=[table],
         pictures=[page.Picture("Figure 3", "Samples.", png), page.Picture("Figure 4", "Masks.", None)],
@@ -69,7 +72,6 @@ def report(tmp_path_factory):
         commands={("evaluation", "run-a"): "snakemake results/run-a/metrics.json --config scale=demo"},
         overrides="scale=demo",
         times=[page.StageTime("train", 2, 90.0, 80.0), page.StageTime("sample", 1, 30.0, 30.0)],
-        **common,
     )
     reader = Reader()
     text = path.read_text()

@@ -2,6 +2,11 @@ SHEETS = EXPERIMENT.sheets
 MODULES = Path(files.__file__).parent
 
 
+def code(*patterns):
+    """Modules, templates and styles that an output depends on: a changed one has it drawn again."""
+    return sorted(file for pattern in patterns for file in MODULES.glob(pattern))
+
+
 # In `snakemake --report` the Markdown of each table, by its number and title.
 TABLE_LABELS = {
     f"{ROOT}/tables/{name}.md": {"table": name, "title": sheet.title.removesuffix(".")} for name, sheet in EXPERIMENT.tables.items()
@@ -24,7 +29,10 @@ rule tables:
     input:
         metrics=SHOWN,
         sheets=[SHEETS["tables.yaml"], *sorted(SHEETS["tables"].glob("*.tsv"))],
-        code=MODULES / "report/tables.py",
+        code=code(
+            "report/tables/*.*", "report/results.py", "report/exports.py", "report/template.py",
+            "experiment/metric_table.py", "experiment/spelling.py",
+        ),
     output:
         [
             report(file, caption="../report/table.rst", category="Tables", labels=TABLE_LABELS[file]) if file in TABLE_LABELS else file
@@ -45,7 +53,7 @@ rule figure:
     input:
         metrics=figure_inputs,
         sheet=SHEETS["figures.yaml"],
-        code=[MODULES / "report/figures.py", MODULES / "report/style.mplstyle", MODULES / "report/drawing.py"],
+        code=code("report/figures/*.*", "report/results.py"),
     output:
         f"{ROOT}/figures/{{figure}}.pdf",
         report(
@@ -67,7 +75,7 @@ rule report:
     input:
         TABLES,
         FIGURES,
-        code=[MODULES / "report/page.py", MODULES / "report/page.html.j2", MODULES / "report/page.js"],
+        code=code("report/page.*", "report/template.py"),
     output:
         report(f"{ROOT}/report.html", caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),
     log:

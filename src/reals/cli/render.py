@@ -25,10 +25,10 @@ def add(commands: Subcommands) -> None:
 def run(options: argparse.Namespace) -> None:
     registry = registry_of(options)  # before pandas and matplotlib are imported: a mistake is said at once
     from reals.records import journal
-    from reals.report import render
+    from reals.report import commands
 
     with journal.job(registry.root / "journal.jsonl", "render", options.command):
         if options.command == "figure":
-            render.figure(registry, options.name)
+            commands.figure(registry, options.name)
         else:
-            {"tables": render.tables_only, "report": render.report, "render": render.render}[options.command](registry)
+            {"tables": commands.tables, "report": commands.report, "render": commands.render}[options.command](registry)

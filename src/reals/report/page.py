@@ -9,11 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from reals.experiment.spelling import LITERATURE_MARK, MISSING
 from reals.files import write_text
-from reals.report.tables import LITERATURE_MARK, MISSING, Cell, Group, Results, Row, Table, caveat, percent, shown
+from reals.report.results import Result, Results
+from reals.report.tables.conditions import Conditions
+from reals.report.tables.model import Cell, Group, Row, Table
+from reals.report.tables.wording import caveat, legend, mean_sentence, percent, shown
+from reals.report.template import environment
 
 ANALYSIS = {
     "latent_std": "latent std",
@@ -53,13 +57,11 @@ class StageTime:
     cpu_seconds: float
 
 
-def render(
+def write(
     path: Path,
+    conditions: Conditions,
     *,
-    scale: str,
     description: str,
-    paper: bool,
-    protocol: Mapping[str, str],
     code_version: str,
     tables: Sequence[Table],
     pictures: Sequence[Picture],
@@ -70,30 +72,25 @@ def render(
 ) -> Path:
     """Write the page atomically; it needs no network and no other file, and its script only adds comfort.
 
-    ``tables`` come from ``tables.build`` with the same ``results``: (kind, name) to a metrics file or None. ``commands``: the
-    one that makes each metrics file again; ``overrides``: what the commands on this scale take as --config.
+    ``tables`` are built from the same ``results``. ``commands``: the one that makes each metrics file again; ``overrides``:
+    what the commands on this scale take as --config.
     """
-    environment = Environment(
-        loader=PackageLoader("reals.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    templates = environment("reals.report")
+    templates.filters |= {
         "short": short,
         "duration": duration,
         "percent": percent,
         "shown": lambda cell, metric: shown(metric, cell),
+        "mean_sentence": mean_sentence,
+        "legend": legend,
         "anchor": anchor,
         "origin": partial(origin, overrides=overrides),
     }
     found = {name: result for name, result in results.items() if result is not None}
-    text = environment.get_template("page.html.j2").render(
-        scale=scale,
+    text = templates.get_template("page.html.j2").render(
+        conditions=conditions,
         description=description,
-        caveat=None if paper else caveat(scale),
-        protocol=protocol,
+        caveat=caveat(conditions),
         code_version=code_version,
         tables=tables,
         pictures=[(picture, _embedded(picture.png)) for picture in pictures],
@@ -101,7 +98,8 @@ def render(
         analysis=_analysis(found),
         sources=[(result, flatten(result["provenance"])) for _, result in sorted(found.items())],
         anchor_commands={anchor(result): commands.get(key) for key, result in found.items()},
-        script=Markup(files("reals.report").joinpath("page.js").read_text()),
+        look=_beside("page.css"),
+        script=_beside("page.js"),
         times=times,
         wall_seconds=sum(time.wall_seconds for time in times),
         cpu_seconds=sum(time.cpu_seconds for time in times),
@@ -145,7 +143,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def anchor(result: Mapping[str, Any]) -> str:
+def anchor(result: Result) -> str:
     """The page's id of a metrics file."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{result['kind']}-{result['name']}")
 
@@ -153,6 +151,7 @@ def anchor(result: Mapping[str, Any]) -> str:
 def origin(cell: Cell, table: Table, row: Row, group: Group, *, overrides: str) -> str:
     """What a reader sees on pointing at a measured number: its metrics file, protocol, and the command for its lineage."""
     result = cell.provenance
+    assert result is not None and isinstance(cell.measured, float)
     lines = [f"{result['kind']} {result['name']}", f"id: {result['id']}"]
     if cell.by_seed:
         lines += [f"seed {seed}: {value:.8g}" for seed, value in cell.by_seed.items()]
@@ -160,6 +159,11 @@ def origin(cell: Cell, table: Table, row: Row, group: Group, *, overrides: str) 
         lines.append(f"value: {cell.measured:.8g}")
     lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
     return "\n".join([*lines, f"lineage: reals why {table.name}:{row.key}:{group.metric} --config {overrides}"])
+
+
+def _beside(name: str) -> Markup:
+    """A file of this package, put into the page as it is."""
+    return Markup(files("reals.report").joinpath(name).read_text())
 
 
 def _embedded(png: Path | None) -> str | None:
@@ -178,7 +182,7 @@ def _missing(tables: Sequence[Table], pictures: Sequence[Picture]) -> list[tuple
     return list(waiting.items())
 
 
-def _analysis(found: Results) -> tuple[list[str], list[tuple[Mapping[str, Any], list[str]]]]:
+def _analysis(found: Mapping[tuple[str, str], Result]) -> tuple[list[str], list[tuple[Result, list[str]]]]:
     """Header and rows of all autoencoders' values, without the metrics nobody has."""
     autoencoders = [result for (kind, _), result in found.items() if kind == "autoencoder"]
     metrics = [metric for metric in ANALYSIS if any(metric in result["values"] for result in autoencoders)]

@@ -1,4 +1,4 @@
-"""Stage `figure`: each figure drawn from metrics files and the arrays beside them."""
+"""Each figure by its name: gathers what it shows, from the results and the arrays beside them, and has it drawn."""
 
 import shlex
 import subprocess
@@ -13,9 +13,8 @@ from reals.experiment import figure_list
 from reals.experiment.metric_table import metric_name
 from reals.experiment.registry import Artefact, Registry
 from reals.records import journal
-from reals.report import figures, tables
-
-Results = Mapping[tuple[str, str], dict | None]
+from reals.report.figures import image_grids, latent_spaces, plots, rule_graph
+from reals.report.results import Results, values
 
 SCORES = {"silhouette": "silhouette", "knn": "k-NN", "linear_probe": "probe"}
 
@@ -24,24 +23,13 @@ class Missing(ValueError):
     """What a figure is drawn from does not exist yet."""
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(registry: Registry, artefact: Artefact) -> dict[str, np.ndarray]:
+    """What an artefact holds beside its numbers: the second of its outputs."""
+    path = registry.outputs(artefact)[1]
     if not path.exists():
         raise Missing(f"{path}: no such file")
     with np.load(path) as stored:
         return {name: stored[name] for name in stored.files}
-
-
-def _of(registry: Registry, artefact: Artefact) -> dict[str, np.ndarray]:
-    """An artefact's arrays, the second of its outputs."""
-    return _arrays(registry.outputs(artefact)[1])
-
-
-def _values(result: dict | None, metric: str, over_seeds: bool = True) -> list[float]:
-    """A metric of a row with each seed that is measured; one value where it has no repeats or they are not asked for, none
-    while it is not measured."""
-    if result is None:
-        return []
-    return list(tables.of_seeds(result, metric).values() if over_seeds else ()) or [result["values"][metric]]
 
 
 def _metric(registry: Registry, metric: str) -> str:
@@ -67,12 +55,13 @@ def _told_apart(labels: Mapping[str, str], between: str = ", ") -> dict[str, str
 
 def _figure1(registry: Registry, stem: Path, results: Results) -> None:
     names = registry.experiment.figures.figure1["autoencoders"]
-    latents = {name: figures.Latents(**_of(registry, registry.analyses[name])) for name in names}
+    spaces = {name: latent_spaces.Latents(**_arrays(registry, registry.analyses[name])) for name in names}
     scores = {}
     for name in names:
-        found = (results["autoencoder", name] or {"values": {}})["values"]
-        scores[name] = {short: found[metric] for metric, short in SCORES.items() if metric in found}
-    figures.figure1(latents, stem, scores=scores)
+        result = results["autoencoder", name]
+        measured = {} if result is None else result["values"]
+        scores[name] = {short: measured[metric] for metric, short in SCORES.items() if metric in measured}
+    latent_spaces.draw(spaces, stem, scores=scores)
 
 
 def _figure2(registry: Registry, stem: Path, results: Results) -> None:
@@ -81,18 +70,20 @@ def _figure2(registry: Registry, stem: Path, results: Results) -> None:
     drawing = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if "digraph" not in drawing.stdout:
         raise Missing(f"`{shlex.join(command)}` printed no graph: {drawing.stderr.strip().splitlines()[-1:]}")
-    figures.figure2(drawing.stdout[drawing.stdout.index("digraph") :], stem)
+    rule_graph.draw(drawing.stdout[drawing.stdout.index("digraph") :], stem)
 
 
 def _figure3(registry: Registry, stem: Path, results: Results) -> None:
     (artefact,) = figure_list.figures(registry)["figure3"]
-    figures.figure3(_of(registry, artefact)["images"], stem)
+    image_grids.samples(_arrays(registry, artefact)["images"], stem)
 
 
 def _figure4(registry: Registry, stem: Path, results: Results) -> None:
     (artefact,) = figure_list.figures(registry)["figure4"]
-    arrays = _of(registry, artefact)
-    figures.figure4(arrays["images"], stem, mask=arrays.get("mask"), classes=arrays.get("classes"), depth=arrays.get("depth"))
+    arrays = _arrays(registry, artefact)
+    image_grids.read_from_latents(
+        arrays["images"], stem, mask=arrays.get("mask"), classes=arrays.get("classes"), depth=arrays.get("depth")
+    )
 
 
 def _figure5(registry: Registry, stem: Path, results: Results) -> None:
@@ -102,15 +93,15 @@ def _figure5(registry: Registry, stem: Path, results: Results) -> None:
         autoencoder = experiment.runs[experiment.evaluations[name].run].autoencoder
         analysed = results["autoencoder", autoencoder]
         points.append(
-            figures.WeightPoint(
+            plots.WeightPoint(
                 experiment.autoencoders[autoencoder].lambda_k,
-                _values(results["evaluation", name], "fid", over_seeds),
-                analysed and analysed["values"]["latent_std"],
+                values(results["evaluation", name], "fid", over_seeds),
+                None if analysed is None else analysed["values"]["latent_std"],
             )
         )
     if not any(p.fids for p in points):
         raise Missing("no point of Figure 5 is measured")
-    figures.figure5(points, stem, fid=_metric(registry, "fid"))
+    plots.fid_over_kl_weights(points, stem, fid=_metric(registry, "fid"))
 
 
 def _checkpoints(registry: Registry, stem: Path, results: Results) -> None:
@@ -125,39 +116,40 @@ def _checkpoints(registry: Registry, stem: Path, results: Results) -> None:
     if not labels:
         raise Missing("no checkpoint of the sheet is measured")
     rows = {
-        label: _of(registry, registry.evaluations[name])["images"] for name, label in _told_apart(labels, between="\n").items()
+        label: _arrays(registry, registry.evaluations[name])["images"]
+        for name, label in _told_apart(labels, between="\n").items()
     }
-    figures.rows_of_images(rows, stem)
+    image_grids.rows_of_images(rows, stem)
 
 
 def _reconstructions(registry: Registry, stem: Path, results: Results) -> None:
     rows: dict[str, np.ndarray] = {}
     for name in registry.experiment.figures.reconstructions["autoencoders"]:
         if results["autoencoder", name] is not None:
-            arrays = _of(registry, registry.analyses[name])
+            arrays = _arrays(registry, registry.analyses[name])
             rows.setdefault("image", arrays["images"])
             if not np.array_equal(rows["image"], arrays["images"]):
                 raise ValueError(f"reconstructions: '{name}' shows other images; redo its analysis")
             rows[name] = arrays["reconstructions"]
     if not rows:
         raise Missing("no autoencoder of the sheet is analysed")
-    figures.rows_of_images(rows, stem, columns=8)
+    image_grids.rows_of_images(rows, stem, columns=8)
 
 
 def _fid_over_steps(registry: Registry, stem: Path, results: Results) -> None:
     experiment, lines = registry.experiment, {}
     for run, names in figure_list.along_training(experiment).items():
         points = [
-            figures.Milestone(experiment.scale.milestones[experiment.evaluations[name].milestone], fids)
+            plots.Milestone(experiment.scale.milestones[experiment.evaluations[name].milestone], fids)
             for name in names
-            if (fids := _values(results["evaluation", name], "fid"))
+            if (fids := values(results["evaluation", name], "fid"))
         ]
         if points:
             lines[run] = sorted(points, key=lambda p: p.step)
     if not lines:
         raise Missing("no evaluation along a training is measured")
     labels = _told_apart({run: _run_label(registry, run) for run in lines})
-    figures.fid_over_steps({labels[run]: line for run, line in lines.items()}, stem, fid=_metric(registry, "fid"))
+    plots.fid_over_steps({labels[run]: line for run, line in lines.items()}, stem, fid=_metric(registry, "fid"))
 
 
 def _guidance(registry: Registry, stem: Path, results: Results) -> None:
@@ -168,40 +160,44 @@ def _guidance(registry: Registry, stem: Path, results: Results) -> None:
             row, result = experiment.evaluations[name], results["evaluation", name]
             if result is not None:
                 guided = row.interval is not None
-                points.append(figures.Guided(row.cfg, guided, _values(result, "fid"), _values(result, "recall")))
+                points.append(plots.Guided(row.cfg, guided, values(result, "fid"), values(result, "recall")))
         if points:
             lines[run, milestone] = points
     if not lines:
         raise Missing("no evaluation with guidance is measured")
     labels = _told_apart({run: _run_label(registry, run) for run, _ in lines})
     named = {f"{labels[run]}, {milestone}": line for (run, milestone), line in lines.items()}
-    figures.guidance(named, stem, fid=_metric(registry, "fid"), recall=_metric(registry, "recall"))
+    plots.guidance(named, stem, fid=_metric(registry, "fid"), recall=_metric(registry, "recall"))
 
 
 def _curves(registry: Registry, stem: Path, results: Results) -> None:
     """Loss curves: one panel for the autoencoders' reconstruction, one per transformer family; repeats are left out."""
     experiment = registry.experiment
-    panels: dict[str, dict[str, figures.Curve]] = {}
+    panels: dict[str, dict[str, plots.Curve]] = {}
     for name in registry.autoencoders:
         result = results["autoencoder", name]
-        if experiment.autoencoders[name].repeat_of is None and result and result["curve"].get("mse"):
-            panels.setdefault("autoencoder MSE", {})[result["name"]] = figures.Curve(
-                result["curve"]["step"], result["curve"]["mse"]
-            )
-    longest: dict[str, dict] = {}
-    for name, row in experiment.evaluations.items():
-        result = results["evaluation", name]
-        if row.repeat_of is None and result and result["curve"] and len(result["curve"]["step"]) >= 2:
-            steps = result["curve"]["step"][-1]
-            if row.run not in longest or steps > longest[row.run]["step"][-1]:
-                longest[row.run] = result["curve"]
-    for run, curve in longest.items():
-        row = experiment.runs[run]
-        panel = "DiT loss" if row.family == "DiT" else "SiT velocity loss"
-        panels.setdefault(panel, {})[run] = figures.Curve(curve["step"], curve["mse" if row.family == "DiT" else "velocity"])
+        curve = result and result.get("curve")
+        if experiment.autoencoders[name].repeat_of is None and result and curve and curve.get("mse"):
+            panels.setdefault("autoencoder MSE", {})[result["name"]] = plots.Curve(curve["step"], curve["mse"])
+    for run, curve in _longest_curves(registry, results).items():
+        dit = experiment.runs[run].family == "DiT"
+        lines = panels.setdefault("DiT loss" if dit else "SiT velocity loss", {})
+        lines[run] = plots.Curve(curve["step"], curve["mse" if dit else "velocity"])
     if not panels:
         raise Missing("no training curve exists")
-    figures.curves(panels, stem)
+    plots.curves(panels, stem)
+
+
+def _longest_curves(registry: Registry, results: Results) -> dict[str, Mapping[str, list[float]]]:
+    """Run -> the log of its training behind the evaluation that was measured at the latest step."""
+    longest: dict[str, Mapping[str, list[float]]] = {}
+    for name, row in registry.experiment.evaluations.items():
+        result = results["evaluation", name]
+        curve = result and result.get("curve")
+        if row.repeat_of is None and curve and len(curve["step"]) >= 2:
+            if row.run not in longest or curve["step"][-1] > longest[row.run]["step"][-1]:
+                longest[row.run] = curve
+    return longest
 
 
 def _cost(registry: Registry, stem: Path, results: Results) -> None:
@@ -209,7 +205,7 @@ def _cost(registry: Registry, stem: Path, results: Results) -> None:
     stages = {row["stage"]: (row["wall"], row["cpu"]) for row in rows if row["stage"] != "render"}
     if not stages:
         raise Missing(f"{registry.root}/journal.jsonl records no job")
-    figures.cost(stages, stem)
+    plots.cost(stages, stem)
 
 
 FIGURES: dict[str, Callable[[Registry, Path, Results], None]] = {

@@ -1,0 +1,79 @@
+"""Results: the metrics file of every row, those of a repeated row together."""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+from reals import files
+from reals.experiment.registry import Registry
+from reals.experiment.repeats import repeats
+
+
+class Repeat(TypedDict):
+    """What one seed of a repeated row measured."""
+
+    seed: int
+    id: str
+    values: dict[str, float]
+
+
+class Result(TypedDict):
+    """A metrics file: what was measured, under which protocol, and from which files.
+
+    ``curve`` is the training log behind it: "step" and the losses, as long as each other; empty or None where there is none.
+    Where the row is repeated, ``repeats`` are the seeds that are measured, the row's own first, and ``planned`` counts those
+    that the sheet asks for.
+    """
+
+    kind: str
+    name: str
+    id: str
+    values: dict[str, float]
+    protocol: dict[str, str | int | float]
+    provenance: dict[str, Any]  # JSON of any shape, shown on the page as it is
+    curve: NotRequired[dict[str, list[float]] | None]
+    repeats: NotRequired[list[Repeat]]
+    planned: NotRequired[int]
+
+
+Results = Mapping[tuple[str, str], Result | None]
+"""(kind, name of the row) -> its result, None while it is not measured. Kinds: evaluation, autoencoder, downstream."""
+
+
+def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
+    """The results of all rows of an experiment."""
+    experiment = registry.experiment
+    results: dict[tuple[str, str], Result | None] = {}
+    for kind, artefacts, rows in (
+        ("evaluation", registry.evaluations, experiment.evaluations),
+        ("autoencoder", registry.analyses, experiment.autoencoders),
+        ("downstream", registry.downstream, {}),
+    ):
+        for name, artefact in artefacts.items():
+            path = registry.folder(artefact) / "metrics.json"
+            results[kind, name] = files.read_json(path) if path.exists() else None
+        for name in artefacts:
+            seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
+            result = results[kind, name]
+            if seeds and result is not None:
+                result["planned"] = len(seeds)
+                result["repeats"] = [
+                    Repeat(seed=seed, id=other["id"], values=other["values"])
+                    for seed, other in seeds.items()
+                    if other is not None
+                ]
+    return results
+
+
+def by_seed(result: Result, metric: str) -> dict[int, float]:
+    """Seed -> a metric, of each seed that is measured; {} where the row is not repeated."""
+    return {r["seed"]: float(r["values"][metric]) for r in result.get("repeats", []) if metric in r["values"]}
+
+
+def values(result: Result | None, metric: str, over_seeds: bool = True) -> list[float]:
+    """A metric of each seed that is measured; one value where the row is not repeated or ``over_seeds`` is False.
+
+    Empty while the row is not measured.
+    """
+    if result is None:
+        return []
+    return list(by_seed(result, metric).values() if over_seeds else ()) or [result["values"][metric]]

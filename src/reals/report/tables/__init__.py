@@ -1,0 +1,1 @@
+"""A table: built from its sheet and the results as rows of cells, and written as Markdown, CSV and LaTeX."""

@@ -1,0 +1,155 @@
+"""Builds a table: each cell from its sheet's published value and the result of its row, then what compares cells."""
+
+import math
+import statistics
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from reals.experiment.metric_table import EXTRACTOR_KEYS, METRICS, OF_EXTRACTOR, metric_name
+from reals.experiment.report_sheets import TableRow, TableSheet
+from reals.report.results import Result, Results, by_seed
+from reals.report.tables.conditions import Conditions
+from reals.report.tables.model import Cell, Change, Group, Mean, Row, Table
+from reals.report.tables.wording import shown
+
+
+def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
+    """The table of one sheet.
+
+    Raises ValueError if a metric is unknown, if one needs a feature extractor and the conditions name none, if a result was measured with another
+    one, or if a value is not finite.
+    """
+    for metric in sheet.metrics:
+        if metric not in METRICS:
+            raise ValueError(f"{sheet.name}: unknown metric '{metric}'; expected one of {', '.join(METRICS)}")
+    if conditions.extractor is None and any(metric in OF_EXTRACTOR for metric in sheet.metrics):
+        raise ValueError(f"{sheet.name}: extractor is None, but the table has FID or its kin; name the feature extractor")
+    cells = {row.key: tuple(_cell(sheet, row, metric, results, conditions) for metric in sheet.metrics) for row in sheet.rows}
+    cells = _with_best(sheet, cells)
+    changes = {row.key: _change(sheet, row, cells) for row in sheet.rows}
+    notes = tuple(dict.fromkeys(row.note for row in sheet.rows if row.note is not None))
+    missing = [f"{sheet.source} {row.source}" for row in sheet.rows if any(cell.status == "missing" for cell in cells[row.key])]
+    return Table(
+        name=sheet.name,
+        title=sheet.title,
+        source=sheet.source,
+        columns=tuple(sheet.columns.values()),
+        label_names=tuple(sheet.columns),
+        groups=tuple(_group(sheet, metric, conditions.extractor) for metric in sheet.metrics),
+        rows=tuple(
+            Row(
+                key=row.key,
+                section=row.section,
+                labels=tuple("" if row.labels[c] == "-" else row.labels[c] for c in sheet.columns),
+                source=row.source,
+                cells=cells[row.key],
+                change=changes[row.key],
+                note=notes.index(row.note) + 1 if row.note is not None else None,
+            )
+            for row in sheet.rows
+        ),
+        compare=sheet.compare,
+        mean=_mean(changes.values()) if sheet.compare else None,
+        notes=notes,
+        remarks=sheet.remarks,
+        conditions=conditions,
+        missing=tuple(dict.fromkeys(missing)),
+    )
+
+
+def _group(sheet: TableSheet, metric: str, extractor: str | None) -> Group:
+    name = METRICS[metric].printed
+    measured = metric_name(metric, extractor) if metric in OF_EXTRACTOR and extractor is not None else name
+    published = any(row.published[metric] is not None for row in sheet.rows)
+    return Group(metric, name, measured, published, "used" if sheet.source == "settings" else "measured")
+
+
+def _cell(sheet: TableSheet, row: TableRow, metric: str, results: Results, conditions: Conditions) -> Cell:
+    published = row.published[metric]
+    if row.source == "literature":
+        return Cell(published, None, "literature")
+    if sheet.source == "settings":
+        setting = conditions.settings.get(row.source, {}).get(metric)
+        return Cell(published, setting, "missing" if setting is None else "measured")
+    result = results.get((sheet.source, row.source))
+    if result is None or metric not in result["values"]:
+        return Cell(published, None, "missing")
+    seeds = by_seed(result, metric) if sheet.over_seeds else {}
+    value = float(result["values"][metric])
+    _refuse_unsound(sheet, row, metric, result, [value, *seeds.values()], conditions.extractor)
+    return Cell(
+        published, statistics.mean(seeds.values()) if seeds else value, "measured", result, seeds, result.get("planned", 0)
+    )
+
+
+def _refuse_unsound(
+    sheet: TableSheet, row: TableRow, metric: str, result: Result, values: Iterable[float], extractor: str | None
+) -> None:
+    """Raises ValueError on values of another feature extractor, and on values that are not finite."""
+    at = f"{sheet.name}: {sheet.source} {row.source} ({result['id']})"
+    protocol = result.get("protocol", {})
+    used = next((protocol[key] for key in EXTRACTOR_KEYS if key in protocol), None)
+    if metric in OF_EXTRACTOR and used is not None and used != extractor:
+        raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{extractor}'; measure it again")
+    for value in values:
+        if not math.isfinite(value):
+            raise ValueError(f"{at}: {metric} is {value}, expected a finite number; measure it again")
+
+
+def _with_best(sheet: TableSheet, cells: Mapping[str, tuple[Cell, ...]]) -> dict[str, tuple[Cell, ...]]:
+    """The cells, the best measured one of each metric in each section marked.
+
+    All that tie as printed are; none is where nothing differs, or where all rows show the same source.
+    """
+    marked = {key: list(row) for key, row in cells.items()}
+    for section in dict.fromkeys(row.section for row in sheet.rows):
+        rows = [row for row in sheet.rows if row.section == section]
+        for at, metric in enumerate(sheet.metrics):
+            sign = {"higher": 1, "lower": -1, None: 0}[METRICS[metric].better]
+            found = {row.key: cells[row.key][at] for row in rows if isinstance(cells[row.key][at].measured, float)}
+            if not sign or len({row.source for row in rows if row.key in found}) < 2:
+                continue
+            printed = {key: float(shown(metric, cell).split()[0]) for key, cell in found.items()}
+            if len(set(printed.values())) < 2:
+                continue
+            best = max(sign * value for value in printed.values())
+            for key, value in printed.items():
+                if sign * value == best:
+                    marked[key][at] = replace(marked[key][at], best=True)
+    return {key: tuple(row) for key, row in marked.items()}
+
+
+def _change(sheet: TableSheet, row: TableRow, cells: Mapping[str, tuple[Cell, ...]]) -> Change | None:
+    """A row against its baseline: seed by seed where they have seeds in common, else their means."""
+    if not sheet.compare or row.baseline is None:
+        return None
+    fid = sheet.metrics.index("fid")
+    ours, baseline = cells[row.key][fid], cells[row.baseline][fid]
+    published = _relative(ours.published, baseline.published)
+    pairs = [_relative(ours.by_seed[seed], baseline.by_seed[seed]) for seed in ours.by_seed if seed in baseline.by_seed]
+    each = [change for change in pairs if change is not None]
+    if not each:
+        return Change(published, _relative(ours.measured, baseline.measured))
+    return Change(published, statistics.mean(each), statistics.stdev(each) if len(each) > 1 else None)
+
+
+def _relative(value: str | float | None, baseline: str | float | None) -> float | None:
+    """Change in percent; None where either is missing or the baseline is 0."""
+    if value is None or baseline is None or float(baseline) == 0:
+        return None
+    return 100 * (float(value) - float(baseline)) / float(baseline)
+
+
+def _mean(changes: Collection[Change | None]) -> Mean | None:
+    """Over the changes that the paper prints, and over those of them that are measured too."""
+    compared = [change for change in changes if change is not None and change.published is not None]
+    published = [change.published for change in compared if change.published is not None]
+    measured = [change.measured for change in compared if change.measured is not None]
+    if not published:
+        return None
+    return Mean(
+        published=sum(published) / len(published),
+        pairs=len(published),
+        measured=sum(measured) / len(measured) if measured else None,
+        measured_pairs=len(measured),
+    )

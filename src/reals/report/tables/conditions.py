@@ -1,0 +1,53 @@
+"""Under which conditions a scale measures: what stands above its tables, and what the table of settings prints as used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from reals import files
+from reals.experiment import figure_list
+from reals.experiment.registry import Registry
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all numbers of one scale have in common.
+
+    ``extractor`` names the feature extractor of FID and its kin. ``settings``: part of training -> setting -> value as printed.
+    ``paper``: measured numbers compare with the published ones.
+    """
+
+    scale: str
+    protocol: Mapping[str, str]
+    extractor: str | None
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    paper: bool = False
+
+
+def of(registry: Registry) -> Conditions:
+    scale = registry.experiment.scale
+    return Conditions(
+        scale=scale.name,
+        protocol=figure_list.protocol(registry),
+        extractor=scale.evaluation.extractor.name,
+        settings=_settings(registry),
+        paper=scale.paper,
+    )
+
+
+def _settings(registry: Registry) -> dict[str, dict[str, str]]:
+    """What Table 1 prints as used, read from the scale; epochs need the number of images, stated or (once prepared) counted."""
+    scale = registry.experiment.scale
+    images = scale.data.expected_images
+    data = registry.folder(registry.data) / files.MANIFEST
+    if data.exists():
+        images = files.read_json(data)["images"]["train"]
+    a, t = scale.autoencoder, scale.transformer
+
+    def epochs(steps: int, batch: int) -> str:
+        return f"{steps * batch / images:.3g}" if images else f"{steps} steps"
+
+    return {
+        "autoencoder": {"optimizer": "AdamW", "lr": f"{a.lr:g}", "schedule": "Cosine", "min_lr": "0.0", "batch": str(a.batch),
+                        "epochs": epochs(a.steps, a.batch)},
+        "transformer": {"optimizer": "AdamW", "lr": f"{t.lr:g}", "schedule": "-", "min_lr": "-", "batch": str(t.batch), "epochs": "-"},
+    }  # fmt: skip

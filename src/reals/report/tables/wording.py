@@ -1,0 +1,108 @@
+"""How a table reads in every format: its numbers and marks, and the sentences around it."""
+
+import math
+from dataclasses import dataclass
+
+from reals.experiment.metric_table import METRICS
+from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSING
+from reals.report.tables.conditions import Conditions
+from reals.report.tables.model import Cell, Change, Row, Table
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The text of one cell right of the labels; ``published`` and ``best`` tell how to set it."""
+
+    text: str
+    published: bool = False
+    best: bool = False
+
+
+def shown(metric: str, cell: Cell) -> str:
+    """The measured half of a cell as text: a number, a setting, or the mark for missing or literature."""
+    if cell.measured is None:
+        return MISSING if cell.status == "missing" else LITERATURE
+    if isinstance(cell.measured, str):
+        return cell.measured
+    decimals = METRICS[metric].decimals
+    if METRICS[metric].distance and 0 < abs(cell.measured) < 1:
+        decimals = max(decimals, 2 - math.floor(math.log10(abs(cell.measured))))
+    spread = "" if cell.deviation is None else f" ± {cell.deviation:.{decimals}f}"
+    return f"{cell.measured:.{decimals}f}{spread}"
+
+
+def percent(value: float | None, deviation: float | None = None) -> str:
+    """A signed percentage with one decimal and a true minus, and its deviation if there is one; "" for None."""
+    if value is None:
+        return ""
+    return f"{value:+.1f}".replace("-", MINUS) + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def printed(table: Table, row: Row) -> list[Printed]:
+    """What stands right of a row's labels, in the order of ``table.headings`` and their columns."""
+    cells = []
+    for group, cell in zip(table.groups, row.cells, strict=True):
+        cells += [Printed(cell.published or "", published=True)] * group.published
+        cells.append(Printed(shown(group.metric, cell), best=cell.best))
+    if table.compare:
+        change = row.change or Change(None, None)
+        cells += [Printed(percent(change.published), published=True)] * table.published
+        cells.append(Printed(percent(change.measured, change.deviation)))
+    return cells
+
+
+def caveat(conditions: Conditions) -> str | None:
+    """The sentence that everything not at the paper's scale carries; None at the paper's."""
+    if conditions.paper:
+        return None
+    return (
+        f"Measured at {conditions.scale} scale, not under the paper's protocol: measured figures are not comparable "
+        "with published ones; compare measured figures with each other."
+    )
+
+
+def mean_sentence(table: Table) -> str | None:
+    """The mean change of the FID; None where the paper compares no pair."""
+    mean = table.mean
+    if mean is None:
+        return None
+    ours = f"{percent(mean.measured)} %" if mean.measured is not None else MISSING
+    some = f" ({mean.measured_pairs} of them)" if 0 < mean.measured_pairs < mean.pairs else ""
+    return (
+        f"Mean ΔFID over the {mean.pairs} pair{'s' * (mean.pairs > 1)} the paper compares: "
+        f"published {percent(mean.published)} %, measured {ours}{some}."
+    )
+
+
+def legend(table: Table) -> list[str]:
+    """The sheet's remarks, then the meaning of each mark that this table uses."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    lines = list(table.remarks)
+    if any(group.heading != group.name for group in table.groups):
+        best = " The best measured value of each section is in bold." if any(cell.best for cell in cells) else ""
+        lines.append(f"Arrows point to better.{best}")
+    if table.repeated:
+        lines.append(_seeds(table, cells))
+    if any(cell.status == "missing" for cell in cells):
+        lines.append(f"{MISSING} not measured yet at this scale.")
+    if any(row.literature for row in table.rows):
+        lines.append(f"{LITERATURE_MARK} literature: typed from the paper, nothing to measure ({LITERATURE}).")
+    if any(group.metric == "ssim_paper" for group in table.groups):
+        lines.append("SSIM is the paper's convention (7×7 window, data range 2 on images in [0, 1]).")
+    if not table.conditions.paper:
+        lines.append("Labels (models, sizes, steps, epochs) are the paper's.")
+    return lines
+
+
+def _seeds(table: Table, cells: list[Cell]) -> str:
+    """What ± means here, and over how many seeds."""
+    counts = {len(cell.by_seed) for cell in cells if cell.deviation is not None}
+    few, many = min(counts), max(counts)
+    seeds = f"{few}" if few == many else f"{few} to {many}"
+    more = " (more are planned)" if any(0 < len(cell.by_seed) < cell.planned for cell in cells) else ""
+    of = {
+        "autoencoder": "of the autoencoder",
+        "evaluation": "of the transformer, and of its autoencoder where that one is repeated too",
+    }[table.source]
+    change = ", ΔFID that of the changes seed by seed" if table.compare else ""
+    return f"±: standard deviation over {seeds} seeds{more} {of}; the value is their mean{change}."

@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import pytest
+from table_parts import COMMON, PAIR, row, seeded, sheet
+
+from reals.report.tables.build import build
+from reals.report.tables.comma_separated import comma_separated
+from reals.report.tables.model import Cell
+from reals.report.tables.wording import legend, shown
+
+
+def test_a_single_seed_prints_no_deviation():
+    alone = build(PAIR, {("evaluation", "run-a"): seeded("run-a", 40.0)}, COMMON)
+    assert shown("fid", alone.rows[0].cells[0]) == "40.00"
+    assert not any("±" in line for line in legend(alone))
+    assert "fid_std" not in comma_separated(alone)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        (([40.0, 50.0, 60.0], 3), ([20.0, 20.0], 3), "over 2 to 3 seeds (more are planned) of"),
+        (([40.0, 50.0, 60.0], 3), ([20.0, 20.0], 2), "over 2 to 3 seeds of"),
+        (([40.0, 50.0], 3), ([20.0, 20.0], 3), "over 2 seeds (more are planned) of"),
+        (([40.0, 50.0, 60.0], 3), ([20.0], 3), "over 3 seeds (more are planned) of"),
+        (([40.0, 50.0, 60.0], 3), ([20.0, 20.0, 21.0], 3), "over 3 seeds of"),
+    ],
+)
+def test_the_footnote_counts_the_seeds_and_says_where_more_are_planned(a, b, says):
+    found = {name: seeded(name, *fids, planned=planned) for name, (fids, planned) in (("run-a", a), ("run-b", b))}
+    [line] = [s for s in legend(build(PAIR, {("evaluation", k): v for k, v in found.items()}, COMMON)) if "±" in s]
+    assert says in line and line.endswith("ΔFID that of the changes seed by seed.")
+
+
+def test_the_footnote_of_autoencoders_speaks_of_no_transformer():
+    autoencoders = replace(sheet(row("a", "reals"), compare=False), source="autoencoder")
+    table = build(autoencoders, {("autoencoder", "reals"): seeded("reals", 1.0, 2.0, 3.0, kind="autoencoder")}, COMMON)
+    [line] = [line for line in legend(table) if "±" in line]
+    assert line == "±: standard deviation over 3 seeds of the autoencoder; the value is their mean."
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [("fid", 27.534, "27.53"), ("fid", 0.03124, "0.0312"), ("rfid", 0.0, "0.00"),
+     ("precision", 0.5678, "0.57"), ("ssim", 0.7684, "0.768"), ("lr", "1e-3", "1e-3")],
+)  # fmt: skip
+def test_shown(metric, value, text):
+    assert shown(metric, Cell(None, value, "measured")) == text
