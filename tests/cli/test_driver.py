@@ -16,7 +16,7 @@ from reals.cli import driver
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.stage_table import OF_COMMAND
-from reals.machine import dispatch, failures, handover, prefork, signals, site
+from reals.machine import dispatch, failures, handover, prefork, signals, slurm
 from reals.planning.preflight import checks
 
 
@@ -213,14 +213,14 @@ def test_what_the_checks_refuse_is_one_line(project, server, monkeypatch, capsys
 
 def test_on_a_cluster_its_partitions_are_checked_for_the_rules_that_are_needed(project, server, monkeypatch, capsys):
     asked = {}
-    monkeypatch.setattr(site, "left_running", lambda folder: [])
-    monkeypatch.setattr(site, "check", lambda here, where, jobs: asked.update({where: jobs}))
+    monkeypatch.setattr(slurm, "left_running", lambda folder: [])
+    monkeypatch.setattr(slurm, "check", lambda here, where, jobs: asked.update({where: jobs}))
     own = smoke("transformer", "all", "data", "only_table03", local=False, jobs=50)
     own.start()
     assert {where: list(jobs) for where, jobs in asked.items()} == {"config/site.yaml": ["data", "transformer"]}
     assert server == []  # jobs run elsewhere
     own.succeed()
-    monkeypatch.setattr(site, "left_running", lambda folder: ["12", "13"])
+    monkeypatch.setattr(slurm, "left_running", lambda folder: ["12", "13"])
     with pytest.raises(SystemExit):
         smoke("transformer", local=False, jobs=50).start()
     assert capsys.readouterr().err.splitlines()[-1].endswith("2 of them; wait for them (squeue --me), or: scancel 12 13")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reals.machine import dispatch, signals, site
+from reals.machine import dispatch, restarts, signals
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "CUDA_", "REALS_"))}
 ENVIRONMENT["PYTHONPATH"] = str(REPOSITORY / "src")
@@ -173,9 +173,9 @@ def test_the_log_of_each_start_of_a_training_stays_and_each_start_is_booked(tmp_
     kept = sorted(tmp_path.glob("x.*-*.log"))
     assert len(kept) == 2
     assert all(path.read_text().startswith("SLURM job 31 on n7, ") for path in kept)
-    [line] = site.started_again(tmp_path / "book", since=0)
+    [line] = restarts.started_again(tmp_path / "book", since=0)
     assert line.startswith("stage transformer x 2: went on 1 time after") and line.count("job 31 on n7") == 2
-    assert site.started_again(tmp_path / "book", since=time.time()) == []
+    assert restarts.started_again(tmp_path / "book", since=time.time()) == []
 
 
 def test_failing_setup_lines_stop_the_job(tmp_path):

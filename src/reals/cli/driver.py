@@ -20,7 +20,7 @@ from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import Stage
-from reals.machine import dispatch, failures, handover, prefork, site, usage
+from reals.machine import dispatch, failures, handover, prefork, restarts, site, slurm, usage
 from reals.machine.signals import EXIT_MISTAKE
 from reals.planning import cost
 from reals.planning.preflight import checks
@@ -150,13 +150,13 @@ class Driver:
             os.environ[handover.VARIABLE] = str(socket)
 
     def _check_cluster(self, rules: set[str]) -> None:
-        if left := site.left_running(Path.cwd()):
+        if left := slurm.left_running(Path.cwd()):
             # They may hold the very folders that new jobs would write to.
             raise ConfigError(
                 f"SLURM still runs jobs of an earlier snakemake here, {len(left)} of them; wait for them (squeue --me), "
                 f"or: scancel {' '.join(left)}"
             )
-        site.check(self.site, str(self.site_file), {rule: self.stated(rule) for rule in sorted(rules)})
+        slurm.check(self.site, str(self.site_file), {rule: self.stated(rule) for rule in sorted(rules)})
 
     def succeed(self) -> None:
         """After the last job."""
@@ -177,7 +177,7 @@ class Driver:
 
     def account(self) -> Iterator[str]:
         """Lines that say where the time of this run went; none where no job ended."""
-        for line in site.started_again(self.starts, self.began):
+        for line in restarts.started_again(self.starts, self.began):
             yield f"reals: {line}"
         records = journal.read(self.registry.root / "journal.jsonl", since=self.began)
         rows = journal.by_stage(records)

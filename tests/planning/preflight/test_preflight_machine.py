@@ -77,6 +77,7 @@ PARTITIONS = "gpu*|up|2-00:00:00|32|500000|gpu:h100:8(S:0-1)|4\ncpu|up|infinite|
 def test_slurm(asking, prints, code, partition, says):
     if prints is not None:
         fake_tool(Path(), "sinfo", prints, code)
+        fake_tool(Path(), "sbatch", "")
     here = site.load(Path("config/site.yaml")).model_copy(update={"partition": partition, "gpu_partition": partition})
     where = "--partition" if partition else "config/site.yaml"
     if says.startswith("FIX "):

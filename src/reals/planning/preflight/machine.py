@@ -14,6 +14,7 @@ from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.machine import site
+from reals.machine.slurm import check
 from reals.planning.cost import Costs
 
 TOOL_SECONDS = 15.0  # for sinfo and nvidia-smi to answer
@@ -121,7 +122,7 @@ def slurm(registry: Registry, here: site.Site, where: str) -> str:
     code, printed = _tool(["sinfo", "--noheader"])
     if code:
         return f"installed, but sinfo fails ({printed}); jobs can only run on this machine"
-    return site.check(here, where, registry.experiment.scale.resources or {"default": Resources()})
+    return check(here, where, registry.experiment.scale.resources or {"default": Resources()})
 
 
 def _tool(command: list[str]) -> tuple[int | None, str]:

@@ -237,6 +237,8 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
         ({"gpu_partition": "gpux"}, "config/site.yaml: gpu_partition: no partition 'gpux' here; known: gpu, spot"),
         ({"gpu_type": "a100"}, "resources.transformer.gpu 1: no node of the default partition has so many GPUs of type a100"),
         ({"max_runtime": 0}, "config/site.yaml: max_runtime: "),
+        ({"constraint": "nvlink"}, "config/site.yaml: SLURM refuses transformer: Invalid feature specification (sbatch --constraint"),
+        ({"options": "--exclusiv"}, "config/site.yaml: SLURM refuses transformer: unrecognized option '--exclusiv' (sbatch --time"),
     ],
 )
 def test_what_the_cluster_cannot_give_is_one_line_and_sends_nothing(cluster, folder, keys, says):
