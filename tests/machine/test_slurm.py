@@ -91,8 +91,8 @@ def test_time_limits(text, minutes):
         ("allocation failure: Invalid qos specification", "Invalid qos specification"),
         ("sbatch: error: User's group not permitted to use this partition", "User's group not permitted to use this partition"),
         (
-            "sbatch: unrecognized option '--exclusiv'\nTry \"sbatch --help\" for more information",
-            "unrecognized option '--exclusiv'",
+            "sbatch: unrecognized option '--exlusive'\nTry \"sbatch --help\" for more information",
+            "unrecognized option '--exlusive'",
         ),
         ("allocation failure: Requested node configuration is not available", None),  # so it says where nodes are drained, too
         ("sbatch: error: Unable to contact slurm controller", None),  # sending the job will tell

@@ -238,7 +238,7 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
         ({"gpu_type": "a100"}, "resources.transformer.gpu 1: no node of the default partition has so many GPUs of type a100"),
         ({"max_runtime": 0}, "config/site.yaml: max_runtime: "),
         ({"constraint": "nvlink"}, "config/site.yaml: SLURM refuses transformer: Invalid feature specification (sbatch --constraint"),
-        ({"options": "--exclusiv"}, "config/site.yaml: SLURM refuses transformer: unrecognized option '--exclusiv' (sbatch --time"),
+        ({"options": "--exlusive"}, "config/site.yaml: SLURM refuses transformer: unrecognized option '--exlusive' (sbatch --time"),
     ],
 )
 def test_what_the_cluster_cannot_give_is_one_line_and_sends_nothing(cluster, folder, keys, says):
