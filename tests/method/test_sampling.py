@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from reals.experiment.sampler_table import CHAIN_STEPS, PATH_NAMES, SAMPLERS, samplers_of, samplers_with
+from reals.experiment.sampler_table import CHAIN_STEPS, PATH_NAMES, SAMPLERS
 from reals.method import paths, samplers
 from reals.method.models.transformer import TransformerConfig
 from reals.method.sampling import Sampling
@@ -57,13 +57,6 @@ def test_evaluations_are_as_many_as_the_table_says(name, steps):
     if SAMPLERS[name].even and steps < 4:
         return  # refused: two steps of two evaluations are the least
     assert drawn(name, steps) == SAMPLERS[name].evaluations(steps) == Sampling(name, steps).evaluations
-
-
-def test_families_and_settings_are_told_apart():
-    assert samplers_of("DiT") == ("ddpm", "ddim") and "dopri5" in samplers_of("SiT")
-    assert samplers_with("eta") == ("ddim",)
-    assert samplers_with("form") == ("sde", "heun-sde")
-    assert set(SAMPLERS) - set(samplers_with("steps")) == {"dopri5"}
 
 
 def test_every_path_of_the_table_is_implemented():

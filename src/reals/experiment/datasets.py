@@ -21,9 +21,9 @@ class DataConfig(Strict):
     """Side in pixels after ADM's center crop."""
     storage: Literal["array", "files"] = "array"
     """array: crops in one memory-mapped file; files: decoded on the fly."""
-    held_out: float | None = Field(None, gt=0, lt=1)
+    held_out: float | None = Field(default=None, gt=0, lt=1)
     """Share of each class to hold out; null: the source has a split of its own."""
-    images_per_class: int | None = Field(None, ge=2)
+    images_per_class: int | None = Field(default=None, ge=2)
     """Take no more of each class (and split), e.g. for a rehearsal."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """refuse names the first unreadable image and stops; skip leaves them out and counts them."""

@@ -16,7 +16,7 @@ else:
 class EngineConfig(Strict):
     """How training runs (docs/training.md); no part of any id."""
 
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Shares of a batch that a process computes one after the other, to save memory."""
     compile: bool = False
     """torch.compile the networks."""
@@ -24,11 +24,11 @@ class EngineConfig(Strict):
     """Recompute activations in the backward pass, to save memory."""
     deterministic: bool = True
     """CUDA kernels that give the same bits each time."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between lines of the log."""
-    save_seconds: float = Field(300.0, gt=0)
+    save_seconds: float = Field(default=300.0, gt=0)
     """Seconds between training states."""
-    sample_every: int = Field(0, ge=0)
+    sample_every: int = Field(default=0, ge=0)
     """Steps between pictures drawn by the averaged weights; 0: none."""
     tensorboard: bool = False
     """Write the log for TensorBoard too."""
@@ -37,13 +37,13 @@ class EngineConfig(Strict):
 class Resources(Strict):
     """What one job of a stage asks for; of a node, where it takes several. One machine heeds `threads` and `gpu` alone."""
 
-    nodes: int = Field(1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     """Nodes; only the training stages can use several."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """CPU threads of each node."""
-    gpu: int = Field(0, ge=0)
+    gpu: int = Field(default=0, ge=0)
     """GPUs of each node."""
-    mem_mb: int = Field(2000, gt=0)
+    mem_mb: int = Field(default=2000, gt=0)
     """Memory of each node, in MB."""
-    runtime: int = Field(60, gt=0)
+    runtime: int = Field(default=60, gt=0)
     """Minutes."""

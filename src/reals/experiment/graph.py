@@ -11,8 +11,8 @@ from pathlib import Path
 
 from reals.experiment import figure_list
 from reals.experiment.registry import Artefact, Registry
-from reals.experiment.repeats import Repeatable
 from reals.experiment.report_sheets import TableSheet
+from reals.experiment.rows import Repeatable
 from reals.experiment.stage_table import STEP, Stage
 
 

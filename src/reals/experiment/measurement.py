@@ -56,7 +56,7 @@ class AnalysisConfig(Strict):
 
     images: int = Field(gt=0)
     """Held-out images for semantic consistency, k-NN and the linear probe."""
-    reconstruction_images: int | None = Field(None, gt=0)
+    reconstruction_images: int | None = Field(default=None, gt=0)
     """Held-out images for rFID, PSNR, SSIM and LPIPS; null: the same."""
     probe_images: int = Field(gt=0)
     """Training images behind k-NN and the linear probe."""

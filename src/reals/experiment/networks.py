@@ -35,7 +35,7 @@ class LatentConfig(Strict):
     """Channels of a latent."""
     factor: int = Field(gt=0)
     """Pixels along a side for one latent cell."""
-    scale_images: int = Field(10_000, gt=0)
+    scale_images: int = Field(default=10_000, gt=0)
     """Training images (at most) on which the latent scale is measured."""
 
 
@@ -64,7 +64,7 @@ class TrainedTeacher(Strict):
     """Of its weights and batches."""
     crop_scale: tuple[float, float] | None = None
     """Train on random resized crops of this share of the area, as DINOv2 does; null: small shifts."""
-    patch_loss: float | None = Field(None, gt=0)
+    patch_loss: float | None = Field(default=None, gt=0)
     """Weight of each patch token's own classification, as DINOv2 has a loss of patches; null: cls alone."""
 
     @model_validator(mode="after")
@@ -137,9 +137,9 @@ Base = Annotated[TrainedBase | PretrainedBase | AliasBase, Field(discriminator="
 class GanConfig(Strict):
     """The PatchGAN discriminator."""
 
-    start: int | None = Field(None, ge=0)
+    start: int | None = Field(default=None, ge=0)
     """Step at which it starts to count, where that differs from the preset's gan_start."""
-    ramp: int | None = Field(None, ge=0)
+    ramp: int | None = Field(default=None, ge=0)
     """Steps over which its weight grows, where they differ from the preset's gan_ramp."""
     channels: int = Field(gt=0)
     """Channels of its first layer."""
@@ -187,13 +187,13 @@ class AutoencoderConfig(Strict):
     """The PatchGAN discriminator."""
     lpips: LpipsConfig
     """The perceptual loss, which also measures the metric LPIPS."""
-    ema: float | None = Field(None, gt=0, lt=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the average of the weights that is kept; null: no average, as the paper mentions none."""
     unit_scale: bool = False
     """Fine-tuning starts from the base rescaled, exactly, to latents of unit variance."""
-    held_out_images: int = Field(64, gt=0)
+    held_out_images: int = Field(default=64, gt=0)
     """Held-out images whose PSNR and latent statistics are logged."""
-    held_out_every: int = Field(50, gt=0)
+    held_out_every: int = Field(default=50, gt=0)
     """Steps between those."""
     precision: AutoencoderPrecision = None
     """Of the networks' products: fp32 (default), tf32 or bf16. Part of the id."""

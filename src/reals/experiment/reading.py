@@ -73,7 +73,7 @@ def _first_error(error: ValidationError) -> str:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key that is there twice: YAML would silently take the last, so that one of two blocks would count for nothing."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":

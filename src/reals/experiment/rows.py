@@ -34,12 +34,12 @@ class SamplerCell(Strict):
     """``sde``, or ``sde:form=linear,last=tweedie``: a sampler, and what differs from the scale's steps and the paper's settings."""
 
     name: SamplerName
-    steps: int | None = Field(None, ge=2)  # what they mean says `sampler_table`
+    steps: int | None = Field(default=None, ge=2)  # what they mean says `sampler_table`
     form: DiffusionForm | None = None
-    norm: float | None = Field(None, gt=0)
+    norm: float | None = Field(default=None, gt=0)
     last: LastStep | None = None
-    last_size: float | None = Field(None, ge=0, lt=1)
-    eta: float | None = Field(None, ge=0)
+    last_size: float | None = Field(default=None, ge=0, lt=1)
+    eta: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -90,7 +90,7 @@ class Scale(Strict):
     """The images behind the measurements of autoencoders."""
     downstream: DownstreamConfig
     """The heads of Figure 4."""
-    resources: dict[Rule, Resources] = Field({})
+    resources: dict[Rule, Resources] = Field(default={})
     """What a job of each stage asks for; `default` is for stages not named."""
 
     @property

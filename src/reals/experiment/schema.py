@@ -135,7 +135,7 @@ def _takes(value: Schema) -> list[str]:
         return ["list"]
     bounds = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
     limits = [text.format(value[bound]) for bound, text in bounds.items() if bound in value]
-    kind = {"null": "`null`", "boolean": "`true` or `false`", "string": "text"}.get(value["type"], value["type"])
+    kind = {"null": "`null`", "boolean": "`true` or `false`", "string": "text"}.get(value["type"], str(value["type"]))
     return [", ".join([f"{kind} {limits[0]}", *limits[1:]] if limits else [kind])]
 
 

@@ -1,0 +1,41 @@
+"""What does not hold between sheets, scale and paper.yaml gets one clear line."""
+
+from pathlib import Path
+
+import pytest
+from conftest import edit
+from mistakes import names, one_line
+
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
+
+MISTAKES = [
+    # file, old text, new text, what the line must say
+    ("config/scales/demo.yaml", "sampling: {steps: 30", "sampling: {steps: 1200", "DiT's chain has 1000"),
+    ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\tsd-vea", "did you mean 'sd-vae'?"),
+    ("config/runs.tsv", "400K,1M,2M", "1M,400K,2M", "must ascend"),
+    ("config/runs.tsv", "400K,1M,2M", "400K,1M,7M", "'7M' is not defined"),
+    ("config/autoencoders.tsv", "reals\tsd-vae", "reals\treals", "circle"),
+    ("config/evaluations.tsv", "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t2M\tsde", "milestone '2M'"),
+    ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tsde\t1\t", "DiT takes ddpm"),
+    ("config/tables/table03.tsv", "\tsit-b2-reals_1M\t", "\tsit-b2-reals_5M\t", "'sit-b2-reals_5M' is not defined"),
+    ("config/figures.yaml", "sd-vae", "sd-vea", "did you mean 'sd-vae'"),
+    ("config/figures.yaml", "    - sit-b2-reals-kl0_400K\n", "    - sit-b2-sd-vae_400K\n", "figure5: sit-b2-sd-vae_400K is of autoencoder 'sd-vae', which has no lambda_k"),
+    ("config/figures.yaml", "    - sit-b2-reals-kl0_400K\n", "    - sit-b2-reals-kl1e-5_400K\n", "figure5: lambda_k is 2e-06 at sit-b2-reals-kl2e-6_400K after 1e-05; order them"),
+    ("config/figures.yaml", "    - sit-b2-reals-kl0_400K\n", "    - sit-b2-control_400K\n    - sit-b2-reals_400K\n", "figure5: lambda_k is 2e-05 at sit-b2-reals_400K after 2e-05"),
+    ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tddim", "SiT takes sde, heun-sde, ode, euler, dopri5"),
+    ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tsde:form=SBDM", "infinite at t = 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
+def test_a_mistake_gets_one_line(file, old, new, says, project):
+    assert says in one_line(file, old, new)
+
+
+def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
+    edit(Path("config/evaluations.tsv"), "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tode")
+    load("demo")
+    edit(Path("config/scales/demo.yaml"), "sampling: {steps: 30", "sampling: {steps: 31")
+    with pytest.raises(ConfigError, match="Heun needs two a step; write ode:steps=32"):
+        load("demo")

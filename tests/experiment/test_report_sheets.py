@@ -1,0 +1,27 @@
+"""A table or figure that could not be printed gets one clear line."""
+
+import pytest
+from mistakes import names, one_line
+
+MISTAKES = [
+    # file, old text, new text, what the line must say
+    ("config/tables/table03.tsv", "43.5", "43,5", "not a number"),
+    ("config/tables/table03.tsv", "43.5", "nan", "not a number"),
+    ("config/tables.yaml", "table05:", "table55:", "table05' is not defined"),
+    ("config/tables.yaml", "metrics: [fid, sfid, is, precision, recall]", "metrics: [fdi, sfid, is, precision, recall]", "config/tables.yaml: table03: evaluation metric 'fdi' is not defined; did you mean 'fid'?"),
+    ("config/tables.yaml", "metrics: [sc_crop,", "metrics: [kid,", "table02: autoencoder metric 'kid' is not defined"),
+    ("config/tables.yaml", "metrics: [fid, sfid, is, precision, recall]", "metrics: [sfid, is]", "table03: compare prints the change of the FID; add fid"),
+    ("config/tables.yaml", "  columns: {stage: Stage}\n", "", "table01: needs source, columns and metrics"),
+    ("config/tables.yaml", "columns: {stage: Stage}", "columns: {stage: Stufe γ}", "table01: columns: no LaTeX spelling for 'γ' (U+03B3)"),
+    ("config/tables.yaml", "title: Training hyper-parameters.", "title: 表 1.", "table01: title: no LaTeX spelling for '表'"),
+    ("config/tables.yaml", "title: Effect of the aligned features on generation (the", "title: α (the", "table12: title: no LaTeX spelling for 'α'"),
+    ("config/tables.yaml", "The paper names the augmentations", "The paper ⟪names⟫ the augmentations", "table02: remarks: no LaTeX spelling for '⟪'"),
+    ("config/tables/table03.tsv", "DiT-B/2", "DiT-β/2", "model: no LaTeX spelling for 'β'"),
+    ("config/tables/table05.tsv", "+ DINO", "＋ DINO", "config/tables/table05.tsv line"),
+    ("config/figures.yaml", "  evaluations:\n    - sit-b2-reals-kl0_400K\n    - sit-b2-reals-kl2e-6_400K\n    - sit-b2-reals-kl1e-5_400K\n    - sit-b2-reals_400K\n    - sit-b2-reals-kl5e-5_400K\n    - sit-b2-reals-kl1e-4_400K\n", "  evaluations: []\n", "figure5.evaluations"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
+def test_a_mistake_gets_one_line(file, old, new, says, project):
+    assert says in one_line(file, old, new)

@@ -1,0 +1,34 @@
+"""A row that cannot be gets one clear line."""
+
+import pytest
+from mistakes import names, one_line
+
+MISTAKES = [
+    # file, old text, new text, what the line must say
+    ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\t", "autoencoder"),
+    ("config/runs.tsv", "DiT-B/2", "DiT-H/2", "model"),
+    ("config/runs.tsv", "sd-vae\tno\t400K", "sd-vae\tmaybe\t400K", "repa"),
+    ("config/runs.tsv", "name\tmodel", "name\tmodle", "modle: unknown key"),
+    ("config/runs.tsv", "dit-b2-reals\tDiT", "dit-b2-sd-vae\tDiT", "names are unique"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "huge\tyes\tyes\t2\t2e-5", "huge"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "large\tyes\tyes\t2\t-1", "lambda_k"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "large\tyes\tyes\t0\t2e-5", "layers"),
+    ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "-\tyes\tyes\t2\t2e-5", "needs a teacher"),
+    ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tddim:steps=2000\t1\t", "1000"),
+    ("config/evaluations.tsv", "0,0.75", "0.75,0", "interval"),
+    ("config/evaluations.tsv", "1.5\t-\t-\t3", "1.5\t-\t-\t-", "cfg_channels"),
+    *[
+        ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", f"sit-b2-sd-vae\t400K\t{sampler}", says)
+        for sampler, says in [
+            ("sd", "sampler.name"), ("ode:form=linear", "form means nothing to ode"), ("sde:form=cubic", "sampler.form"),
+            ("sde:forms=linear", "unknown key"), ("sde:steps=1", "sampler.steps"), ("ode:steps=51", "an even number"),
+            ("sde:last=none,last_size=0.04", "last=none"), ("heun-sde:last=none", "infinite"), ("sde:last_size=0", "last_size=0"),
+            ("dopri5:steps=9", "no settings"), ("sde:norm", "norm"),
+        ]
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
+def test_a_mistake_gets_one_line(file, old, new, says, project):
+    assert says in one_line(file, old, new)

@@ -1,0 +1,28 @@
+"""A scale that does not hold together gets one clear line."""
+
+import pytest
+from mistakes import names, one_line
+
+MISTAKES = [
+    # file, old text, new text, what the line must say
+    ("config/scales/demo.yaml", "resolution: 32", "resolution: 30", "resolution 30 does not divide"),
+    ("config/scales/demo.yaml", "features: cached", "feature: cached", "feature: unknown key"),
+    ("config/scales/demo.yaml", "features: cached", "features: sometimes", "features"),
+    ("config/scales/demo.yaml", "patch: 4, steps", "patch: 8, steps", "the latents are 8 wide"),
+    ("config/scales/demo.yaml", "factor: 4", "factor: 8", "block_out_channels"),
+    ("config/scales/demo.yaml", "resolution: 32", "resolution: 16", "LPIPS"),
+    ("config/scales/demo.yaml", "400K: 400,", "400K: -400,", "milestones.400K"),
+    ("config/scales/demo.yaml", "latent: {channels", "latent: {chanels", "chanels"),
+    ("config/scales/demo.yaml", "batch: 250, shards: 1}", "batch: 250, shards: 5000}", "some would be empty"),
+    ("config/scales/demo.yaml", "seed: 11", "seed: -11", "teachers.large"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\nseeds: {analysis: -1}", "seeds.analysis"),
+    ("config/scales/demo.yaml", "lr: 5.0e-4", "lr: .inf", "autoencoder.lr"),
+    ("config/scales/demo.yaml", "pr_reference: 1000", "second: {kind: small-cnn, name: digits-cnn, width: 8, steps: 1, batch: 8, lr: 1, seed: 1}\n  pr_reference: 1000", "a second one has its own"),
+    ("config/scales/demo.yaml", "description: 5,000", "description: ５,000", "config/scales/demo.yaml: description: no LaTeX spelling"),
+    ("config/scales/demo.yaml", "400K: 400,", "400Κ: 400,", "milestones.400Κ: no LaTeX spelling"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
+def test_a_mistake_gets_one_line(file, old, new, says, project):
+    assert says in one_line(file, old, new)
