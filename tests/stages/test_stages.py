@@ -14,14 +14,16 @@ from reals import files
 from reals.data import cache, readers
 from reals.experiment import registry
 from reals.experiment.load import load
+from reals.measure import reconstruction
 from reals.measure.extractor import extract
 from reals.measure.features import batches
+from reals.measure.latent_maps import anchor
 from reals.measure.metrics.generation import generation_metrics
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
+from reals.method.models.lpips import lpips_network
 from reals.planning import cost
 from reals.stages import (
-    analyse,
     autoencoder,
     classifiers,
     data,
@@ -189,11 +191,18 @@ def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says
     classifiers.extractor(context, r.extractor)
     vae, held_out = models.load(context.folder(r.autoencoders["sd-vae"])), context.images("held_out")
     indices = np.arange(len(held_out))[::-1].copy()
+    config = context.scale.autoencoder.lpips
+    lpips = lpips_network(config.net, config.backbone, config.weights)
+
+    def measured() -> dict[str, float]:
+        extractor, seed = inputs.load_extractor(context), context.scale.seeds.analysis
+        return reconstruction.reconstruction_scores(vae, held_out, indices, lpips, extractor, seed)
+
     with torch.no_grad():
-        whole = analyse._reconstruction(context, vae, held_out, indices)
-        monkeypatch.setattr(analyse, "BATCH", 2)
-        monkeypatch.setattr(analyse, "PAGE", 6)
-        paged = analyse._reconstruction(context, vae, held_out, indices)
+        whole = measured()
+        monkeypatch.setattr(reconstruction, "BATCH", 2)
+        monkeypatch.setattr(reconstruction, "PAGE", 6)
+        paged = measured()
     assert paged == pytest.approx(whole, rel=1e-3)
     edit(project / "config/scales/smoke.yaml", "analysis: {", "analysis: {reconstruction_images: 9, ")
     more = registry.Registry(load("smoke"))
@@ -247,7 +256,7 @@ def test_label_free_foreground_is_bright_where_the_object_is():
 def test_the_anchor_lies_on_the_object():
     image = np.zeros((3, 32, 32), np.uint8)
     image[:, 13:15, 20:23] = 255
-    assert analyse._anchor(image, 8) == (3, 5)
+    assert anchor(image, 8) == (3, 5)
 
 
 @given(st.integers(1, 60), st.integers(1, 12))

@@ -1,0 +1,68 @@
+"""Pictures of a latent space (Figure 1): classes in two dimensions, and which tokens of an image resemble one of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reals import rng
+from reals.data.dataset import Images
+from reals.measure.latents import posterior_means, sampled
+from reals.measure.metrics import semantics
+from reals.method.models import autoencoder as models
+from reals.method.models.autoencoder import to_uint8
+
+MAPS = 6  # images with token-similarity maps
+
+
+@dataclass(frozen=True)
+class LatentMaps:
+    """Spatially averaged posterior means ``pooled`` [N, C] and what is drawn of them, by name of the array."""
+
+    pooled: Tensor
+    arrays: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def latent_maps(vae: nn.Module, images: Images, classes: int, per_class: int, seed: int) -> LatentMaps:
+    """t-SNE of pooled latents of a few classes, and cosine maps of a few images' tokens to one anchor.
+
+    Arrays: ``tsne`` [N, 2], ``labels`` [N]; of six of the images ``images`` and ``reconstructions`` uint8 [6, R, R, 3],
+    ``maps`` [6, h, w] and ``anchors`` [6, 2], the token (row, column) that a map's cosines are with.
+    """
+    device = next(vae.parameters()).device
+    indices = _indices(images, classes, per_class, seed)
+    z = posterior_means(vae, images, indices)
+    pooled = z.mean(dim=(2, 3))
+    shown = np.linspace(0, len(indices) - 1, MAPS).round().astype(int)
+    pixels = images.batch(indices[shown])
+    anchors = np.array([anchor(image, z.shape[-1]) for image in pixels])
+    maps = torch.stack([semantics.token_similarity(z[i], tuple(a)) for i, a in zip(shown, anchors.tolist(), strict=True)])
+    mean, logvar = models.moments(vae, models.to_input(torch.from_numpy(pixels).to(device)))
+    decoded = to_uint8(vae.decode(sampled(mean, logvar, seed, 0)).sample).cpu().numpy()
+    arrays = {
+        "tsne": semantics.tsne(pooled, seed, min(30.0, (len(pooled) - 1) / 3)).astype(np.float32),
+        "labels": images.labels[indices],
+        "images": pixels.transpose(0, 2, 3, 1),
+        "reconstructions": decoded.transpose(0, 2, 3, 1),
+        "maps": maps.numpy().astype(np.float32),
+        "anchors": anchors,
+    }
+    return LatentMaps(pooled, arrays)
+
+
+def _indices(images: Images, classes: int, per_class: int, seed: int) -> np.ndarray:
+    """Some images of some classes, both drawn at random, in the order of the classes."""
+    drawn = np.sort(rng.permutation(seed, "t-SNE classes", n=len(images.classes))[:classes])
+    of_class = {c: np.flatnonzero(images.labels == c) for c in drawn}
+    return np.concatenate([
+        rows[rng.permutation(seed, "t-SNE images", int(c), n=len(rows))[:per_class]] for c, rows in of_class.items()
+    ])  # fmt: skip
+
+
+def anchor(image: np.ndarray, grid: int) -> tuple[int, int]:
+    """The token whose pixels vary most: a place on the object, the same for every autoencoder. Our choice."""
+    tokens = image.mean(axis=0).reshape(grid, image.shape[1] // grid, grid, image.shape[2] // grid)
+    best = int(tokens.std(axis=(1, 3)).argmax())
+    return best // grid, best % grid
