@@ -22,7 +22,7 @@ from reals.measure.metrics.generation import generation_metrics
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
 from reals.method.models.lpips import lpips_network
-from reals.planning import cost
+from reals.planning import cost, networks
 from reals.stages import (
     autoencoder,
     classifiers,
@@ -291,7 +291,7 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
     for name, of, images, flips, row, size in rows:
         scale = load(name).scale
         n = scale.data.expected_images or train[name]
-        teacher = cost.teacher_width(scale.teachers["large"])
+        teacher = networks.teacher_width(scale.teachers["large"])
         planned = (
             readers.latent_layout(n, scale.latent.channels, scale.latent_size)
             if of == "latents"

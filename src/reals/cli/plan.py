@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from reals.experiment.registry import Registry
     from reals.planning import rates
     from reals.planning.cost import Costs
+    from reals.planning.plan import plan_of
 
     for name in ("nodes", "per_node"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -39,56 +40,8 @@ def run(options: argparse.Namespace) -> None:
     device = options.gpu or rates.this_device(rates.threads_of(experiment.scale))
     found = rates.load(device, experiment.scale.name, options.precision, options.sheets / "rates.yaml")
     per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
-    plan = make(Costs(Registry(experiment)), found, options.nodes, per_node)
+    plan = plan_of(Costs(Registry(experiment)), found, options.nodes, per_node)
     print(json.dumps(plan, indent=1) if options.json else printed(plan))
-
-
-def make(costs, rates, nodes: int, per_node: int) -> dict:
-    """The whole plan as plain numbers: FLOPs, device-hours, hours, bytes."""
-    from reals.planning.cost import schedule
-
-    devices, shown = nodes * per_node, costs.graph.shown()
-    wanted = costs.graph.wanted
-    hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
-
-    def at_once(job) -> int:
-        return min(job.copies, max(1, devices // costs.granted(job, rates, devices)))
-
-    jobs = [
-        {
-            "stage": job.stage, "name": job.name, "step": job.step, "flops": job.flops, "device_hours": hours[target],
-            "wall_hours": hours[target] / costs.devices_of(job, rates, devices) / at_once(job),
-            "bytes": job.bytes, "made": job.done, "wanted": target in wanted, "target": target,
-        }
-        for target, job in costs.jobs.items()
-    ]  # fmt: skip
-
-    def total(targets) -> dict:
-        return {"flops": sum(costs.jobs[t].flops for t in targets), "device_hours": sum(hours[t] for t in targets),
-                "bytes": sum(costs.jobs[t].bytes for t in targets), "jobs": sum(costs.jobs[t].copies for t in targets)}  # fmt: skip
-
-    tables, left, have = [], dict(shown), set()
-    while left:  # the cheapest next, given those before it
-        name = min(left, key=lambda n: (total(costs.graph.missing(left[n]) - have)["device_hours"], list(shown).index(n)))
-        alone = costs.graph.missing(left.pop(name))
-        adds, have = total(alone - have), have | alone
-        tables.append({
-            "table": name, "alone": total(alone) | {"wall_hours": schedule(costs, alone, rates, devices) / 3600}, "adds": adds,
-            "sum": total(have) | {"wall_hours": schedule(costs, have, rates, devices) / 3600},
-        })  # fmt: skip
-    return {
-        "scale": costs.scale.name,
-        "data": {"images": costs.counts.train, "held_out": costs.counts.held_out, "known": costs.counts.known},
-        "device": rates.device, "unit": rates.unit, "precision": rates.precision, "rates": rates.source,
-        "stated": rates.source.startswith("stated"), "paper": costs.scale.paper,
-        "tflops": {kind: rate / 1e12 for kind, rate in rates.by_kind.items()},
-        "nodes": nodes, "per_node": per_node, "jobs": jobs, "tables": tables,
-        "missing": total(wanted) | {
-            "wall_hours": schedule(costs, wanted, rates, devices) / 3600,
-            "critical_path_hours": schedule(costs, wanted, rates, 0) / 3600,
-        },
-        "from_nothing": total(costs.graph.behind(t for targets in shown.values() for t in targets)),
-    }  # fmt: skip
 
 
 def printed(plan: dict) -> str:

@@ -133,7 +133,7 @@ def _autoencoder(costs: Costs, device: torch.device, fitting: Fitting) -> Iterat
     a, resolution = costs.scale.autoencoder, costs.scale.data.resolution
     vae = autoencoder.build(resolution, costs.scale.latent.channels, a.block_out_channels, a.layers_per_block, a.norm_num_groups)
     vae = vae.to(device, memory_format=torch.channels_last)
-    encode, decode = flops.vae_encoder_flops(costs.vae), flops.vae_decoder_flops(costs.vae)
+    encode, decode = flops.vae_encoder_flops(costs.networks.vae), flops.vae_decoder_flops(costs.networks.vae)
 
     def images(batch: int) -> Tensor:
         return torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
@@ -165,7 +165,7 @@ def _teacher(costs: Costs, device: torch.device, fitting: Fitting) -> Iterator[W
     )
     built = teachers.TeacherConfig(patch=config.patch, grid=grid, mean=(0.5,) * 3, std=(0.5,) * 3, **known)
     network = teachers.Teacher(built, teachers.build(built).to(device))
-    each = costs.teacher_flops(costs.registry.teachers["large"], grid)
+    each = costs.networks.teacher_flops(costs.registry.teachers["large"], grid)
     batch = fitting(costs.scale.autoencoder.batch, each, "autoencoder")
     pixels = torch.rand(batch, 3, grid * config.patch, grid * config.patch, device=device)
     yield Work("sampling teacher", batch, each, partial(network.features, pixels))

@@ -8,7 +8,7 @@ from reals.experiment.datasets import DataConfig, LabelsConfig
 from reals.experiment.networks import PretrainedTeacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.planning.cost import teacher_width
+from reals.planning.networks import teacher_width
 from reals.planning.preflight import remote
 
 # Modules that bring torch (reals.data, reals.method) are imported where they are used: a dry run does without them.

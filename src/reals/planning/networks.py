@@ -1,0 +1,115 @@
+"""The sizes of an experiment's networks, and the FLOPs of one image through each."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from reals.experiment.networks import Teacher
+from reals.experiment.reading import ConfigError
+from reals.experiment.registry import Artefact, Registry
+from reals.experiment.scale import Scale
+from reals.planning import flops
+from reals.planning.counts import Counts
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Sizes of a run's network, as `flops.TransformerSizes` wants them."""
+
+    width: int
+    depth: int
+    patch: int
+    latent_channels: int
+    latent_size: int
+    learn_sigma: bool
+    projector_depth: int | None
+    projector_dim: int | None
+    projector_hidden: int
+
+
+class Networks:
+    """The networks of one experiment, known by their artefacts; nothing is built but a ViT whose name says no sizes."""
+
+    def __init__(self, registry: Registry, counts: Counts):
+        self.registry, self.counts = registry, counts
+
+    @property
+    def scale(self) -> Scale:
+        return self.registry.experiment.scale
+
+    @cached_property
+    def vae(self) -> flops.VaeSizes:
+        a = self.scale.autoencoder
+        return flops.VaeSizes(self.scale.data.resolution, self.scale.latent.channels, a.block_out_channels, a.layers_per_block)
+
+    def teacher_flops(self, teacher: Artefact, grid: int) -> int:
+        """One image through a teacher at a grid."""
+        config = next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id)
+        if config.kind == "timm":
+            return flops.vit_flops(vit_of(config.model), grid)
+        return flops.vit_flops(flops.VitSizes(config.width, config.depth, config.patch), grid)
+
+    def teacher_dim(self, teacher: Artefact) -> int:
+        """Width of a teacher's features."""
+        return teacher_width(next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id))
+
+    def transformer(self, run: Artefact) -> Transformer:
+        """The sizes of a run's network."""
+        spec, repa = run.spec, run.spec.get("repa")
+        teacher = next((a if a.kind == "teacher" else a.needed("teacher") for a in run.needs if a.kind != "latents"), None)
+        return Transformer(
+            **{key: spec[key] for key in ("width", "depth", "patch", "latent_channels", "latent_size", "learn_sigma")},
+            projector_depth=repa and repa["depth"], projector_dim=repa and self.teacher_dim(teacher),
+            projector_hidden=repa["hidden"] if repa else 0,
+        )  # fmt: skip
+
+    def extractor_flops(self, extractor: Artefact | None = None) -> int:
+        """One image through the scale's feature extractor, or through the one that ``extractor`` is."""
+        evaluation = self.scale.evaluation
+        x = evaluation.second if extractor is not None and extractor is self.registry.second_extractor else evaluation.extractor
+        if x.kind == "inception":
+            return flops.INCEPTION_FLOPS
+        return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
+
+    def autoencoder_step_flops(self, a: Artefact) -> int:
+        """One image through a training step of Eq. 5: both networks, the teacher, LPIPS and the discriminator."""
+        spec, resolution = a.spec, self.scale.data.resolution
+        total = flops.TRAINED * (flops.vae_encoder_flops(self.vae) + flops.vae_decoder_flops(self.vae))
+        if spec["lambda_p"] > 0:  # the image itself forward, its reconstruction forward and back
+            total += (flops.FROZEN + flops.PASSED_THROUGH) * flops.lpips_flops(spec["lpips"]["net"], resolution)
+        if spec["lambda_g"] > 0:  # through it in the generator's step; trained on real and on fake in its own
+            discriminator = flops.patch_gan_flops(resolution, spec["gan"]["channels"], spec["gan"]["layers"])
+            total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
+        align = spec["align"]
+        if align is not None:
+            source = next(need for need in a.needs if need.kind in ("features", "teacher"))
+            teacher = source if source.kind == "teacher" else source.needed("teacher")
+            if source.kind == "teacher":
+                total += flops.FROZEN * self.teacher_flops(teacher, self.scale.latent_size)
+            sizes = (self.scale.latent.channels, align["hidden"], self.teacher_dim(teacher), align["layers"])
+            rows = self.scale.latent_size**2 * align["patch"] + align["cls"]
+            total += flops.TRAINED * flops.mlp_flops(*sizes, rows)
+        return total
+
+
+def vit_of(model: str) -> flops.VitSizes:
+    """The sizes of a timm ViT: from its name, else from the network built without memory. ConfigError where it is no ViT."""
+    try:
+        return flops.vit_sizes(model)
+    except ValueError:
+        import timm
+        import torch
+
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(model, num_classes=0)
+        dense = sum(m.weight.numel() for m in network.blocks[0].mlp.modules() if isinstance(m, torch.nn.Linear))
+        hidden = dense // (2 * network.embed_dim)  # as if it had two layers; gated ones have three
+        patch = network.patch_embed.patch_size[0]
+        return flops.VitSizes(network.embed_dim, len(network.blocks), patch, network.num_prefix_tokens, hidden)
+    except (RuntimeError, AttributeError, IndexError) as error:
+        raise ConfigError(f"teachers: model {model} is no ViT that timm knows ({error})") from None
+
+
+def teacher_width(teacher: Teacher) -> int:
+    """Width of a teacher's features."""
+    return vit_of(teacher.model).width if teacher.kind == "timm" else teacher.width

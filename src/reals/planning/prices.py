@@ -1,0 +1,146 @@
+"""What a job of each kind costs: FLOPs by kind of work, and bytes that stay on disk.
+
+FLOPs are the networks'; reading images, drawing noise, statistics and figures are not counted.
+"""
+
+from collections.abc import Callable, Mapping
+
+from reals.experiment.registry import Artefact
+from reals.planning import flops
+from reals.planning.network_calls import network_calls
+from reals.planning.networks import Networks, vit_of
+
+Priced = tuple[Mapping[str, int], int]
+"""FLOPs by kind of work (`rates.KINDS`, with a transformer's size), bytes."""
+
+STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
+
+
+def data(networks: Networks, artefact: Artefact) -> Priced:
+    pixels = 3 * networks.scale.data.resolution**2
+    images = networks.counts.train + networks.counts.held_out
+    return {}, images * pixels if networks.scale.data.storage == "array" else 100 * images
+
+
+def teacher(networks: Networks, artefact: Artefact) -> Priced:
+    grid, spec = networks.scale.latent_size, artefact.spec
+    if "model" in spec:  # brought in
+        vit = vit_of(spec["model"])
+        return {}, 4 * 12 * vit.width**2 * vit.depth
+    vit = flops.VitSizes(spec["width"], spec["depth"], spec["patch"])
+    work = flops.TRAINED * flops.vit_flops(vit, grid, networks.counts.classes) * spec["steps"] * spec["batch"]
+    return {"transformer": work}, 4 * 12 * vit.width**2 * vit.depth * (1 + STATES * 3)
+
+
+def extractor(networks: Networks, artefact: Artefact) -> Priced:
+    steps = artefact.spec.get("steps", 0) * artefact.spec.get("batch", 0)
+    return {"autoencoder": flops.TRAINED * networks.extractor_flops(artefact) * steps}, 0
+
+
+def features(networks: Networks, artefact: Artefact) -> Priced:
+    teacher, grid = artefact.needed("teacher"), networks.scale.latent_size
+    images = networks.counts.train * (2 if networks.scale.data.flip else 1)
+    work = {"sampling teacher": images * networks.teacher_flops(teacher, grid)}
+    tokens = 1 if networks.scale.features == "cls" else grid**2 + 1
+    return work, images * tokens * networks.teacher_dim(teacher) * 2
+
+
+def autoencoder(networks: Networks, artefact: Artefact) -> Priced:
+    weights = 4 * flops.vae_parameters(networks.vae)
+    steps = artefact.spec.get("steps", 0)
+    work = {"autoencoder": networks.autoencoder_step_flops(artefact) * steps * artefact.spec["batch"]} if steps else {}
+    return work, weights * (1 + (3 * STATES if steps else 0))
+
+
+def latents(networks: Networks, artefact: Artefact) -> Priced:
+    images = 2 * networks.counts.train
+    work = {"encoding": images * flops.vae_encoder_flops(networks.vae)}
+    return work, images * 2 * networks.scale.latent.channels * networks.scale.latent_size**2 * 2
+
+
+def run(networks: Networks, artefact: Artefact, step: int) -> Priced:
+    row, sizes = networks.registry.experiment.runs[artefact.name], networks.transformer(artefact)
+    before = max((earlier for earlier in networks.registry.milestones(artefact) if earlier < step), default=0)
+    each = flops.TRAINED * flops.transformer_flops(sizes)
+    teacher = next((need for need in artefact.needs if need.kind == "teacher"), None)
+    if teacher is not None:
+        each += flops.FROZEN * networks.teacher_flops(teacher, sizes.latent_size // sizes.patch)
+    weights = 4 * flops.transformer_parameters(sizes, networks.counts.classes)
+    work = {f"transformer {row.size}": each * (step - before) * networks.scale.transformer.batch}
+    # The EMA for use and the state to go on from; the rolling states are charged to the first milestone.
+    return work, weights * (1 + 4 + (0 if before else STATES * 4))
+
+
+def samples(networks: Networks, artefact: Artefact) -> Priced:
+    spec, run = artefact.spec, artefact.needed("run")
+    passes = network_calls(spec)
+    size = networks.registry.experiment.runs[run.name].size
+    work = {
+        f"sampling {size}": spec["n"] * passes * flops.without_projector(networks.transformer(run)),
+        "encoding": spec["n"] * flops.vae_decoder_flops(networks.vae),
+    }
+    return work, spec["n"] * 3 * networks.scale.data.resolution**2
+
+
+def reference(networks: Networks, artefact: Artefact) -> Priced:
+    config = networks.scale.evaluation
+    images = config.pr_reference if config.reference is not None else networks.counts.train
+    return {"encoding": images * networks.extractor_flops(artefact.needed("extractor"))}, 8 * 2 * 2048**2
+
+
+def evaluation(networks: Networks, artefact: Artefact) -> Priced:
+    extractors = (need.needed("extractor") for need in artefact.needs if need.kind == "reference")
+    each = sum(networks.extractor_flops(extractor) for extractor in extractors)
+    return {"encoding": artefact.needed("samples").spec["n"] * each}, 0
+
+
+def analysis(networks: Networks, artefact: Artefact) -> Priced:
+    config = networks.scale.analysis
+    images, probe = min(config.images, networks.counts.held_out), min(config.probe_images, networks.counts.train)
+    again = min(config.reconstruction_images or config.images, networks.counts.held_out)
+    # Reconstruction; averaged latents, their std, and two views of each of the five augmentations; probes; t-SNE.
+    encoded = again + images * (2 + 10) + probe + config.tsne_classes * config.tsne_images
+    work = (
+        encoded * flops.vae_encoder_flops(networks.vae)
+        + 2 * again * flops.vae_decoder_flops(networks.vae)
+        + 4 * again * flops.lpips_flops(networks.scale.autoencoder.lpips.net, networks.scale.data.resolution)
+        + 3 * again * networks.extractor_flops()
+    )
+    return {"encoding": work}, 0
+
+
+def downstream(networks: Networks, artefact: Artefact) -> Priced:
+    source = next(need for need in artefact.needs if need.kind in ("features", "teacher"))
+    images = 0
+    if artefact.spec["target"] == "ink":
+        images = artefact.spec["held_out_images"] + (
+            artefact.spec["steps"] * artefact.spec["batch"] if source.kind == "teacher" else 0
+        )
+    elif (
+        artefact.spec["target"] == "labelled"
+    ):  # held-out pairs are not counted: how many there are is known to their folder alone
+        images = (
+            artefact.spec["steps"]
+            * artefact.spec["batch"]
+            * sum(artefact.spec[kind] is not None for kind in ("segmentation", "depth"))
+        )
+    teacher = source if source.kind == "teacher" else source.needed("teacher")
+    work = images * networks.teacher_flops(teacher, networks.scale.latent_size) if images else 0
+    return {"sampling teacher": work}, 0
+
+
+PRICES: dict[str, Callable[..., Priced]] = {
+    "data": data,
+    "teacher": teacher,
+    "extractor": extractor,
+    "features": features,
+    "autoencoder": autoencoder,
+    "latents": latents,
+    "run": run,
+    "samples": samples,
+    "reference": reference,
+    "evaluation": evaluation,
+    "analysis": analysis,
+    "downstream": downstream,
+}
+"""Kind of artefact -> its price, given the networks, the artefact and, of a run, the step."""
