@@ -9,7 +9,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from reals.machine import signals
 from reals.training import loop
@@ -24,7 +23,6 @@ def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
         return pid
     code = 1
     try:
-        AcceleratorState._reset_state(reset_partial_state=True)
         if count > 1:
             os.environ.update(
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),

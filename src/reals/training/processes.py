@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from reals.machine.signals import EXIT_PEER, GO_ON
 
@@ -73,7 +73,7 @@ def allow_tf32(allowed: bool) -> None:
 
 
 class Processes:
-    """The processes of this training, on accelerate: `torchrun` makes several (on one or more nodes), else there is one.
+    """The processes of this training: `torchrun` makes several (on one or more nodes) and numbers them, else there is one.
 
     The gradient is that of the mean over the global batch, whatever the number of processes and of accumulation steps.
 
@@ -85,9 +85,6 @@ class Processes:
     def __init__(
         self, precision: str = "fp32", accumulate: int = 1, compiled: bool = False, deterministic: bool = False
     ):  # fmt: skip
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-
         if precision not in PRECISIONS:
             raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
         cuda = torch.cuda.is_available()
@@ -95,18 +92,13 @@ class Processes:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-        threads = torch.get_num_threads()
-        handlers = [
-            InitProcessGroupKwargs(timeout=STUCK),
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-        ]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
-            # Its own mixed precision wraps the network's forward; ours is a context, so that losses stay in float32.
-            self.accelerator = Accelerator(cpu=not cuda, mixed_precision="no", kwargs_handlers=handlers)
-        torch.set_num_threads(threads)
-        self.device: torch.device = self.accelerator.device
-        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.device = torch.device("cuda" if cuda else "cpu")
+        if self.count > 1:
+            if cuda:
+                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+                torch.cuda.set_device(self.device)
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=STUCK)
         self.precision, self.accumulate, self.compiled = precision, accumulate, compiled
         allow_tf32(precision == "tf32")
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
@@ -136,7 +128,10 @@ class Processes:
         module = module.to(self.device)
         if self.compiled:
             module.compile()
-        return self.accelerator.prepare_model(module) if self.count > 1 else module
+        if self.count == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
     def autocast(self) -> AbstractContextManager:
         """Around the networks' calls, not around the losses."""
