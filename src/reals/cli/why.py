@@ -20,11 +20,11 @@ def run(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from reals.experiment.registry import Registry
-    from reals.records import provenance
+    from reals.records import lineage, provenance
 
     registry = Registry(experiment_of(options))
-    title, targets = provenance.resolve(registry, options.what)
+    title, targets = lineage.resolve(registry, options.what)
     print(title)
-    for line in provenance.lineage(registry, *targets):
+    for line in lineage.lineage(registry, *targets):
         print(line)
     print(f"again: {provenance.remake(registry, *map(Path, targets))}   (delete first what exists)")

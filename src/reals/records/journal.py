@@ -1,4 +1,8 @@
-"""Where the time went: each job appends one line (stage, wall, CPU, CPU spent on the work itself)."""
+"""Where the time went: each finished job appends one line (stage, wall, CPU, CPU spent on the work itself).
+
+The attempts in `made/` (`provenance`) hold some of the same facts but cannot stand in for it: rendering makes no artefact, and what
+is deleted to be made again takes its record along. One file is also read sooner than thousands at the end of a run.
+"""
 
 import json
 import os
