@@ -160,7 +160,10 @@ class RunRow(Repeatable):
 
 
 class EvaluationRow(Repeatable):
-    """Samples of a run to draw and measure. Its repeats are those of its run; ``seeds`` names some where all would be dear."""
+    """Samples of a run to draw and measure.
+
+    Its repeats are those of its run; ``seeds`` names some of them where evaluating all would take too long.
+    """
 
     run: str
     """A row of runs.tsv."""
