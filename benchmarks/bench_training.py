@@ -26,8 +26,8 @@ from torch import nn
 from reals import rng
 from reals.data import cache
 from reals.data.readers import Latents, latent_layout
-from reals.stages.transformer import TransformerTask
 from reals.training.processes import Processes
+from reals.training.tasks.transformer import TransformerTask
 
 IMAGES, CLASSES = 4096, 1000
 SCALE, LR, EMA, DROPOUT = 0.18215, 1e-4, 0.9999, 0.1

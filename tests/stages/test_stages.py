@@ -25,17 +25,20 @@ from reals.method.models.lpips import lpips_network
 from reals.planning import cost, networks
 from reals.stages import (
     autoencoder,
-    classifiers,
     data,
     downstream,
+    extractor,
     features,
     inputs,
     latents,
     reference,
     sample,
+    teacher,
     transformer,
 )
 from reals.stages.context import Context
+from reals.training.tasks.augmentation import cropped, shifted
+from reals.training.tasks.classifier import ClassifierTask
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def context(project):
 
 def test_cached_and_online_features_agree_to_the_caches_precision(context):
     r = context.registry
-    classifiers.teacher(context, r.teachers["large"])
+    teacher.run(context, r.teachers["large"])
     features.run(context, r.features["large"])
     cached = readers.CachedFeatures(context.folder(r.features["large"]))
     online = teachers.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
@@ -116,7 +119,7 @@ def test_cls_tokens_alone_can_be_cached(context, project):
     context = Context(r)
     # What needs patches computes them; what is aligned to the cls token alone reads it.
     assert next(a.kind for a in r.autoencoders["reals"].needs if a.kind != "data") == "teacher"
-    classifiers.teacher(context, r.teachers["large"])
+    teacher.run(context, r.teachers["large"])
     features.run(context, r.features["large"])
     folder = context.folder(r.features["large"])
     assert sorted(p.name for p in folder.glob("*.npy")) == ["cls_00000.npy"]
@@ -177,7 +180,7 @@ def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
     (context.folder(base) / files.MANIFEST).unlink()  # pulled without its autoencoder, a cache is enough to train
     transformer.run(context, run, step)
 
-    classifiers.extractor(context, r.extractor)
+    extractor.run(context, r.extractor)
     reference.run(context, r.reference)
     inputs.load_reference(context, r.reference)
     another_copy(context.folder(r.extractor))
@@ -188,7 +191,7 @@ def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
 def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says(context, monkeypatch, project):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
-    classifiers.extractor(context, r.extractor)
+    extractor.run(context, r.extractor)
     vae, held_out = models.load(context.folder(r.autoencoders["sd-vae"])), context.images("held_out")
     indices = np.arange(len(held_out))[::-1].copy()
     config = context.scale.autoencoder.lpips
@@ -270,7 +273,7 @@ def test_shards_cover_every_sample_once(n, shards):
 
 def test_shifting_repeats_edges_and_stays_within_reach():
     x = torch.arange(2 * 1 * 6 * 6, dtype=torch.uint8).view(2, 1, 6, 6)
-    moved = classifiers.shifted(x, 1, torch.Generator().manual_seed(0))
+    moved = shifted(x, 1, torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(x.float(), (1, 1, 1, 1), mode="replicate").to(torch.uint8)
     for a, p in zip(moved, padded, strict=True):
         assert any(torch.equal(a, p[:, i : i + 6, j : j + 6]) for i in range(3) for j in range(3))
@@ -291,11 +294,11 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
     for name, of, images, flips, row, size in rows:
         scale = load(name).scale
         n = scale.data.expected_images or train[name]
-        teacher = networks.teacher_width(scale.teachers["large"])
+        width = networks.teacher_width(scale.teachers["large"])
         planned = (
             readers.latent_layout(n, scale.latent.channels, scale.latent_size)
             if of == "latents"
-            else readers.feature_layout(n, 2 if scale.data.flip else 1, scale.latent_size, teacher, of.endswith("cls"))
+            else readers.feature_layout(n, 2 if scale.data.flip else 1, scale.latent_size, width, of.endswith("cls"))
         )
         stated = " + ".join(" x ".join(map(str, shape)) for shape in planned.fields.values())
         assert [images, flips, row, size] == [f"{n:,}", str(planned.flips), stated, cache.amount(planned.bytes)], (name, of)
@@ -303,12 +306,12 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
 
 def test_crops_have_the_area_asked_for_and_lie_inside_the_image():
     ramp = torch.arange(256, dtype=torch.float32).expand(64, 1, 16, 256).to(torch.uint8)
-    cut = classifiers.cropped(ramp, (0.25, 0.25), torch.Generator().manual_seed(1))
+    cut = cropped(ramp, (0.25, 0.25), torch.Generator().manual_seed(1))
     width = cut[:, 0, 0, -1] - cut[:, 0, 0, 0]  # of a quarter of the area: half a side, times at most the root of 4/3
     assert (width > 128 * (3 / 4) ** 0.5 - 3).all() and (width < 128 * (4 / 3) ** 0.5 + 3).all() and width.std() > 5
     assert cut[:, 0, 0, 0].std() > 20  # the place varies
     assert (cut[..., 1:] > cut[..., :-1]).all()  # no edge is repeated: nothing lies outside
-    assert torch.equal(cut, classifiers.cropped(ramp, (0.25, 0.25), torch.Generator().manual_seed(1)))
+    assert torch.equal(cut, cropped(ramp, (0.25, 0.25), torch.Generator().manual_seed(1)))
 
 
 def test_the_patch_loss_is_the_mean_cross_entropy_of_the_patch_tokens(tmp_path):
@@ -316,7 +319,7 @@ def test_the_patch_loss_is_the_mean_cross_entropy_of_the_patch_tokens(tmp_path):
     x, y = torch.randn(3, 3, 8, 8), torch.tensor([0, 4, 2])
 
     def task(weight):
-        return classifiers.ClassifierTask(network, None, None, 1, 3, 0.1, 0, False, patch_loss=weight)
+        return ClassifierTask(network, None, None, 1, 3, 0.1, 0, False, patch_loss=weight)
 
     alone = task(None).loss(x, y)
     by_hand = torch.stack([
@@ -334,8 +337,8 @@ def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(pro
     context = Context(registry.Registry(load("smoke")))
     r = context.registry
     data.run(context, r.data)
-    classifiers.extractor(context, r.extractor)
-    classifiers.extractor(context, r.second_extractor)
+    extractor.run(context, r.extractor)
+    extractor.run(context, r.second_extractor)
     assert r.second_extractor.id != r.extractor.id and "other-cnn" in r.second_reference.id
     reference.run(context, r.reference)
     reference.run(context, r.second_reference)

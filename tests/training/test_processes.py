@@ -28,11 +28,11 @@ from reals.method.models.transformer import Transformer, TransformerConfig, init
 from reals.stages import autoencoder, data, transformer
 from reals.stages import latents as latents_stage
 from reals.stages.context import Context
-from reals.stages.transformer import TransformerTask, checkpoint_blocks
 from reals.training import loop, processes
 from reals.training.log import OF_THE_MACHINE, read_log
 from reals.training.processes import Processes, shares
 from reals.training.states import States
+from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks
 
 IMAGES, CLASSES, TEACHER = 24, 5, 6
 SPEC = {"batch": 7, "lr": 1e-3, "ema": 0.9, "seed": 3, "flip": True, "patch": 2, "latent_channels": 2, "latent_size": 4,

@@ -80,12 +80,12 @@ STAGES = (
         folder="data", rev=1, priority=100, published=("data",),
     ),
     Stage(
-        kind="teacher", command="teacher", help="train or bring in a teacher", run="reals.stages.classifiers:teacher",
+        kind="teacher", command="teacher", help="train or bring in a teacher", run="reals.stages.teacher:run",
         folder="teachers", rev=1, priority=90, published=("teacher",),
     ),
     Stage(
         kind="extractor", command="extractor", help="train a feature extractor, or verify Inception's weights",
-        run="reals.stages.classifiers:extractor", folder="extractors", rev=1, priority=40, published=("extractor",),
+        run="reals.stages.extractor:run", folder="extractors", rev=1, priority=40, published=("extractor",),
     ),
     Stage(
         kind="features", command="features", help="cache a teacher's features", run="reals.stages.features:run",

@@ -20,7 +20,7 @@ from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.method.models import teacher as teachers
 from reals.method.models.teacher import Teacher
-from reals.stages import classifiers
+from reals.stages import teacher as teacher_stage
 from reals.stages.context import Context
 
 REGISTERS, PLAIN = "vit_small_patch14_reg4_dinov2.lvd142m", "vit_small_patch14_dinov2.lvd142m"
@@ -191,7 +191,7 @@ def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(proje
     edit(sheet, old, new)
     context = Context(registry.Registry(load("smoke")))
     artefact = context.registry.teachers["large"]
-    classifiers.teacher(context, artefact)
+    teacher_stage.run(context, artefact)
     loaded = teachers.load(context.folder(artefact))
     assert loaded.network.pos_embed.shape == (1, 37 * 37, 384)
     images = torch.rand(1, 3, 32, 32)
@@ -202,7 +202,7 @@ def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(proje
     context = Context(registry.Registry(load("smoke")))
     monkeypatch.setattr(torch, "load", None)
     with pytest.raises(ValueError, match=r"weights\.pth: its sha256 is [0-9a-f]{64}, not f{64}"):
-        classifiers.teacher(context, context.registry.teachers["large"])
+        teacher_stage.run(context, context.registry.teachers["large"])
 
 
 def test_weights_neither_cached_nor_to_be_had_are_said_before_anything_runs(monkeypatch):

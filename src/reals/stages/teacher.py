@@ -1,0 +1,53 @@
+"""Stage `teacher`: the network that the latents are aligned with, trained here or brought in."""
+
+from pathlib import Path
+
+import torch
+
+from reals import files, rng
+from reals.experiment.networks import PretrainedTeacher
+from reals.experiment.registry import Artefact
+from reals.method.models import teacher as teachers
+from reals.method.models.autoencoder import to_input
+from reals.stages.context import Context
+from reals.training.tasks.classifier import ClassifierTask, train_classifier
+
+
+def run(context: Context, artefact: Artefact) -> None:
+    """Trains the scale's small ViT, or brings timm's weights into a folder of the same form."""
+    config = next(c for k, c in context.scale.teachers.items() if context.registry.teachers[k].id == artefact.id)
+    folder = context.begin(artefact)
+    grid = context.scale.latent_size
+    if config.kind == "timm":
+        _bring_in(config, grid, folder)
+        return
+    images = context.images("train")
+    built = teachers.TeacherConfig(
+        "", config.patch, grid, (0.5,) * 3, (0.5,) * 3, config.width, config.depth, config.heads, len(images.classes)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(config.seed, "teacher weights"))
+        network = teachers.build(built)
+        teachers.initialise_small_vit(network)
+        network = network.to(context.device)
+    task = ClassifierTask(
+        network, to_input, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip,
+        config.crop_scale, config.patch_loss,
+    )  # fmt: skip
+    score = train_classifier(task, folder, config.name, context.images("held_out"))
+    files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)
+
+
+def _bring_in(config: PretrainedTeacher, grid: int, folder: Path) -> None:
+    """timm's weights, checked before they are used."""
+    weights = Path(config.weights) if config.weights is not None else None
+    if weights is not None:
+        if not weights.is_file():
+            raise ValueError(f"teachers: weights {weights}: no such file; give the weights of {config.model}")
+        if config.sha256 not in (None, digest := files.sha256(weights)):
+            raise ValueError(f"teachers: {weights}: its sha256 is {digest}, not {config.sha256}; fetch the file again")
+    built = teachers.published(config.model, config.patch, grid)
+    network = teachers.build(built, pretrained=weights is None)
+    if weights is not None:
+        teachers.load_weights(network, weights)
+    files.seal(folder, teachers.save(network, built, folder), name=config.name)

@@ -1,0 +1,98 @@
+"""The step of the classifiers that are trained here: stand-ins for a published teacher and for Inception."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reals import rng
+from reals.data.dataset import Images
+from reals.machine.usage import work
+from reals.training import loop
+from reals.training.batches import data_order
+from reals.training.schedule import cosine, set_lr
+from reals.training.task import Task
+from reals.training.tasks.augmentation import cropped, shifted
+
+WEIGHT_DECAY = 0.05  # our choice: DeiT's
+
+
+@dataclass
+class ClassifierTask(Task):
+    """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
+
+    ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero. For a teacher that stands in
+    for DINOv2: random resized crops (``crop_scale``) in place of shifts, and ``patch_loss`` times the mean cross-entropy of the
+    patch tokens, each of which is to name the class too.
+    """
+
+    network: nn.Module
+    inputs: Callable[[Tensor], Tensor]
+    images: Images
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    flip: bool
+    crop_scale: tuple[float, float] | None = None
+    patch_loss: float | None = None
+
+    def __post_init__(self):
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        indices = data_order(self.seed, step, self.batch, len(self.images))
+        g = rng.generator(self.seed, "augmentation", step)
+        flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
+        x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
+        x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
+        y = torch.from_numpy(self.images.labels[indices]).to(self._device)
+        set_lr(self.optimizer, cosine(self.lr, step, self.steps))
+        self.network.train()
+        loss = self.loss(self.inputs(x), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.patch_loss is None:
+            return F.cross_entropy(self.network(x), y)
+        tokens = self.network.forward_features(x)
+        patches = self.network.head(tokens[:, self.network.num_prefix_tokens :]).transpose(1, 2)
+        of_patches = F.cross_entropy(patches, y[:, None].expand(-1, patches.shape[2]))
+        return F.cross_entropy(self.network.forward_head(tokens), y) + self.patch_loss * of_patches
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def state(self) -> dict:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, inputs: Callable[[Tensor], Tensor], images: Images) -> float:
+    """Share of a split classified rightly."""
+    network.eval()
+    device = next(network.parameters()).device
+    right = 0
+    for start in range(0, len(images), 256):
+        indices = range(start, min(start + 256, len(images)))
+        x = torch.from_numpy(images.batch(list(indices))).to(device)
+        right += int((network(inputs(x)).argmax(1).cpu().numpy() == images.labels[list(indices)]).sum())
+    return right / len(images)
+
+
+def train_classifier(task: ClassifierTask, folder: Path, label: str, held_out: Images) -> float:
+    """Brings the task to its last step, from the newest state in ``folder``; the share of held-out images classified rightly."""
+    loop.train(task, folder, task.steps, label=label)
+    with work():
+        return accuracy(task.network, task.inputs, held_out)
