@@ -34,4 +34,5 @@ def evaluations(registry: Registry, results: Results) -> str:
             interval = "-".join(map(str, row.interval)) if row.interval else ""
             what = (name, row.run, run.model, run.autoencoder, spec["step"], row.cfg, interval, spec["n"])
             rows.append(dict(zip(EVALUATION_COLUMNS, what, strict=True)) | result["values"])
-    return pd.DataFrame(rows, columns=None if rows else list(EVALUATION_COLUMNS)).to_csv(index=False)
+    text: str = pd.DataFrame(rows, columns=None if rows else list(EVALUATION_COLUMNS)).to_csv(index=False)
+    return text

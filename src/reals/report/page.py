@@ -112,7 +112,7 @@ def write(
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """{"data": {"sha256": "ab"}} is {"data › sha256": "ab"}; lists are joined by commas."""
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping):

@@ -14,7 +14,7 @@ from reals.experiment.metric_table import metric_name
 from reals.experiment.registry import Artefact, Registry
 from reals.records import journal
 from reals.report.figures import image_grids, latent_spaces, plots, rule_graph
-from reals.report.results import Results, values
+from reals.report.results import Result, Results, values
 
 SCORES = {"silhouette": "silhouette", "knn": "k-NN", "linear_probe": "probe"}
 
@@ -92,9 +92,11 @@ def _figure5(registry: Registry, stem: Path, results: Results) -> None:
     for name in experiment.figures.figure5["evaluations"]:
         autoencoder = experiment.runs[experiment.evaluations[name].run].autoencoder
         analysed = results["autoencoder", autoencoder]
+        weight = experiment.autoencoders[autoencoder].lambda_k
+        assert weight is not None, "checked when the sheets are loaded"
         points.append(
             plots.WeightPoint(
-                experiment.autoencoders[autoencoder].lambda_k,
+                weight,
                 values(results["evaluation", name], "fid", over_seeds),
                 None if analysed is None else analysed["values"]["latent_std"],
             )
@@ -176,25 +178,29 @@ def _curves(registry: Registry, stem: Path, results: Results) -> None:
     panels: dict[str, dict[str, plots.Curve]] = {}
     for name in registry.autoencoders:
         result = results["autoencoder", name]
-        curve = result and result.get("curve")
-        if experiment.autoencoders[name].repeat_of is None and result and curve and curve.get("mse"):
+        curve = _curve(result)
+        if experiment.autoencoders[name].repeat_of is None and result and curve.get("mse"):
             panels.setdefault("autoencoder MSE", {})[result["name"]] = plots.Curve(curve["step"], curve["mse"])
-    for run, curve in _longest_curves(registry, results).items():
+    for run, longest in _longest_curves(registry, results).items():
         dit = experiment.runs[run].family == "DiT"
         lines = panels.setdefault("DiT loss" if dit else "SiT velocity loss", {})
-        lines[run] = plots.Curve(curve["step"], curve["mse" if dit else "velocity"])
+        lines[run] = plots.Curve(longest["step"], longest["mse" if dit else "velocity"])
     if not panels:
         raise Missing("no training curve exists")
     plots.curves(panels, stem)
 
 
-def _longest_curves(registry: Registry, results: Results) -> dict[str, Mapping[str, list[float]]]:
+def _curve(result: Result | None) -> dict[str, list[float]]:
+    """The log of the training behind a result; empty where there is none."""
+    return (None if result is None else result.get("curve")) or {}
+
+
+def _longest_curves(registry: Registry, results: Results) -> dict[str, dict[str, list[float]]]:
     """Run -> the log of its training behind the evaluation that was measured at the latest step."""
-    longest: dict[str, Mapping[str, list[float]]] = {}
+    longest: dict[str, dict[str, list[float]]] = {}
     for name, row in registry.experiment.evaluations.items():
-        result = results["evaluation", name]
-        curve = result and result.get("curve")
-        if row.repeat_of is None and curve and len(curve["step"]) >= 2:
+        curve = _curve(results["evaluation", name])
+        if row.repeat_of is None and len(curve.get("step", [])) >= 2:
             if row.run not in longest or curve["step"][-1] > longest[row.run]["step"][-1]:
                 longest[row.run] = curve
     return longest

@@ -51,7 +51,8 @@ def draw(
         for i, (name, arrays) in enumerate(autoencoders.items()):
             axes = style.place(figure, i * (side + 0.1), below + (height - below - side) / 2, side, side)
             tint = CLASS_COLORS(np.searchsorted(classes, arrays.labels) / max(1, len(classes) - 1))
-            axes.scatter(*arrays.tsne.T, c=tint, s=2.5, linewidths=0, rasterized=True)
+            x, y = arrays.tsne.T
+            axes.scatter(x, y, c=tint, s=2.5, linewidths=0, rasterized=True)
             said = ", ".join(f"{score} {value:.2f}" for score, value in (scores or {}).get(name, {}).items())
             axes.set_xlabel(f"{name}, t-SNE" + (f"\n{said}" if said else ""), labelpad=3)
         low = min(a.maps[:shown].min() for a in autoencoders.values())

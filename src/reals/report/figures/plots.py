@@ -106,13 +106,14 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], stem: Path, *, y_scale: Li
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (panel, lines) in zip(grid.flat, panels.items(), strict=False):
             for name, curve in lines.items():
-                axes.plot(curve.steps, curve.values, **looks[name], linewidth=1.0)
+                look = looks[name]
+                axes.plot(curve.steps, curve.values, color=look.color, linestyle=look.dash, linewidth=1.0)
             axes.set_yscale(y_scale)
             axes.set_ylabel(panel)
             axes.set_xlabel("step")
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
-        handles = [Line2D([], [], **looks[name], linewidth=1.2) for name in names]
+        handles = [Line2D([], [], color=look.color, linestyle=look.dash, linewidth=1.2) for look in looks.values()]
         figure.legend(handles, names, loc="outside lower center", ncols=min(legend_columns, len(names)))
         return style.write(figure, stem)
 
@@ -125,9 +126,9 @@ def fid_over_steps(lines: Mapping[str, Sequence[Milestone]], stem: Path, *, fid:
         for (name, points), look in zip(lines.items(), style.looks(len(lines)), strict=True):
             mean, spread = _over_seeds([point.fids for point in points])
             steps = [point.step for point in points]
-            axes.plot(steps, mean, marker="o", markersize=3, label=name, **look)
+            axes.plot(steps, mean, marker="o", markersize=3, label=name, color=look.color, linestyle=look.dash)
             if any(spread):
-                axes.fill_between(steps, mean - spread, mean + spread, color=look["color"], alpha=0.2, linewidth=0)
+                axes.fill_between(steps, mean - spread, mean + spread, color=look.color, alpha=0.2, linewidth=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
         ticks = sorted({point.step for points in lines.values() for point in points})
@@ -150,13 +151,22 @@ def guidance(lines: Mapping[str, Sequence[Guided]], stem: Path, *, fid: str, rec
             fids, fid_spread = _over_seeds([p.fids for p in points])
             recalls, _ = _over_seeds([p.recalls for p in points])
             everywhere = [k for k, p in enumerate(points) if not p.interval]
-            left.plot([points[k].scale for k in everywhere], fids[everywhere], label=name, **look)
-            right.plot(recalls[everywhere], fids[everywhere], **look)
+            left.plot([points[k].scale for k in everywhere], fids[everywhere], label=name, color=look.color, linestyle=look.dash)
+            right.plot(recalls[everywhere], fids[everywhere], color=look.color, linestyle=look.dash)
             for k, point in enumerate(points):
-                face = "white" if point.interval else look["color"]
-                mark = {"marker": "o", "markersize": 4, "markerfacecolor": face, "color": look["color"], "linestyle": "none"}
-                left.errorbar(point.scale, fids[k], fid_spread[k] or None, elinewidth=0.8, capsize=2, **mark)
-                right.plot(recalls[k], fids[k], **mark)
+                face, bar = "white" if point.interval else look.color, fid_spread[k] or None
+                left.errorbar(
+                    point.scale,
+                    fids[k],
+                    bar,
+                    fmt="o",
+                    markersize=4,
+                    markerfacecolor=face,
+                    color=look.color,
+                    elinewidth=0.8,
+                    capsize=2,
+                )
+                right.plot(recalls[k], fids[k], "o", markersize=4, markerfacecolor=face, color=look.color)
                 right.annotate(f"{point.scale:g}", (recalls[k], fids[k]), (3, 3), textcoords="offset points", fontsize=6)
         left.set_xlabel("guidance scale")
         left.set_ylabel(fid)

@@ -1,9 +1,11 @@
 """The look of all figures: the paper's widths, one style sheet, places in inches, and files that are equal for equal input."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import matplotlib.style
@@ -16,6 +18,8 @@ from reals.files import write_atomically
 
 COLUMN, PAGE = 3.25, 6.75  # inches; ICML's column and text width
 CLASS_COLORS = matplotlib.colormaps["viridis"]
+Dash = Literal["-", "--", ":", "-."]
+DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 
 
 def paper() -> AbstractContextManager[None]:
@@ -24,12 +28,19 @@ def paper() -> AbstractContextManager[None]:
         return matplotlib.style.context(path)
 
 
-def looks(count: int) -> list[dict[str, str]]:
-    """Colour and dash of each line, told apart in grey too."""
+@dataclass(frozen=True)
+class Look:
+    """By what a line is told from the others of a figure."""
+
+    color: str
+    dash: Dash
+
+
+def looks(count: int) -> list[Look]:
+    """The look of each line, told apart in grey too."""
     with paper():
         palette = [entry["color"] for entry in matplotlib.rcParams["axes.prop_cycle"]]
-    dashes = ("-", "--", ":", "-.")
-    return [{"color": palette[i % len(palette)], "linestyle": dashes[i // len(palette) % len(dashes)]} for i in range(count)]
+    return [Look(palette[i % len(palette)], DASHES[i // len(palette) % len(DASHES)]) for i in range(count)]
 
 
 def canvas(width: float, height: float) -> Figure:
