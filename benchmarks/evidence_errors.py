@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from reals import rng
+from reals.experiment.artefact import Artefact
 from reals.experiment.load import load
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics.generation import distance

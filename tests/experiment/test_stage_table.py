@@ -66,8 +66,9 @@ def test_a_stage_that_is_added_is_known_to_command_line_and_dvc():
     printed = with_probe("""
 from reals.cli import main
 from reals.records import publish
-from reals.experiment.registry import Artefact
-made = Artefact("probe", "x", {"kind": "probe"})
+from types import SimpleNamespace
+from reals.experiment.artefact import Artefact
+made = Artefact("x", SimpleNamespace(kind="probe"))
 print(main.parser().parse_args(["stage", "probe", "x-1"]).stage, publish.DVC_STAGES[-1], made.stage.folder)
 """)
     assert printed.split() == ["probe", "probe", "probes"]

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from reals.experiment.artefact import Artefact
 from reals.experiment.load import Experiment
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
 from reals.experiment.rows import EvaluationRow
 

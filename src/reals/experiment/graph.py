@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from reals.experiment import figure_list
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.artefact import Artefact
+from reals.experiment.registry import Registry
 from reals.experiment.report_sheets import TableSheet
 from reals.experiment.rows import Repeatable
 from reals.experiment.stage_table import STEP, Stage

@@ -1,259 +1,55 @@
-"""Resolves an experiment into artefacts: what each is made of, its id, and its place on disk.
+"""All artefacts of an experiment: by kind and name, by id, and their places on disk."""
 
-An id is ``<name>-<10 hex digits of sha256(spec)>``. The spec holds every value that can change the result, the ids of
-what it is made from, and a ``rev`` per stage, bumped by hand when code changes results. It holds nothing else: no
-paths, process counts, log intervals or total steps (milestones are file names, so a longer run extends a shorter one).
-"""
-
-import hashlib
-import json
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reals.experiment import stage_table
+from reals.experiment import resolve, stage_table
+from reals.experiment.artefact import Artefact
 from reals.experiment.load import Experiment
-from reals.experiment.networks import AliasBase
 from reals.experiment.reading import ConfigError
-from reals.experiment.stage_table import Stage
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """One thing the DAG makes. ``needs`` are the artefacts its spec names."""
-
-    kind: str
-    name: str
-    spec: dict
-    needs: tuple["Artefact", ...] = ()
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that makes it."""
-        return stage_table.OF_KIND[self.kind]
-
-    @property
-    def identity(self) -> dict:
-        """The spec without its empty (None) entries, so that a new optional setting leaves old ids alone."""
-        return _stated(self.spec)
-
-    @property
-    def id(self) -> str:
-        canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
-        return f"{self.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
-
-    def needed(self, kind: str) -> "Artefact":
-        return next(a for a in self.needs if a.kind == kind)
-
-
-def _stated(value):
-    if isinstance(value, dict):
-        return {k: _stated(v) for k, v in value.items() if v is not None}
-    return [_stated(v) for v in value] if isinstance(value, list | tuple) else value
+from reals.experiment.specs import Spec
 
 
 class Registry:
-    """All artefacts of an experiment, by kind and name."""
+    """All artefacts of an experiment, by kind and name (those of teachers by their key in the scale)."""
 
     def __init__(self, experiment: Experiment):
+        """Raises ConfigError where Figures 3 and 4 name what they cannot be drawn from."""
         self.experiment = experiment
         self.root = Path("results") / experiment.scale.name
-        scale, paper = experiment.scale, experiment.paper
-        seeds = scale.seeds
+        self.data = resolve.data(experiment)
+        self.teachers = resolve.teachers(experiment, self.data)
+        self.features = resolve.features(experiment, self.data, self.teachers)
+        sources = resolve.Sources(experiment.scale.features, self.teachers, self.features)
 
-        def make(kind: str, name: str, needs=(), **spec) -> Artefact:
-            needs = tuple(a for a in needs if a is not None)
-            made_of = {a.kind: a.id for a in needs}
-            return Artefact(kind, name, {"kind": kind, "rev": stage_table.OF_KIND[kind].rev, **made_of, **spec}, needs)
+        config = experiment.scale.evaluation
+        self.extractor = resolve.extractor(experiment, self.data, config.extractor)
+        self.reference = resolve.reference(experiment, self.data, self.extractor)
+        self.second_extractor = config.second and resolve.extractor(experiment, self.data, config.second)
+        self.second_reference = self.second_extractor and resolve.second_reference(experiment, self.data, self.second_extractor)
 
-        d = scale.data
-        self.data = make(
-            "data", d.name, source=d.source, resolution=d.resolution, storage=d.storage, held_out=d.held_out,
-            images_per_class=d.images_per_class, unreadable=d.unreadable, exif_rotate=d.exif_rotate, version=d.version, seed=seeds.data,
-        )  # fmt: skip
-
-        def identity(config, *skip: str) -> dict:
-            return config.model_dump(mode="json", exclude={"name", "kind", *skip})
-
-        self.teachers = {
-            key: make("teacher", t.name, [self.data], grid=scale.latent_size, flip=d.flip, **identity(t))
-            if t.kind == "trained"
-            else make("teacher", t.name, grid=scale.latent_size, positions="native", **identity(t, "weights"))
-            for key, t in scale.teachers.items()
+        self.autoencoders = resolve.autoencoders(experiment, self.data, sources)
+        self.latents = {name: resolve.latents(self.data, made) for name, made in self.autoencoders.items()}
+        self.runs = {
+            name: resolve.run(experiment, row, self.latents[row.autoencoder], sources) for name, row in experiment.runs.items()
         }
-        x, second = scale.evaluation.extractor, scale.evaluation.second
-
-        def trained(extractor) -> Artefact:
-            return make("extractor", extractor.name, [self.data], flip=d.flip, **identity(extractor))
-
-        self.extractor = trained(x) if x.kind == "small-cnn" else make("extractor", x.name, **identity(x, "weights"))
-        self.second_extractor = second and trained(second)
-        self.features = {
-            key: make(
-                "features", f"{t.name}_{d.name}", [self.data, t], precision="float16", flip=d.flip,
-                targets="cls" if scale.features == "cls" else None,
-            )
-            for key, t in self.teachers.items()
-            if scale.features != "online"
-        }  # fmt: skip
-        self.autoencoders: dict[str, Artefact] = {}
-        for name in experiment.autoencoders:
-            self._autoencoder(name, make, identity)
-        self.latents = {
-            name: make("latents", ae.name, [self.data, ae], precision="float16") for name, ae in self.autoencoders.items()
+        self.samples = {
+            name: resolve.samples(experiment, row, self.runs[row.run], self.autoencoders[experiment.runs[row.run].autoencoder])
+            for name, row in experiment.evaluations.items()
         }
-        self.runs: dict[str, Artefact] = {}
-        for name, row in experiment.runs.items():
-            size = scale.models[row.size]
-            latents = self.latents[row.autoencoder]
-            spec = {
-                "family": row.family,
-                "patch": row.patch,
-                **size.model_dump(exclude={"repa_depth"}),
-                "latent_channels": scale.latent.channels,
-                "latent_size": scale.latent_size,
-                **scale.transformer.model_dump(),
-                "label_dropout": paper.transformer.label_dropout,
-                "learn_sigma": paper.transformer.learn_sigma,
-                "flip": d.flip,
-                "seed": seeds.transformer if row.seed is None else row.seed,
-            }
-            needs = [latents]
-            if row.repa:
-                needs += [self._teaching(scale.repa.teacher, patches=True)]
-                spec["repa"] = {
-                    "depth": size.repa_depth,
-                    "hidden": scale.repa.hidden,
-                    "coefficient": paper.transformer.repa_coefficient,
-                    "grad_clip": paper.transformer.repa_grad_clip,
-                }
-            spec["path"] = row.path
-            spec["scaling_factor"] = row.scaling_factor
-            self.runs[name] = make("run", name, needs, **spec)
-        self.samples: dict[str, Artefact] = {}
-        self.evaluations: dict[str, Artefact] = {}
-        adm = scale.evaluation.reference
-        self.reference = make(
-            "reference", d.name, [self.data, self.extractor], source=adm and Path(adm).name,
-            pr_reference=scale.evaluation.pr_reference,
-        )  # fmt: skip
-        self.second_reference = second and make(
-            "reference", f"{d.name}_{second.name}", [self.data, self.second_extractor], pr_reference=scale.evaluation.pr_reference
-        )
-        for name, row in experiment.evaluations.items():
-            run, sampler = self.runs[row.run], row.sampler
-            last_size = 0.0 if sampler.last == "none" else sampler.last_size
-            stated = {
-                "diffusion_form": sampler.form,
-                "diffusion_norm": sampler.norm,
-                "last_step": sampler.last,
-                "last_step_size": last_size,
-            }
-            samples = make(
-                "samples", name, [run, self.autoencoders[experiment.runs[row.run].autoencoder]],
-                step=scale.milestones[row.milestone], sampler=sampler.name, cfg=row.cfg,
-                steps=None if sampler.name == "dopri5" else sampler.steps or scale.sampling.steps,
-                interval=row.interval, interval_time=row.interval_time, cfg_channels=row.cfg_channels,
-                n=scale.sampling.samples if row.samples == "all" else scale.sampling.gallery,
-                labels=scale.sampling.labels if row.samples == "all" else "balanced",
-                seed=seeds.sampling if row.seed is None else row.seed,
-                interpolant=experiment.runs[row.run].path, eta=sampler.eta,
-                **({"path": paper.sampler.model_dump() | _stated(stated)} if sampler.name in ("sde", "heun-sde") else {}),
-            )  # fmt: skip
-            self.samples[name] = samples
-            made = make(
-                "evaluation", name, [samples, self.reference], pr_k=paper.pr_k, is_split=paper.is_split, seed=seeds.analysis,
-                second=self.second_reference and self.second_reference.id,
-            )  # fmt: skip
-            self.evaluations[name] = replace(made, needs=(*made.needs, self.second_reference)) if self.second_reference else made
+        self.evaluations = {
+            name: resolve.evaluation(experiment, drawn, self.reference, self.second_reference)
+            for name, drawn in self.samples.items()
+        }
         self.analyses = {
-            name: make(
-                "analysis", ae.name, [self.data, ae, self.extractor], **scale.analysis.model_dump(exclude_none=True),
-                augmentations=paper.augmentations.model_dump(mode="json"), knn_k=paper.knn_k, seed=seeds.analysis,
-                lpips=scale.autoencoder.lpips.model_dump(exclude={"weights"}),
-            )
-            for name, ae in self.autoencoders.items()
-        }  # fmt: skip
-        self.downstream: dict[str, Artefact] = {}
-        for figure in (experiment.figures.figure3, experiment.figures.figure4):
-            name = figure["evaluation"]
-            row = experiment.autoencoders[experiment.runs[experiment.evaluations[name].run].autoencoder]
-            if row.teacher is None or not row.patch:
-                raise ConfigError(f"figures.yaml: {name} has no patch alignment; Figures 3 and 4 need an aligned autoencoder")
-            labelled = scale.downstream.target == "labelled"  # images of their own: no cache of features holds them
-            source = self.teachers[row.teacher] if labelled else self._teaching(row.teacher, patches=True)
-            base = self.autoencoders[row.init] if labelled else None
-            where = {"segmentation": {"path"}, "depth": {"path"}}
-            spec = scale.downstream.model_dump(exclude=where)
-            for labels in (spec["segmentation"], spec["depth"]):
-                if labels and labels["head"]:
-                    labels["head"] = Path(labels["head"]).name
-            self.downstream[name] = make(
-                "downstream", name, [self.samples[name], self.data, source, base], **spec, held_out_images=scale.analysis.images,
-                gallery=scale.sampling.gallery, seed=seeds.analysis,
-            )  # fmt: skip
-
-    def _teaching(self, teacher: str, patches: bool) -> Artefact:
-        """Where a teacher's features come from: its cache, or (``features: online``, or patches where cls alone is cached) itself."""
-        cached = {"cached": True, "cls": not patches, "online": False}[self.experiment.scale.features]
-        return (self.features if cached else self.teachers)[teacher]
-
-    def _autoencoder(self, name: str, make, identity) -> Artefact:
-        if name in self.autoencoders:
-            return self.autoencoders[name]
-        scale, paper = self.experiment.scale, self.experiment.paper
-        row = self.experiment.autoencoders[name]
-        config = scale.autoencoder
-        architecture = {
-            "latent_channels": scale.latent.channels,
-            "block_out_channels": list(config.block_out_channels),
-            "layers_per_block": config.layers_per_block,
-            "norm_num_groups": config.norm_num_groups,
+            name: resolve.analysis(experiment, self.data, made, self.extractor) for name, made in self.autoencoders.items()
         }
-        loss = paper.autoencoder[config.preset].model_dump(mode="json")
-        start, ramp = loss.pop("gan_start"), loss.pop("gan_ramp")
-        seed = scale.seeds.autoencoder if row.seed is None else row.seed
-        gan = {"start": start, "ramp": ramp} | config.gan.model_dump(exclude_none=True)
-        training = {
-            **loss,
-            "flip": scale.data.flip,
-            "gan": gan,
-            "lpips": config.lpips.model_dump(exclude={"weights"}),
-            "ema": config.ema,
-            "scale_images": scale.latent.scale_images,
-            "seed": seed,
-            "precision": config.precision,
+        figures = experiment.figures
+        self.downstream = {
+            name: resolve.downstream(experiment, self.samples[name], self.data, sources, self.autoencoders)
+            for name in (figures.figure3["evaluation"], figures.figure4["evaluation"])
         }
-        if row.init == "base":
-            base = scale.bases[row.repeat_of or name]
-            if isinstance(base, AliasBase):
-                made = self._autoencoder(base.of, make, identity)
-            elif base.kind == "trained":
-                made = make("autoencoder", name, [self.data], **architecture, **training, init=None, align=None,
-                            steps=base.steps, batch=base.batch, lr=base.lr, lambda_k=base.lambda_k)  # fmt: skip
-            else:
-                measured = base.scaling_factor == "measured"
-                made = make(
-                    "autoencoder", name, [self.data if measured else None], **architecture,
-                    pretrained=Path(base.path).name, sha256=base.sha256,
-                    **({"scale_images": scale.latent.scale_images, "flip": scale.data.flip, "seed": seed} if measured else {}),
-                )  # fmt: skip
-        else:
-            start = self._autoencoder(row.init, make, identity)
-            aligned = row.patch or row.cls
-            made = make(
-                "autoencoder", name,
-                [self.data, self._teaching(row.teacher, row.patch) if aligned else None],
-                **architecture, **training, init=start.id, unit_scale=config.unit_scale or None, steps=config.steps,
-                batch=config.batch, lr=config.lr,
-                lambda_k=row.lambda_k * scale.lambda_k_factor,
-                align={"patch": row.patch, "cls": row.cls, "layers": row.layers, "hidden": config.align_hidden,
-                       "lambda_a": row.lambda_a, **paper.alignment.model_dump()} if aligned else None,
-            )  # fmt: skip
-            made = replace(made, needs=(*made.needs, start))
-        self.autoencoders[name] = made
-        return made
 
-    def all(self) -> list[Artefact]:
+    def all(self) -> list[Artefact[Spec]]:
         groups = (self.teachers, self.features, self.autoencoders, self.latents, self.runs, self.samples,
                   self.evaluations, self.analyses, self.downstream)  # fmt: skip
         single = [self.data, self.extractor, self.second_extractor, self.reference, self.second_reference]

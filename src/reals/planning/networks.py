@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from reals.experiment.artefact import Artefact
 from reals.experiment.networks import Teacher
 from reals.experiment.reading import ConfigError
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.experiment.scale import Scale
 from reals.planning import flops
 from reals.planning.counts import Counts

@@ -5,7 +5,7 @@ FLOPs are the networks'; reading images, drawing noise, statistics and figures a
 
 from collections.abc import Callable, Mapping
 
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.planning import flops
 from reals.planning.network_calls import network_calls
 from reals.planning.networks import Networks, vit_of

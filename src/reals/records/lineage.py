@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reals import files
+from reals.experiment.artefact import Artefact
 from reals.experiment.graph import Graph
 from reals.experiment.reading import ConfigError
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.records import provenance
 
 IN_FULL = 3  # lineages of one cell's seeds

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from reals import files
+from reals.experiment.artefact import Artefact
 from reals.experiment.graph import Graph
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.machine import usage
 from reals.planning import rates
 

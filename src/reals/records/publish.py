@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from reals import files
+from reals.experiment.artefact import Artefact
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.experiment.stage_table import STAGES, STEP
 
 REGISTRY = "registry.json"

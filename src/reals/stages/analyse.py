@@ -4,7 +4,7 @@ import torch
 
 from reals import files
 from reals.arrays import save_npz
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.measure.latent_maps import latent_maps
 from reals.measure.latents import chosen, consistency, latent_std, probe_scores

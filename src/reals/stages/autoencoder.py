@@ -10,7 +10,7 @@ from torch import nn
 from reals import files, rng
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.method import alignment
 from reals.method.alignment import AlignNetworks

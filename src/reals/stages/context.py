@@ -9,8 +9,9 @@ import torch
 
 from reals import files
 from reals.data.dataset import Images
+from reals.experiment.artefact import Artefact
 from reals.experiment.paper import Paper
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.experiment.scale import Scale
 
 

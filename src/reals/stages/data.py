@@ -1,7 +1,7 @@
 """Stage `data`: the images of a scale, read once, checked, cut and split."""
 
 from reals.data.prepare import prepare
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.stages.context import Context
 

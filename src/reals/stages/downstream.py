@@ -11,7 +11,7 @@ from reals import files, rng
 from reals.arrays import save_npz
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.measure.features import batches
 from reals.method.models import autoencoder as models

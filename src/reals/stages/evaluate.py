@@ -6,7 +6,7 @@ import numpy as np
 
 from reals import files
 from reals.arrays import save_npz
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.measure.extractor import extract
 from reals.measure.features import batches

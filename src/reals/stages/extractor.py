@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from reals import files, rng
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.stages.context import Context

@@ -7,7 +7,7 @@ from reals import files
 from reals.data import cache
 from reals.data.cache import Put
 from reals.data.readers import feature_layout
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.method.models import teacher as teachers
 from reals.stages.context import Context
 

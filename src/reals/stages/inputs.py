@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from reals import files
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.measure.extractor import Extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor

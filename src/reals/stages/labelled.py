@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reals import files, rng
 from reals.data import labelled
 from reals.data.labelled import IGNORE, Pairs
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.measure.metrics import dense
 from reals.method.models import autoencoder as models
 from reals.method.models import heads as networks

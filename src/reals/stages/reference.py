@@ -7,7 +7,7 @@ import numpy as np
 
 from reals import files
 from reals.arrays import save_npz
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.measure.extractor import Features, extract
 from reals.measure.features import BATCH, batches

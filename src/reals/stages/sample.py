@@ -8,7 +8,7 @@ from torch import nn
 
 from reals import files
 from reals.arrays import save_array, save_npz
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.method.models import autoencoder as models
 from reals.method.models.transformer import Transformer

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from reals import files, rng
+from reals.experiment.artefact import Artefact
 from reals.experiment.networks import PretrainedTeacher
-from reals.experiment.registry import Artefact
 from reals.method.models import teacher as teachers
 from reals.method.models.autoencoder import to_input
 from reals.stages.context import Context

@@ -8,7 +8,7 @@ import torch
 
 from reals import files, rng
 from reals.data.readers import CachedFeatures, Latents
-from reals.experiment.registry import Artefact
+from reals.experiment.artefact import Artefact
 from reals.method.models.teacher import OnlineFeatures
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.planning import flops, rates

@@ -10,10 +10,11 @@ from scenes import write_depth, write_voc
 
 from reals.data import labelled
 from reals.experiment import registry
+from reals.experiment.artefact import Artefact
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
-from reals.experiment.registry import Artefact
+from reals.experiment.specs import DownstreamSpec
 from reals.method.models import heads, moge
 from reals.stages import data
 from reals.stages import labelled as stage
@@ -44,7 +45,11 @@ def labels(kind: str, folders) -> LabelsConfig:
 
 
 def trained(context, kind: str, reader, folders, steps: int = 150):
-    artefact = Artefact("downstream", "d", {"seed": 0, "steps": steps, "batch": 8, "lr": 1e-2})
+    spec = DownstreamSpec(
+        samples="s", data="d", features=None, teacher="t", autoencoder="a", target="labelled", steps=steps, batch=8, lr=1e-2,
+        segmentation=None, depth=None, held_out_images=1, gallery=1, seed=0,
+    )  # fmt: skip
+    artefact = Artefact("d", spec)
     splits = labelled.pairs(labels(kind, folders), kind)
     head = stage.train(context, artefact, kind, splits["train"], reader, 6, "test")
     return head, stage.score(labels(kind, folders), stage.predictions(head, reader, splits["held_out"], SIZE, "cpu"))

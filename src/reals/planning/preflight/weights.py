@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reals import files
+from reals.experiment.artefact import Artefact
 from reals.experiment.networks import PretrainedBase, PretrainedTeacher
 from reals.experiment.reading import ConfigError
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.planning.preflight import remote
 from reals.planning.preflight.data import labelled_folders
 

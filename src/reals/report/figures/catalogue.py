@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from reals.experiment import figure_list
+from reals.experiment.artefact import Artefact
 from reals.experiment.metric_table import metric_name
-from reals.experiment.registry import Artefact, Registry
+from reals.experiment.registry import Registry
 from reals.records import journal
 from reals.report.figures import image_grids, latent_spaces, plots, rule_graph
 from reals.report.results import Result, Results, values

@@ -1,0 +1,382 @@
+"""What each kind of artefact is made of: every value that can change its result, typed.
+
+A spec's identity (`to_identity`) is what an artefact's id is the hash of and what its spec.json holds. It has the ids of the
+artefacts it is made from, and no paths, process counts, log intervals or total steps of a run (milestones are file names, so a
+longer run extends a shorter one). An optional value that is None is left out, so that a new one leaves old ids alone.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from reals.experiment.stage_table import OF_KIND
+
+
+class ByKey:
+    """Temporary: reads a spec by the keys of its identity, until all that reads specs names their fields."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self._given()[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = self._given().get(key)
+        return default if found is None else found
+
+    def __contains__(self, key: str) -> bool:
+        return self._given().get(key) is not None
+
+    def _given(self) -> dict[str, Any]:
+        stage = {"kind": self.kind, "rev": OF_KIND[self.kind].rev} if hasattr(self, "kind") else {}
+        return stage | {f.metadata.get("key", f.name): getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec(ByKey):
+    """Images, cut and split."""
+
+    kind: ClassVar[str] = "data"
+    source: str
+    resolution: int
+    storage: str
+    held_out: float | None
+    images_per_class: int | None
+    unreadable: str
+    exif_rotate: bool
+    version: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedTeacherSpec(ByKey):
+    """A small ViT trained here."""
+
+    kind: ClassVar[str] = "teacher"
+    data: str
+    grid: int  # patch tokens along a side
+    flip: bool
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    crop_scale: tuple[float, float] | None
+    patch_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedTeacherSpec(ByKey):
+    """A published ViT by its timm name."""
+
+    kind: ClassVar[str] = "teacher"
+    grid: int
+    positions: Literal["native"] = "native"  # position embeddings are resampled from the network's own grid
+    model: str
+    patch: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedExtractorSpec(ByKey):
+    """A small CNN trained here."""
+
+    kind: ClassVar[str] = "extractor"
+    data: str
+    flip: bool
+    width: int
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    blocks: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionSpec(ByKey):
+    """FID's Inception."""
+
+    kind: ClassVar[str] = "extractor"
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesSpec(ByKey):
+    """A teacher's features of all training images."""
+
+    kind: ClassVar[str] = "features"
+    data: str
+    teacher: str
+    precision: str
+    flip: bool
+    targets: Literal["cls"] | None  # None: patches and cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanSpec(ByKey):
+    """The discriminator, and when it starts to count (in steps)."""
+
+    start: int
+    ramp: int
+    channels: int
+    layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LpipsSpec(ByKey):
+    net: Literal["vgg", "alex", "squeeze"]
+    backbone: Literal["pretrained", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignSpec(ByKey):
+    """Alignment with a teacher's features (Eqs. 1 to 3)."""
+
+    patch: bool
+    cls: bool
+    layers: int
+    hidden: int
+    lambda_a: float
+    lambda_1: float
+    lambda_2: float
+    smooth_l1_beta: float
+    balance: Literal["constant", "gradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAutoencoderSpec(ByKey):
+    """An autoencoder trained here: a base from nothing, or one fine-tuned from ``init``."""
+
+    kind: ClassVar[str] = "autoencoder"
+    data: str
+    features: str | None  # where the teacher's features come from: their cache, or the teacher itself
+    teacher: str | None
+    latent_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    norm_num_groups: int
+    pixel: Literal["mse", "l1"]
+    lambda_p: float
+    lambda_g: float
+    gan_weight: Literal["constant", "adaptive"]
+    betas: tuple[float, float]
+    weight_decay: float
+    grad_clip: float | None
+    flip: bool
+    gan: GanSpec
+    lpips: LpipsSpec
+    ema: float | None
+    scale_images: int
+    seed: int
+    precision: Literal["tf32", "bf16"] | None  # None: float32
+    init: str | None  # id of the autoencoder it starts from
+    unit_scale: bool | None
+    steps: int
+    batch: int
+    lr: float
+    lambda_k: float
+    align: AlignSpec | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedAutoencoderSpec(ByKey):
+    """A published autoencoder; what follows ``sha256`` is given where its latent scale is measured on our images."""
+
+    kind: ClassVar[str] = "autoencoder"
+    data: str | None
+    latent_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    norm_num_groups: int
+    pretrained: str
+    sha256: str | None
+    scale_images: int | None
+    flip: bool | None
+    seed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsSpec(ByKey):
+    """An autoencoder's posterior moments of all training images."""
+
+    kind: ClassVar[str] = "latents"
+    data: str
+    autoencoder: str
+    precision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepaSpec(ByKey):
+    depth: int
+    hidden: int
+    coefficient: float
+    grad_clip: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(ByKey):
+    """The training of a transformer, however long."""
+
+    kind: ClassVar[str] = "run"
+    latents: str
+    features: str | None  # REPA's, as in `TrainedAutoencoderSpec`
+    teacher: str | None
+    family: Literal["DiT", "SiT"]
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    latent_channels: int
+    latent_size: int
+    batch: int
+    lr: float
+    ema: float
+    precision: Literal["tf32", "bf16", "fp16"] | None  # None: float32
+    label_dropout: float
+    learn_sigma: bool
+    flip: bool
+    seed: int
+    repa: RepaSpec | None
+    interpolant: Literal["gvp", "vp"] | None = field(metadata={"key": "path"})  # None: SiT's linear, or DiT
+    scaling_factor: float | None  # None: the autoencoder's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class SdeSpec(ByKey):
+    """Settings of SiT's SDE samplers."""
+
+    diffusion_form: str
+    diffusion_norm: float
+    last_step: str
+    last_step_size: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesSpec(ByKey):
+    """Images drawn from a milestone of a run."""
+
+    kind: ClassVar[str] = "samples"
+    run: str
+    autoencoder: str
+    step: int
+    sampler: str
+    cfg: float
+    steps: int | None  # None: as many as the solver takes
+    interval: tuple[float, float] | None
+    interval_time: Literal["noise", "data"] | None
+    cfg_channels: Literal["3", "all"] | None
+    n: int
+    labels: Literal["random", "balanced"]
+    seed: int
+    interpolant: Literal["gvp", "vp"] | None  # that of the run
+    eta: float | None
+    sde: SdeSpec | None = field(metadata={"key": "path"})  # of the SDE samplers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSpec(ByKey):
+    """Statistics of the real images by one feature network; ``source`` is a published file that holds them."""
+
+    kind: ClassVar[str] = "reference"
+    data: str
+    extractor: str
+    source: str | None
+    pr_reference: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec(ByKey):
+    """Metrics of samples; ``second`` is the reference by a second feature network."""
+
+    kind: ClassVar[str] = "evaluation"
+    samples: str
+    reference: str
+    pr_k: int
+    is_split: int
+    seed: int
+    second: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationsSpec(ByKey):
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    flip_probability: float
+    blur_probability: float
+    blur_sigma: tuple[float, float]
+    blur_kernel_fraction: float
+    grayscale_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSpec(ByKey):
+    """Measurements of an autoencoder and its latents."""
+
+    kind: ClassVar[str] = "analysis"
+    data: str
+    autoencoder: str
+    extractor: str
+    images: int
+    reconstruction_images: int | None
+    probe_images: int
+    tsne_classes: int
+    tsne_images: int
+    augmentations: AugmentationsSpec
+    knn_k: int
+    seed: int
+    lpips: LpipsSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsSpec(ByKey):
+    """A folder of images with dense labels, by name and version; ``head`` is the file name of a published head."""
+
+    name: str
+    layout: Literal["voc", "ade", "depth"]
+    version: int
+    classes: int | None
+    relative: bool | None
+    head: str | None
+    experimental: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamSpec(ByKey):
+    """Masks and depth read from generated latents through the align network."""
+
+    kind: ClassVar[str] = "downstream"
+    samples: str
+    data: str
+    features: str | None  # as in `TrainedAutoencoderSpec`
+    teacher: str | None
+    autoencoder: str | None  # the base, where labelled images are encoded by it too
+    target: Literal["ink", "foreground", "labelled"]
+    steps: int
+    batch: int
+    lr: float
+    segmentation: LabelsSpec | None
+    depth: LabelsSpec | None
+    held_out_images: int
+    gallery: int
+    seed: int
+
+
+TeacherSpec: TypeAlias = TrainedTeacherSpec | PretrainedTeacherSpec
+ExtractorSpec: TypeAlias = TrainedExtractorSpec | InceptionSpec
+AutoencoderSpec: TypeAlias = TrainedAutoencoderSpec | PretrainedAutoencoderSpec
+Spec: TypeAlias = (
+    DataSpec | TeacherSpec | ExtractorSpec | FeaturesSpec | AutoencoderSpec | LatentsSpec | RunSpec | SamplesSpec | ReferenceSpec
+    | EvaluationSpec | AnalysisSpec | DownstreamSpec
+)  # fmt: skip
+
+
+def to_identity(spec: Spec) -> dict[str, Any]:
+    """The spec as plain JSON values under the keys that ids are made of, with its stage's `rev`; what is None is left out."""
+    return {"kind": spec.kind, "rev": OF_KIND[spec.kind].rev, **_plain(spec)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        given = {f.metadata.get("key", f.name): getattr(value, f.name) for f in fields(value)}
+        return {key: _plain(item) for key, item in given.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
