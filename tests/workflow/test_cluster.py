@@ -183,7 +183,7 @@ def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_loca
     assert len(jobs(folder)) == 1 + 3 + 1  # training, two shards of which one twice, evaluation
     failure, again = ours(text)
     assert "shard_001.npy (SLURM job" in failure and "FAILED): no scratch disk here" in failure
-    assert " 001: went on 1 time" in again
+    assert " 001 --config scale=smoke: went on 1 time" in again
 
 
 def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, undisturbed, folder):
