@@ -7,6 +7,10 @@ once all shards are there.
 
 Any number of processes fill one folder: each takes the first shard nobody holds, by a record lock on byte k of
 ``.claims``, which the kernel drops when its process ends, however it ends. What comes out does not depend on how many there were.
+
+The claims are by hand, and not a scatter of Snakemake's as `sample` has it, because one job fills a cache with all GPUs it is
+given: a scatter would fix the cut when the DAG is made, start (and queue) a job and load the network once for each piece, and
+leave a GPU idle when its piece is done first, to save some forty lines of the locks.
 """
 
 import errno
@@ -16,15 +20,17 @@ import io
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from reals import files
+from reals.data.dataset import Images
 from reals.machine.usage import work
 from reals.progress import Progress
 
@@ -40,6 +46,11 @@ def amount(count: float) -> str:
     """A number of bytes to three digits or so, in decimal units: 20971520 -> '21.0 MB'."""
     power = min(int(math.log10(max(count, 1))) // 3, 5)
     return f"{count / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
+
+
+Indices = Sequence[int] | np.ndarray
+Facts = dict[str, Any]
+"""What is known of a shard or of the whole cache, as JSON holds it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Layout:
         rows = " + ".join(f"{name} {' x '.join(map(str, row))}" for name, row in self.fields.items())
         return f"{self.images:,} images x {self.flips} flips x ({rows}) x {DTYPE.itemsize} bytes = {amount(self.bytes)}"
 
-    def stated(self) -> dict:
+    def stated(self) -> Facts:
         return {**asdict(self), "fields": {name: list(row) for name, row in self.fields.items()}}
 
 
@@ -83,8 +94,8 @@ def make(
     folder: Path,
     layout: Layout,
     source: dict[str, str],
-    compute: Callable[[range, Put], dict],
-    summarise: Callable[[list[dict]], dict],
+    compute: Callable[[range, Put], Facts],
+    summarise: Callable[[list[Facts]], Facts],
     label: str,
 ) -> None:
     """Fills ``folder`` together with whoever else is at it, and seals it; returns when it is sealed.
@@ -103,7 +114,7 @@ def make(
         except files.MissingArtefact as damage:
             print(f"{damage}; making what is missing", flush=True)
             (folder / files.MANIFEST).unlink(missing_ok=True)
-    records: dict[int, dict] = {}
+    records: dict[int, Facts] = {}
     mine: set[int] = set()
     _look(folder, layout, source, records)
     _refuse_small_disk(folder, layout, records, label)
@@ -133,7 +144,7 @@ def make(
                     (folder / ".claims").unlink(missing_ok=True)
 
 
-def _look(folder: Path, layout: Layout, source: dict, records: dict[int, dict], only: int | None = None) -> bool:
+def _look(folder: Path, layout: Layout, source: dict[str, str], records: dict[int, Facts], only: int | None = None) -> bool:
     """Reads the records that are new into ``records``; whether shard ``only`` is among them."""
     for k in range(len(layout)) if only is None else [only]:
         path = folder / f"shard_{k:05d}.json"
@@ -149,7 +160,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else -1
 
 
-def _refuse_others(path: Path, record: dict, wanted: dict) -> None:
+def _refuse_others(path: Path, record: Facts, wanted: Facts) -> None:
     for key, value in wanted.items():
         if record.get(key) != value:
             raise ValueError(
@@ -157,7 +168,7 @@ def _refuse_others(path: Path, record: dict, wanted: dict) -> None:
             )
 
 
-def _refuse_small_disk(folder: Path, layout: Layout, records: dict, label: str) -> None:
+def _refuse_small_disk(folder: Path, layout: Layout, records: dict[int, Facts], label: str) -> None:
     left = layout.image_bytes * (layout.images - sum(len(layout.span(k)) for k in records))
     free = shutil.disk_usage(folder).free
     print(f"{label}: {layout.cost()}; {amount(left)} to write, {amount(free)} free", flush=True)
@@ -169,7 +180,7 @@ def _refuse_small_disk(folder: Path, layout: Layout, records: dict, label: str) 
 
 
 @contextmanager
-def _claim(claims, byte: int) -> Iterator[bool]:
+def _claim(claims: IO[bytes], byte: int) -> Iterator[bool]:
     """Holds one byte of the claims file against other processes, on other nodes too; yields False where another holds it."""
     try:
         fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
@@ -187,7 +198,15 @@ def _claim(claims, byte: int) -> Iterator[bool]:
         fcntl.lockf(claims, fcntl.LOCK_UN, 1, byte)
 
 
-def _write(folder: Path, layout: Layout, k: int, source: dict, compute, progress: Progress, records: dict) -> dict:
+def _write(
+    folder: Path,
+    layout: Layout,
+    k: int,
+    source: dict[str, str],
+    compute: Callable[[range, Put], Facts],
+    progress: Progress,
+    records: dict[int, Facts],
+) -> Facts:
     """Makes shard k: its fields first, each renamed into place when whole, its record last."""
     span, names = layout.span(k), layout.names(k)
     for name in names.values():
@@ -200,7 +219,7 @@ def _write(folder: Path, layout: Layout, k: int, source: dict, compute, progress
             streams = {field: closing.enter_context(partial.open("wb")) for field, partial in partials.items()}
             digests = {field: hashlib.sha256() for field in names}
 
-            def append(field: str, block) -> None:
+            def append(field: str, block: bytes | memoryview) -> None:
                 streams[field].write(block)
                 digests[field].update(block)
 
@@ -221,7 +240,7 @@ def _write(folder: Path, layout: Layout, k: int, source: dict, compute, progress
                             f"{folder}: {field} of images {first} to {first + len(block) - 1} do not fit float16 or are not finite; "
                             f"look at the log of what made them ({', '.join(map(str, source.values()))})"
                         )
-                    append(field, block)
+                    append(field, block.data)
                 written += lengths.pop()
                 progress.update(before + written)
 
@@ -244,7 +263,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
-def _drop_damaged(folder: Path, records: dict[int, dict], suspects: set[int]) -> bool:
+def _drop_damaged(folder: Path, records: dict[int, Facts], suspects: set[int]) -> bool:
     """Forgets the shards among ``suspects`` whose files are not those of their records; whether there were any."""
     found = [(k, name, facts) for k in sorted(suspects) for name, facts in records[k]["files"].items()]
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
@@ -264,7 +283,7 @@ class Cache:
     that was not made from ``images``, a prepared data set.
     """
 
-    def __init__(self, folder: Path, images=None):
+    def __init__(self, folder: Path, images: Images | None = None):
         self.manifest = m = files.opened(folder)
         if m.get("id") != folder.name:
             raise ValueError(f"{folder} holds the cache of {m.get('id')}; move it away and run again")
@@ -278,12 +297,12 @@ class Cache:
             for field, name in self.layout.names(k).items():
                 mapped = np.load(folder / name, mmap_mode="r")
                 assert mapped.shape == (len(self.layout.span(k)), self.layout.flips, *self.layout.fields[field])
-                self._maps[field].append(memoryview(mapped.reshape(-1).view(np.uint8)))
+                self._maps[field].append(mapped.reshape(-1).view(np.uint8).data)
 
     def __len__(self) -> int:
         return self.layout.images
 
-    def rows(self, field: str, indices, flips) -> np.ndarray:
+    def rows(self, field: str, indices: Indices, flips: Indices) -> np.ndarray:
         """Rows of the images ``indices``, mirrored where ``flips`` is true: float16 [B, *row]. Copies no other bytes."""
         row, count = self.layout.fields[field], self.layout.flips
         size = math.prod(row) * DTYPE.itemsize
@@ -292,7 +311,7 @@ class Cache:
             raise IndexError(f"{self.manifest['id']} holds {len(self)} images and {count} flips of each")
         shard, place = np.divmod(indices, self.layout.shard_images)
         maps, out = self._maps[field], np.empty((len(indices), *row), DTYPE)
-        into, at = memoryview(out.reshape(-1).view(np.uint8)), 0
+        into, at = out.reshape(-1).view(np.uint8).data, 0
         for k, start in zip(shard.tolist(), ((place * count + flips) * size).tolist(), strict=True):
             into[at : at + size] = maps[k][start : start + size]
             at += size

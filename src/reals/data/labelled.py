@@ -1,5 +1,6 @@
 """Images with dense labels from folders: class masks in VOC's or ADE20K's layout, depth maps; cut exactly as images are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, indices: Iterable[int], size: int) -> tuple[np.ndarray, np.ndarray]:
         """(uint8 [B, 3, size, size]; classes int64 [B, size, size] with IGNORE, or depths float32, 0 where unknown).
 
         Unreadable (one line) names a file that cannot be read or does not fit its image.
@@ -124,6 +125,8 @@ def pairs(config: LabelsConfig, what: str) -> dict[str, Pairs]:
 
 
 def _files(root: Path, layout: str, split: str, what: str) -> tuple[list[Path], list[Path]]:
+    suffixes: tuple[str, ...]
+    stems: list[str] | None
     if layout == "voc":
         listing = root / "ImageSets/Segmentation" / VOC_SPLITS[split]
         if not listing.is_file():

@@ -23,11 +23,13 @@ def check_source(config: DataConfig, seed: int, prepared: Path | None = None) ->
     """
     if config.source != "folder":
         return
-    done = prepared is not None and (prepared / files.MANIFEST).exists()
-    if done and not Path(config.path or "").is_dir():
-        return
+    made_from: str | None = None
+    if prepared is not None and (prepared / files.MANIFEST).exists():
+        if not Path(config.path or "").is_dir():
+            return
+        made_from = files.read_json(prepared / files.MANIFEST)["listing"]
     listing = list_folder(config, seed)
-    if done and files.read_json(prepared / files.MANIFEST).get("listing") != listing_hash(listing, config.storage == "array"):
+    if made_from is not None and made_from != listing_hash(listing, config.storage == "array"):
         raise ConfigError(
             f"data.path: {listing.root} holds other files than those {prepared} was made from; "
             f"rename the folder (its name names the data set), or raise data.version if they are meant to replace the old ones"

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from reals.data.cache import Cache, Layout
+from reals.data.cache import Cache, Indices, Layout
 from reals.data.dataset import Images
 
 
@@ -23,7 +22,7 @@ class CachedFeatures(Cache):
     def dim(self) -> int:
         return self.layout.fields["cls"][-1]
 
-    def __call__(self, indices, flips: np.ndarray, images: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, indices: Indices, flips: Indices, images: Tensor | None) -> tuple[Tensor, Tensor]:
         """(patches [B, T, D], cls [B, D]), float32; T is 0 where the cls token alone was cached. ``images`` is not looked at."""
         cls = torch.from_numpy(self.rows("cls", indices, flips)).float()
         if "patch" not in self.layout.fields:
@@ -43,7 +42,7 @@ class Latents(Cache):
         super().__init__(folder, images)
         self.scaling_factor: float = scaling_factor or self.manifest["scaling_factor"]
 
-    def batch(self, indices, flips: np.ndarray, noise: Tensor) -> Tensor:
+    def batch(self, indices: Indices, flips: Indices, noise: Tensor) -> Tensor:
         """noise [B, C, h, w] -> (mean + std * noise) * scaling_factor, float32."""
         mean, logvar = torch.from_numpy(self.rows("moments", indices, flips)).chunk(2, dim=1)
         std = logvar.float().mul_(0.5).exp_()

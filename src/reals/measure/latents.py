@@ -52,7 +52,7 @@ def consistency(vae: nn.Module, images: Tensor, augmentations: Augmentations, se
     def encode(x: Tensor) -> Tensor:
         return models.moments(vae, (2 * x - 1).to(device))[0].cpu()
 
-    values = {}
+    values: dict[str, float] = {}
     for name in semantics.AUGMENTATIONS:
         made = semantics.semantic_consistency(encode, images.float() / 255, name, views, seed)
         values |= {f"sc_{name}": made.sc, f"sc_centred_{name}": made.centred}

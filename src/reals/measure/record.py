@@ -120,7 +120,7 @@ def bootstrap(
         values["sfid"] = bootstrap_frechet(samples.spatial, reference.spatial, replicates, seed)
     if "is" in found.values:
         values["is"] = bootstrap_inception_score(samples.logits, split_size, replicates, seed)
-    if found.samples_in is not None:
+    if found.samples_in is not None and found.reference_in is not None:
         values["precision"] = bootstrap_share(found.samples_in, replicates, seed)
         values["recall"] = bootstrap_share(found.reference_in, replicates, seed)
     return {name: centred_interval(found.values[name], x)._asdict() for name, x in values.items()}

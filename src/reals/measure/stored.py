@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reals import files
+from reals.arrays import save_npz
 from reals.measure.sources.archive import open_zip, whole
 
 Facts = dict[str, Any]
@@ -15,12 +16,7 @@ Facts = dict[str, Any]
 
 def save_arrays(path: Path, facts: Facts, arrays: dict[str, np.ndarray]) -> None:
     """An .npz of arrays with ``facts`` (JSON) inside, written whole or not at all."""
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-
-    files.write_atomically(path, write)
+    files.write_atomically(path, lambda partial: save_npz(partial, facts=np.array(json.dumps(facts)), **arrays))
 
 
 def load_arrays(path: Path) -> tuple[Facts | None, dict[str, np.ndarray]]:

@@ -7,6 +7,7 @@ import torch
 
 from reals import files
 from reals.experiment.artefact import Artefact
+from reals.experiment.networks import InceptionExtractor, TrainedExtractor
 from reals.measure.extractor import Extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
@@ -23,10 +24,10 @@ from reals.training.log import OF_THE_MACHINE, read_log
 CURVE_POINTS = 100
 
 
-def extractor_config(context: Context, artefact: Artefact):
+def extractor_config(context: Context, artefact: Artefact) -> TrainedExtractor | InceptionExtractor:
     """The settings of the feature extractor that ``artefact`` is: the scale's first, or its second."""
-    evaluation, second = context.scale.evaluation, context.registry.second_extractor
-    return evaluation.second if second is not None and artefact.id == second.id else evaluation.extractor
+    settings, second = context.scale.evaluation, context.registry.second_extractor
+    return settings.second if settings.second is not None and second and artefact.id == second.id else settings.extractor
 
 
 def extractor_sha256(context: Context, artefact: Artefact) -> str:

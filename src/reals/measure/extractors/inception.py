@@ -27,7 +27,7 @@ def inception(weights: Path | None, sha256: str | None = None) -> Extractor:
     def features(images: Tensor) -> Features:
         check_bytes(images)
         seen: list[Tensor] = []
-        hook = network.Mixed_6d.branch1x1.register_forward_hook(
+        hook = network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(
             lambda module, inputs, output: seen.append(output[:, :SPATIAL_CHANNELS].clone())
         )
         try:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ def vision_transformer(vit: Vit, weights: Path | None, sha256: str | None = None
     check_weights(weights, sha256)
     network = _network(vit, weights)
     statistics = timm.get_pretrained_cfg(vit.timm)
+    assert statistics is not None
     mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (statistics.mean, statistics.std))
 
     @torch.no_grad()
@@ -58,12 +60,13 @@ def _network(vit: Vit, weights: Path | None) -> nn.Module:
     """The tower with its weights, frozen, its positions resampled to the grid of ``vit.side`` pixels."""
     import timm
     from timm.models import load_state_dict
-    from timm.models.vision_transformer import checkpoint_filter_fn
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-    classes = {} if vit.projected else {"num_classes": 0}
+    classes: dict[str, Any] = {} if vit.projected else {"num_classes": 0}
     try:
         # At its own grid first: positions are resampled below, not by timm.
         network = timm.create_model(vit.timm, pretrained=weights is None, **classes)
+        assert isinstance(network, VisionTransformer)
         if weights is not None:
             network.load_state_dict(checkpoint_filter_fn(load_state_dict(str(weights)), network))
     except (RuntimeError, OSError, KeyError, EOFError) as error:
@@ -73,10 +76,11 @@ def _network(vit: Vit, weights: Path | None) -> nn.Module:
         ) from None
     grid = network.patch_embed.grid_size[0]
     if vit.side // network.patch_embed.patch_size[0] != grid:
-        own = network.pos_embed.detach()
+        own = network.pos_embed
         network.set_input_size((vit.side, vit.side))
+        assert own is not None and network.pos_embed is not None
         with torch.no_grad():
-            network.pos_embed.copy_(dinov2_positions(own, network.patch_embed.grid_size[0]))
+            network.pos_embed.copy_(dinov2_positions(own.detach(), network.patch_embed.grid_size[0]))
     return network.requires_grad_(False).eval()
 
 

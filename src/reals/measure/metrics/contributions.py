@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from reals.measure.metrics.frechet import Moments, Statistics, root_factor
 _BLOCK = 8192
 
 
-class Contributions(NamedTuple):
+@dataclass(frozen=True)
+class Contributions:
     """``share`` [K] float64, ``count`` [K] and ``remainder``: shares and remainder sum to the Fréchet distance."""
 
     share: Tensor

@@ -68,6 +68,7 @@ class ReferenceStream:
         return *self.moments, torch.cat(self._kept)
 
     def _take(self, whole: bool) -> None:
+        assert self.moments is not None
         for moments, waiting in zip(self.moments, self._waiting, strict=True):
             blocks = list(torch.cat(waiting).split(_BLOCK)) if waiting else []
             rest = [] if whole or len(blocks[-1]) == _BLOCK else [blocks.pop()]

@@ -73,12 +73,11 @@ def squared_radii(features: Tensor, k: int, arithmetic: torch.dtype | None = Non
 
 
 def _radii(features: Tensor, k: int, coarse: _Coarse, rows_at_once: int) -> Tensor:
-    radii, crowded = [], []
+    found = []
     for i in range(0, len(features), rows_at_once):
         near, full = _k_nearest(features[i : i + rows_at_once], features, k, coarse, own=i)
-        radii.append(near)
-        crowded.append(full.nonzero()[:, 0] + i)
-    radii, crowded = torch.cat(radii), torch.cat(crowded)
+        found.append((near, full.nonzero()[:, 0] + i))
+    radii, crowded = (torch.cat(parts) for parts in zip(*found, strict=True))
     if coarse.dtype != torch.float64 and len(crowded):
         exact = _Coarse(features, torch.float64)
         for rows in crowded.split(rows_at_once):
@@ -180,7 +179,8 @@ def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     rows, n = values.shape
     whole = n // _GROUP * _GROUP
     if n // _GROUP <= 2 * count:
-        return tuple(values.topk(count, largest=False))
+        smallest = values.topk(count, largest=False)
+        return smallest.values, smallest.indices
     groups = values[:, :whole].unflatten(1, (-1, _GROUP))
     best = groups.amin(dim=2).topk(count, largest=False).indices
     columns = (best[:, :, None] * _GROUP + torch.arange(_GROUP, device=values.device)).flatten(1)

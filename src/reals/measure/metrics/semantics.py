@@ -126,7 +126,8 @@ def _random_resized_crop(image: Tensor, settings: ViewSettings, draw: torch.Gene
     height, width = image.shape[-2:]
     for _ in range(10):
         area = height * width * _uniform(*settings.crop_scale, draw)
-        ratio = math.exp(_uniform(*map(math.log, settings.crop_ratio), draw))
+        narrow, wide = settings.crop_ratio
+        ratio = math.exp(_uniform(math.log(narrow), math.log(wide), draw))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 1 <= w <= width and 1 <= h <= height:
             top = int(torch.randint(height - h + 1, (), generator=draw))

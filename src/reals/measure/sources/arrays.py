@@ -3,7 +3,9 @@
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -33,7 +35,8 @@ def shards_source(path: Path, shards: list[Path], value_range: str) -> Source:
     count, read = joined(
         [(len(a), slicer(a, True, value_range, str(s))) for a, s in zip(arrays, shards, strict=True) if len(a)] or _nothing(path)
     )
-    return Source(path, "shards", count, arrays[0].shape[2:], read, tuple(shards))
+    height, width = arrays[0].shape[2:]
+    return Source(path, "shards", count, (height, width), read, tuple(shards))
 
 
 def _nothing(path: Path) -> list:
@@ -44,8 +47,8 @@ def npy_source(path: Path, value_range: str) -> Source:
     array = _memmap(path)
     check_type(array.dtype, value_range, str(path))
     first = channels_first(array.shape, str(path), either=True)
-    size = array.shape[2:] if first else array.shape[1:3]
-    return Source(path, "array", len(array), size, slicer(array, first, value_range, str(path)), (path,))
+    height, width = array.shape[2:] if first else array.shape[1:3]
+    return Source(path, "array", len(array), (height, width), slicer(array, first, value_range, str(path)), (path,))
 
 
 def npz_source(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source:
@@ -61,7 +64,8 @@ def npz_source(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source
     if channels_first(shape, f"{path}: arr_0"):
         raise AssertionError("refused above")
     labels = _labels(path, archive, names, shape[0])
-    return Source(path, "npz", shape[0], shape[1:3], _member(path, archive, "arr_0", value_range), (path,), labels)
+    count, height, width, _ = shape
+    return Source(path, "npz", count, (height, width), _member(path, archive, "arr_0", value_range), (path,), labels)
 
 
 def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -106,23 +110,38 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, value_range: str) -
             name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
         offset = info.header_offset + 30 + name_length + extra_length + length
         return slicer(np.memmap(path, dtype, "r", offset, shape), False, value_range, where)
-    row = int(np.prod(shape[1:])) * dtype.itemsize
-    state: dict[str, object] = {"stream": None, "at": 0}
+    return _streamed(archive, info, shape[1:], dtype, length, value_range, where)
+
+
+def _streamed(
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    image: tuple[int, ...],
+    dtype: np.dtype,
+    header: int,
+    value_range: str,
+    where: str,
+) -> Read:
+    """A reader of a compressed member: forward from the image it is at, from the start again for an earlier one."""
+    row = int(np.prod(image)) * dtype.itemsize
+    stream: IO[bytes] | None = None
+    at = 0  # the image that the stream has come to
 
     def read(start: int, stop: int) -> np.ndarray:
+        nonlocal stream, at
         try:
-            if state["stream"] is None or start < state["at"]:
-                state["stream"], state["at"] = archive.open(info), 0
-                state["stream"].read(length)
-            for _ in range(state["at"], start):
-                state["stream"].read(row)
-            data = state["stream"].read((stop - start) * row)
-            state["at"] = stop
+            if stream is None or start < at:
+                stream, at = archive.open(info), 0
+                stream.read(header)
+            for _ in range(at, start):
+                stream.read(row)
+            data = stream.read((stop - start) * row)
+            at = stop
             if len(data) != (stop - start) * row:
                 raise EOFError("the data end early")
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{where}: damaged before image {stop} ({error}); copy or make the file again") from None
-        images = np.frombuffer(data, dtype).reshape(stop - start, *shape[1:])
+        images = np.frombuffer(data, dtype).reshape(stop - start, *image)
         return slicer(images, False, value_range, f"{where} from image {start}")(0, stop - start)
 
     return read
@@ -131,24 +150,31 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, value_range: str) -
 def _listed(path: Path, archive: zipfile.ZipFile, names: list[str], value_range: str) -> Source:
     """arr_0, arr_1, ...: a list of images [H, W, 3] or of batches [N, H, W, 3]."""
     arrays = np.load(path, allow_pickle=False)
-    parts, size = [], None
+    parts: list[tuple[int, Read]] = []
+    size: tuple[int, int] | None = None
     for name in names:
         shape, dtype = _header(path, archive, name)[:2]
         where = f"{path}: {name}"
         check_type(dtype, value_range, where)
         single = len(shape) == 3
-        shape = (1, *shape) if single else shape
-        channels_first(shape, where)
-        size = size or shape[1:3]
-        if shape[1:3] != size:
-            raise ValueError(f"{where}: {size_text(shape[1:3])}, arr_0 is {size_text(size)}; all images must have one size")
-
-        def read(start: int, stop: int, name=name, where=where) -> np.ndarray:
-            with whole(path):
-                array = arrays[name]
-            return slicer(array[None], False, value_range, where)(start, stop)
-
+        count, height, width, _ = checked = (1, *shape) if single else shape
+        channels_first(checked, where)
+        size = size or (height, width)
+        if (height, width) != size:
+            raise ValueError(f"{where}: {size_text((height, width))}, arr_0 is {size_text(size)}; all images must have one size")
         # A batch is read as it is needed, not whole for each of ours.
-        parts.append((shape[0], read if single else _member(path, archive, name, value_range)))
-    count, read = joined(parts)
-    return Source(path, "list of arrays", count, size, read, (path,))
+        parts.append((count, _single(path, arrays, name, value_range) if single else _member(path, archive, name, value_range)))
+    total, read = joined(parts)
+    assert size is not None
+    return Source(path, "list of arrays", total, size, read, (path,))
+
+
+def _single(path: Path, arrays: Mapping[str, np.ndarray], name: str, value_range: str) -> Read:
+    """A reader of one image [H, W, 3]."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        with whole(path):
+            array = arrays[name]
+        return slicer(array[None], False, value_range, f"{path}: {name}")(start, stop)
+
+    return read

@@ -4,8 +4,10 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -32,7 +34,7 @@ def _rgb(data: bytes, where: str) -> np.ndarray:
         raise ValueError(f"{where}: cannot be read as an image ({error}); make it again") from None
 
 
-def _size(file: object, where: str) -> tuple[int, int]:
+def _size(file: Path | IO[bytes], where: str) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width
@@ -68,7 +70,15 @@ def zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
     return _image_files(path, "zip", names, (path,), data, sizes)
 
 
-def _image_files(path: Path, kind: str, names: list[str], members, data, sizes) -> Source:
+def _image_files(
+    path: Path,
+    kind: str,
+    names: list[str],
+    members: tuple[Path, ...],
+    data: Callable[[str], bytes],
+    sizes: Callable[[ThreadPoolExecutor], Iterable[tuple[int, int]]],
+) -> Source:
+    """The images ``names``, whose bytes are ``data(name)``; ValueError where there are none or of several sizes."""
     if not names:
         raise ValueError(f"{path}: no image in this {kind} ({', '.join(sorted(EXTENSIONS))})")
     pool = ThreadPoolExecutor(THREADS)
@@ -84,9 +94,9 @@ def _image_files(path: Path, kind: str, names: list[str], members, data, sizes) 
         chosen = names[start:stop]
         return np.stack(list(pool.map(lambda n: _rgb(data(n), f"{path}: {n}"), chosen)))
 
-    tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
+    tops = [name.split("/", 1)[0] for name in names if "/" in name]
     labels, classes = None, None
-    if None not in tops and len(set(tops)) > 1:
+    if len(tops) == len(names) and len(set(tops)) > 1:
         classes = tuple(sorted(set(tops)))
         labels = np.array([classes.index(t) for t in tops], np.int64)
     lossy = sum(name.lower().endswith(_LOSSY) for name in names)
