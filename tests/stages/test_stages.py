@@ -19,8 +19,10 @@ from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.latent_maps import anchor
 from reals.measure.metrics.generation import generation_metrics
+from reals.measure.metrics.unlabelled import foreground, ink
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
+from reals.method.models.heads import InkHeads
 from reals.method.models.lpips import lpips_network
 from reals.planning import cost, networks
 from reals.stages import (
@@ -227,7 +229,7 @@ def test_a_gallery_is_cut_to_what_the_scale_shows_and_never_too_short(tmp_path):
 def test_ink_and_depth_of_a_stroke():
     images = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
     images[:, :, 2:7, 2:7] = 255
-    mask, depth = downstream.ink(images)
+    mask, depth = ink(images)
     assert mask.sum() == 25
     assert depth[0, 4, 4] == 3
     assert depth[0, 2, 2] == 1
@@ -235,7 +237,7 @@ def test_ink_and_depth_of_a_stroke():
 
 
 def test_heads_learn_what_the_tokens_hold():
-    heads = downstream.Heads(4, 4)
+    heads = InkHeads(4, 4)
     mask, depth = heads(torch.randn(5, 64, 4))
     assert mask.shape == depth.shape == (5, 32, 32)
     assert (depth >= 0).all()
@@ -252,7 +254,7 @@ def test_label_free_foreground_is_bright_where_the_object_is():
     inside = torch.zeros(8, 8, dtype=torch.bool)
     inside[2:6, 2:6] = True
     tokens[:, inside.flatten()] += torch.tensor([2.0, -1, 0, 0, 1, 0, 0, 0])
-    mask = downstream.foreground(tokens)
+    mask = foreground(tokens)
     assert mask[:, inside].min() > mask[:, ~inside].max()
 
 

@@ -1,127 +1,32 @@
 """Stage `downstream`: masks and depth read off generated latents through the align network (Section 4.4, Figure 4)."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals import files, rng
 from reals.arrays import save_npz
-from reals.data.dataset import Images
+from reals.data import labelled
 from reals.data.readers import CachedFeatures
 from reals.experiment.artefact import Artefact
 from reals.machine.usage import work
 from reals.measure.features import batches
+from reals.measure.heads import Reader, predictions, score
+from reals.measure.metrics import dense
+from reals.measure.metrics.unlabelled import foreground, ink_scores
+from reals.method.alignment import AlignNetworks
 from reals.method.models import autoencoder as models
+from reals.method.models import heads as networks
 from reals.method.models import teacher as teachers
 from reals.method.models.teacher import OnlineFeatures
 from reals.method.sampling import shard_range
-from reals.progress import Progress
-from reals.stages import labelled
 from reals.stages.context import Context
-from reals.training.batches import data_order
-
-INK = 0.5  # brightness above which a pixel is ink
-
-
-class Heads(nn.Module):
-    """BatchNorm and one 1x1 convolution per task on teacher tokens (DINOv2's linear head), at pixel resolution.
-
-    tokens [B, h*w, D] -> mask logits and depth, each [B, h*r, w*r].
-    """
-
-    def __init__(self, dim: int, pixels_per_token: int):
-        super().__init__()
-        self.r = pixels_per_token
-        self.norm = nn.BatchNorm1d(dim)
-        self.out = nn.Linear(dim, 2 * pixels_per_token**2)
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        side = round(tokens.shape[1] ** 0.5)
-        maps = self.out(self.norm(tokens.transpose(1, 2)).transpose(1, 2))
-        maps = F.pixel_shuffle(maps.transpose(1, 2).unflatten(2, (side, side)), self.r)
-        return maps[:, 0], F.softplus(maps[:, 1])
-
-
-def ink(images: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 [B, 3, R, R] of bright strokes on black -> (mask [B, R, R] in {0, 1}, depth [B, R, R] in pixels).
-
-    The depth stand-in is the distance from each inked pixel to the nearest bare one: how deep inside the stroke it is.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    mask = (images.float().mean(dim=1) / 255 > INK).numpy()
-    depth = np.stack([distance_transform_edt(m) for m in mask]).astype(np.float32)
-    return torch.from_numpy(mask.astype(np.float32)), torch.from_numpy(depth)
-
-
-def train_heads(context: Context, artefact: Artefact, source, dim: int, train: Images) -> Heads:
-    """Heads trained on *true* teacher features of training images: the generator's latents are never seen."""
-    spec = artefact.spec
-    heads = Heads(dim, context.scale.latent.factor)
-    with torch.no_grad():
-        g = rng.generator(spec["seed"], "head weights")
-        heads.out.weight.normal_(0, dim**-0.5, generator=g)
-        heads.out.bias.zero_()
-    heads = heads.to(context.device).train()
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=spec["lr"], weight_decay=0.0)
-    progress = Progress("heads", spec["steps"])
-    for step in range(spec["steps"]):
-        indices = data_order(spec["seed"], step, spec["batch"], len(train))
-        pixels = torch.from_numpy(train.batch(indices))
-        tokens, _ = source(indices, np.zeros(len(indices), bool), pixels.to(context.device))
-        mask, depth = heads(tokens.to(context.device))
-        true_mask, true_depth = (t.to(context.device) for t in ink(pixels))
-        loss = F.binary_cross_entropy_with_logits(mask, true_mask) + F.l1_loss(depth, true_depth)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"downstream heads: the loss is not finite at step {step}; lower downstream.lr")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        progress.update(step + 1, loss=float(loss))
-    return heads.eval().requires_grad_(False)
-
-
-def scores(heads: Heads, tokens: Tensor, images: Tensor) -> dict[str, float]:
-    """IoU of the mask and mean absolute error of the depth (pixels, on true ink) against the images' own ink."""
-    mask, depth = heads(tokens)
-    true_mask, true_depth = ink(images)
-    predicted, truth = (mask > 0).cpu(), true_mask > 0
-    union = float((predicted | truth).sum())
-    error = (depth.cpu() - true_depth).abs()[truth]
-    return {"iou": float((predicted & truth).sum()) / union if union else 1.0,
-            "depth_error": float(error.mean()) if len(error) else 0.0}  # fmt: skip
-
-
-def foreground(tokens: Tensor) -> Tensor:
-    """Label-free masks: the tokens' first principal component over the batch, min-max scaled to [0, 1]: [B, h, w].
-
-    The sign is chosen so that the border, on the whole, is background.
-    """
-    b, t, d = tokens.shape
-    flat = tokens.reshape(-1, d).double()
-    centred = flat - flat.mean(dim=0)
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    side = round(t**0.5)
-    value = (centred @ vectors[:, -1]).view(b, side, side)
-    border = torch.ones(side, side, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    if value[:, border].mean() > value[:, ~border].mean():
-        value = -value
-    return ((value - value.min()) / (value.max() - value.min()).clamp_min(1e-12)).float()
-
-
-def gallery(folder: Path, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """The first ``count`` samples of an evaluation: (latents, images, labels). MissingArtefact where fewer were kept."""
-    path = folder / "gallery.npz"
-    with np.load(path) as stored:
-        if len(stored["labels"]) < count:
-            raise files.MissingArtefact(
-                f"{path} was kept when the scale's gallery was {len(stored['labels'])} images, now it is {count}; delete {folder} to draw again"
-            )
-        return torch.from_numpy(stored["latents"][:count]), stored["images"][:count], stored["labels"][:count]
+from reals.training.tasks.head import HeadSettings, trained_on_ink, trained_on_labels
 
 
 def run(context: Context, artefact: Artefact) -> None:
@@ -133,41 +38,19 @@ def run(context: Context, artefact: Artefact) -> None:
     align = models.load_align(source_ae, context.device)
     kept = min(spec["gallery"], len(shard_range(samples.spec["n"], 0, registry.shards(samples))))
     z, images, labels = gallery(registry.folder(samples), kept)
+    settings = HeadSettings(spec["seed"], spec["steps"], spec["batch"], spec["lr"], context.device)
     values: dict[str, float] = {}
     arrays = {"images": images.transpose(0, 2, 3, 1), "labels": labels}
     with work():
-        generated = align(z.to(context.device))[0]
         if spec["target"] == "labelled":
-            values, found = labelled.run(context, artefact, z, images)
+            values, found = _read_labelled(context, artefact, z, images, settings)
             arrays |= found
         elif spec["target"] == "foreground":
-            mask = foreground(generated.cpu())
+            mask = foreground(align(z.to(context.device))[0].cpu())
             arrays["mask"] = F.interpolate(mask[:, None], scale_factor=scale.latent.factor, mode="bilinear")[:, 0].numpy()
         else:
-            cached = "features" in spec
-            needed = artefact.needed("features" if cached else "teacher")
-            teacher_folder = registry.folder(needed.needed("teacher") if cached else needed)
-            source = (
-                CachedFeatures(registry.folder(needed), context.images("train"))
-                if cached
-                else OnlineFeatures(teacher_folder, context.device)
-            )
-            heads = train_heads(context, artefact, source, source.dim, context.images("train"))
-            held_out = context.images("held_out")
-            chosen = rng.permutation(spec["seed"], "held-out", n=len(held_out))[: scale.analysis.images]
-            real = torch.from_numpy(held_out.batch(chosen))
-            teacher, vae = teachers.load(teacher_folder, context.device), models.load(source_ae, context.device)
-            parts: dict[str, list[Tensor]] = {"teacher": [], "align": []}
-            with torch.no_grad():
-                for block in batches(real.numpy()):
-                    block = block.to(context.device)
-                    parts["teacher"].append(teacher.features(block.float() / 255)[0])
-                    parts["align"].append(align(models.moments(vae, models.to_input(block))[0])[0])
-            for name, tokens in (("teacher", torch.cat(parts["teacher"])), ("align", torch.cat(parts["align"]))):
-                values |= {f"{k}_{name}": v for k, v in scores(heads, tokens, real).items()}
-            values |= {f"{k}_generated": v for k, v in scores(heads, generated, torch.from_numpy(images)).items()}
-            mask, depth = heads(generated)
-            arrays |= {"mask": mask.sigmoid().cpu().numpy(), "depth": depth.cpu().numpy()}
+            values, found = _read_ink(context, artefact, align, z, images, settings)
+            arrays |= found
     files.write_atomically(folder / "maps.npz", lambda p: save_npz(p, **arrays))
     targets = {"ink": "mask: ink; depth stand-in: distance inside the stroke (pixels)",
                "foreground": "mask: first principal component of the align network's features (no labels)",
@@ -182,7 +65,7 @@ def run(context: Context, artefact: Artefact) -> None:
             "protocol": {
                 "scale": scale.name,
                 "target": targets[spec["target"]],
-                **labelled.described(context),
+                **_described(context),
                 "heads": f"{spec['steps']} steps on true teacher features" if values else "none",
                 "held-out images": scale.analysis.images,
                 "seeds": f"analysis {spec['seed']}",
@@ -194,3 +77,147 @@ def run(context: Context, artefact: Artefact) -> None:
             },
         },
     )
+
+
+def gallery(folder: Path, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """The first ``count`` samples of an evaluation: (latents, images, labels). MissingArtefact where fewer were kept."""
+    path = folder / "gallery.npz"
+    with np.load(path) as stored:
+        if len(stored["labels"]) < count:
+            raise files.MissingArtefact(
+                f"{path} was kept when the scale's gallery was {len(stored['labels'])} images, now it is {count}; delete {folder} to draw again"
+            )
+        return torch.from_numpy(stored["latents"][:count]), stored["images"][:count], stored["labels"][:count]
+
+
+def _read_ink(
+    context: Context, artefact: Artefact, align: AlignNetworks, z: Tensor, images: np.ndarray, settings: HeadSettings
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """(values, arrays for Figure 4) of generated latents z [k, C, h, w] (unscaled), where the images' own ink is the truth."""
+    registry, scale, spec = context.registry, context.scale, artefact.spec
+    source_ae = registry.folder(artefact.needed("samples").needed("autoencoder"))
+    values: dict[str, float] = {}
+    cached = "features" in spec
+    needed = artefact.needed("features" if cached else "teacher")
+    teacher_folder = registry.folder(needed.needed("teacher") if cached else needed)
+    source = (
+        CachedFeatures(registry.folder(needed), context.images("train"))
+        if cached
+        else OnlineFeatures(teacher_folder, context.device)
+    )
+    heads = trained_on_ink(context.images("train"), source, scale.latent.factor, settings)
+    held_out = context.images("held_out")
+    chosen = rng.permutation(spec["seed"], "held-out", n=len(held_out))[: scale.analysis.images]
+    real = torch.from_numpy(held_out.batch(chosen))
+    teacher, vae = teachers.load(teacher_folder, context.device), models.load(source_ae, context.device)
+    parts: dict[str, list[Tensor]] = {"teacher": [], "align": []}
+    with torch.no_grad():
+        for block in batches(real.numpy()):
+            block = block.to(context.device)
+            parts["teacher"].append(teacher.features(block.float() / 255)[0])
+            parts["align"].append(align(models.moments(vae, models.to_input(block))[0])[0])
+    for name, tokens in (("teacher", torch.cat(parts["teacher"])), ("align", torch.cat(parts["align"]))):
+        values |= {f"{k}_{name}": v for k, v in ink_scores(heads, tokens, real).items()}
+    generated = align(z.to(context.device))[0]
+    values |= {f"{k}_generated": v for k, v in ink_scores(heads, generated, torch.from_numpy(images)).items()}
+    mask, depth = heads(generated)
+    return values, {"mask": mask.sigmoid().cpu().numpy(), "depth": depth.cpu().numpy()}
+
+
+class Sources(NamedTuple):
+    """What heads can be fed with: the teacher's features, the align network's of latents, the base's latents themselves."""
+
+    teacher: Reader
+    align: Reader
+    base: Reader
+    of_latents: Callable[[Tensor], Tensor]  # the align network's features of latents [B, C, h, w], unscaled
+    teacher_name: str
+    dim: int
+    channels: int
+
+
+def sources(context: Context, artefact: Artefact) -> Sources:
+    """The networks of the samples, of the base that they are compared with, and the teacher, each as a reader."""
+    registry, device = context.registry, context.device
+    aligned = registry.folder(artefact.needed("samples").needed("autoencoder"))
+    base = registry.folder(artefact.needed("autoencoder"))
+    teacher_folder = registry.folder(artefact.needed("teacher"))
+    for folder in (aligned, base, teacher_folder):
+        files.verified(folder)
+    teacher = teachers.load(teacher_folder, device)
+    align, vae, start = models.load_align(aligned, device), models.load(aligned, device), models.load(base, device)
+
+    def of_latents(z: Tensor) -> Tensor:
+        return networks.as_map(align(z)[0])
+
+    return Sources(
+        lambda x: networks.as_map(teacher.features(x.float() / 255)[0]),
+        lambda x: of_latents(models.moments(vae, models.to_input(x))[0]),
+        lambda x: models.moments(start, models.to_input(x))[0],
+        of_latents, teacher.config.timm, teacher.dim, context.scale.latent.channels,
+    )  # fmt: skip
+
+
+def _read_labelled(
+    context: Context, artefact: Artefact, z: Tensor, images: np.ndarray, settings: HeadSettings
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """(values, arrays for Figure 4) of generated latents z [k, C, h, w] (unscaled) and their decoded images [k, 3, R, R].
+
+    For each kind of label a head is trained on the teacher's features, frozen, and then scored against ground truth on held-out
+    images: on the teacher's own features (``..._teacher``, the ceiling), on the align network's of encoded images (``..._align``);
+    and a probe of the same form, trained on the base's latents, on those (``..._base``, the floor). On the generated: the agreement
+    of the head on their latents with the head on the teacher's features of the decoded images (``..._generated``).
+    """
+    config, resolution = context.scale.downstream, context.scale.data.resolution
+    found = sources(context, artefact)
+    values: dict[str, float] = {}
+    arrays: dict[str, np.ndarray] = {}
+    decoded = torch.from_numpy(images).to(context.device)
+    for kind, labels in (("segmentation", config.segmentation), ("depth", config.depth)):
+        if labels is None:
+            continue
+        splits = labelled.pairs(labels, f"downstream.{kind}")
+        if labels.head is not None:
+            classes = labelled.classes(labels)
+            head = networks.published(Path(labels.head), labels.layout, found.teacher_name, found.dim, classes).to(context.device)
+        else:
+            head = trained_on_labels(kind, splits["train"], found.teacher, found.dim, "teacher", resolution, settings)
+        probe = trained_on_labels(kind, splits["train"], found.base, found.channels, "base", resolution, settings)
+        for name, network, reader in (
+            ("teacher", head, found.teacher),
+            ("align", head, found.align),
+            ("base", probe, found.base),
+        ):
+            scored = score(labels, predictions(network, reader, splits["held_out"], resolution, context.device))
+            values |= {f"{metric}_{name}": value for metric, value in scored.items()}
+        with torch.no_grad():
+            seen, true = head(found.of_latents(z.to(context.device)), resolution), head(found.teacher(decoded), resolution)
+        if kind == "segmentation":
+            seen, true = seen.argmax(1).cpu(), true.argmax(1).cpu()
+            arrays["classes"] = seen.numpy().astype(np.uint8)
+            values["miou_generated"] = dense.mean_iou(dense.confusion(seen, true, labelled.classes(labels)))
+        else:
+            arrays["depth"] = seen.cpu().numpy()
+            if labels.relative:
+                values["correlation_generated"] = dense.depth_correlation(seen.cpu(), true.cpu())
+            else:
+                errors = dense.depth_errors(seen.cpu(), true.cpu())
+                values |= {f"{metric}_generated": value for metric, value in errors.items()}
+    return values, arrays
+
+
+def _described(context: Context) -> dict[str, str]:
+    """What a reader must know beside the numbers."""
+    config, facts = context.scale.downstream, {}
+    if config.segmentation is not None:
+        head = "published linear head" if config.segmentation.head else "BatchNorm and 1x1 convolution trained here"
+        facts["segmentation"] = f"{config.segmentation.name} ({config.segmentation.layout}): {head}; mIoU over the held-out split"
+    if config.depth is not None:
+        how = "after scale and shift by least squares for each image" if config.depth.relative else "as predicted, no alignment"
+        head = (
+            "MoGe's head, experimental, on one last-layer map in place of its own backbone's four"
+            if config.depth.head
+            else "head trained here"
+        )
+        facts["depth"] = f"{config.depth.name}: {head}; AbsRel and delta1 {how}, means over images"
+    return facts

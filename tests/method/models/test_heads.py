@@ -10,15 +10,14 @@ from scenes import write_depth, write_voc
 
 from reals.data import labelled
 from reals.experiment import registry
-from reals.experiment.artefact import Artefact
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
-from reals.experiment.specs import DownstreamSpec
+from reals.measure import heads as measured
 from reals.method.models import heads, moge
 from reals.stages import data
-from reals.stages import labelled as stage
 from reals.stages.context import Context
+from reals.training.tasks.head import HeadSettings, trained_on_labels
 
 SIZE = 32
 
@@ -45,14 +44,10 @@ def labels(kind: str, folders) -> LabelsConfig:
 
 
 def trained(context, kind: str, reader, folders, steps: int = 150):
-    spec = DownstreamSpec(
-        samples="s", data="d", features=None, teacher="t", autoencoder="a", target="labelled", steps=steps, batch=8, lr=1e-2,
-        segmentation=None, depth=None, held_out_images=1, gallery=1, seed=0,
-    )  # fmt: skip
-    artefact = Artefact("d", spec)
+    settings = HeadSettings(seed=0, steps=steps, batch=8, lr=1e-2, device=context.device)
     splits = labelled.pairs(labels(kind, folders), kind)
-    head = stage.train(context, artefact, kind, splits["train"], reader, 6, "test")
-    return head, stage.score(labels(kind, folders), stage.predictions(head, reader, splits["held_out"], SIZE, "cpu"))
+    head = trained_on_labels(kind, splits["train"], reader, 6, "test", SIZE, settings)
+    return head, measured.score(labels(kind, folders), measured.predictions(head, reader, splits["held_out"], SIZE, "cpu"))
 
 
 @pytest.fixture
@@ -70,9 +65,9 @@ def test_a_head_finds_classes_and_depth_where_features_hold_them_and_nothing_whe
 def test_training_a_head_is_a_function_of_its_spec_and_scores_do_not_depend_on_batches(context, folders, monkeypatch):
     (one, scored), (other, _) = (trained(context, "depth", colours, folders, steps=5) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
-    monkeypatch.setattr(stage, "BATCH", 5)
+    monkeypatch.setattr(measured, "BATCH", 5)
     held_out = labelled.pairs(labels("depth", folders), "depth")["held_out"]
-    again = stage.score(labels("depth", folders), stage.predictions(one, colours, held_out, SIZE, "cpu"))
+    again = measured.score(labels("depth", folders), measured.predictions(one, colours, held_out, SIZE, "cpu"))
     assert again == pytest.approx(scored, rel=1e-6)
 
 

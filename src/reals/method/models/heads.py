@@ -42,6 +42,25 @@ class DepthHead(nn.Module):
         return F.softplus(_to_pixels(logits, size)[:, 0]) + SMALLEST_DEPTH
 
 
+class InkHeads(nn.Module):
+    """Mask and depth of bright strokes: BatchNorm and one 1x1 convolution for both (DINOv2's linear head), at pixel resolution.
+
+    tokens [B, h*w, D] -> mask logits and depth, each [B, h*r, w*r].
+    """
+
+    def __init__(self, dim: int, pixels_per_token: int):
+        super().__init__()
+        self.r = pixels_per_token
+        self.norm = nn.BatchNorm1d(dim)
+        self.out = nn.Linear(dim, 2 * pixels_per_token**2)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        side = round(tokens.shape[1] ** 0.5)
+        maps = self.out(self.norm(tokens.transpose(1, 2)).transpose(1, 2))
+        maps = F.pixel_shuffle(maps.transpose(1, 2).unflatten(2, (side, side)), self.r)
+        return maps[:, 0], F.softplus(maps[:, 1])
+
+
 def _to_pixels(maps: Tensor, size: int) -> Tensor:
     return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
 
