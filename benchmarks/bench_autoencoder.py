@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals import rng
+from reals.experiment.specs import AlignSpec, GanSpec, LpipsSpec, TrainedAutoencoderSpec
 from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models import teacher as teachers
@@ -35,12 +37,17 @@ from reals.training.tasks.autoencoder import AutoencoderTask
 
 VAE_PARAMETERS, TEACHER_PARAMETERS, DISCRIMINATOR_PARAMETERS = 83_653_863, 304_370_688, 2_765_633
 PEAK_GB = 12.0
-SPEC = {  # config/scales/imagenet256.yaml with the default preset
-    "seed": 0, "batch": 1, "lr": 5e-5, "steps": 200_180, "betas": [0.9, 0.95], "weight_decay": 0.0, "grad_clip": 1.0, "flip": True,
-    "pixel": "mse", "lambda_p": 1.0, "lambda_g": 0.1, "gan_weight": "constant", "lambda_k": 2e-5, "ema": None,
-    "gan": {"start": 0, "ramp": 0, "channels": 64, "layers": 3}, "latent_channels": 4, "block_out_channels": [128, 256, 512, 512],
-    "align": {"lambda_a": 1.0, "lambda_1": 0.9, "lambda_2": 0.1, "smooth_l1_beta": 1.0, "balance": "constant"},
-}  # fmt: skip
+SPEC = TrainedAutoencoderSpec(  # config/scales/imagenet256.yaml with the default preset
+    data="", features=None, teacher="", latent_channels=4, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+    norm_num_groups=32, pixel="mse", lambda_p=1.0, lambda_g=0.1, gan_weight="constant", betas=(0.9, 0.95), weight_decay=0.0,
+    grad_clip=1.0, flip=True, gan=GanSpec(start=0, ramp=0, channels=64, layers=3),
+    lpips=LpipsSpec(net="vgg", backbone="random"), ema=None, scale_images=1, seed=0, precision=None, init=None, unit_scale=None,
+    steps=200_180, batch=1, lr=5e-5, lambda_k=2e-5,
+    align=AlignSpec(
+        patch=True, cls=True, layers=2, hidden=1024, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0,
+        balance="constant",
+    ),
+)  # fmt: skip
 ARMS = ("plain diffusers fp32", "ours fp32", "ours bf16")
 
 
@@ -58,7 +65,7 @@ class Pictures:
 
 
 def networks(resolution: int) -> tuple[nn.Module, alignment.AlignNetworks, teachers.Teacher, nn.Module]:
-    vae = models.build(resolution, 4, SPEC["block_out_channels"], 2, 32)
+    vae = models.build(resolution, 4, SPEC.block_out_channels, 2, 32)
     models.initialise(vae, 0)
     align = alignment.AlignNetworks(4, 1024, 2, 1024, patch=True, cls=True)
     alignment.initialise(align, rng.generator(0, "align"))
@@ -75,7 +82,7 @@ def task(resolution: int, batch: int, precision: str, parts=None) -> Autoencoder
         return teacher.features(pixels.float() / 255)
 
     pictures = Pictures(resolution)
-    return AutoencoderTask(SPEC | {"batch": batch}, vae, align, features, lpips, pictures, pictures, Processes(precision), 1)
+    return AutoencoderTask(replace(SPEC, batch=batch), vae, align, features, lpips, pictures, pictures, Processes(precision), 1)
 
 
 def count(parameters: Iterable[Tensor]) -> int:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import nn
 from reals import rng
 from reals.data import cache
 from reals.data.readers import Latents, latent_layout
+from reals.experiment.specs import RunSpec
 from reals.training.processes import Processes
 from reals.training.tasks.transformer import TransformerTask
 
@@ -80,10 +82,11 @@ def plain(model: nn.Module, folder: Path, batch: int) -> Callable[[], None]:
 
 def real(name: str, folder: Path, batch: int, precision: str, compiled: bool) -> TransformerTask:
     """Our task on the cache, as stage `transformer` makes it."""
-    spec = {
-        "family": "SiT", "batch": batch, "lr": LR, "ema": EMA, "seed": 0, "flip": True, "patch": 2, "latent_channels": 4,
-        "latent_size": 32, "label_dropout": DROPOUT,
-    }  # fmt: skip
+    spec = RunSpec(
+        latents="", features=None, teacher=None, family="SiT", patch=2, width=768, depth=12, heads=12, latent_channels=4,
+        latent_size=32, batch=batch, lr=LR, ema=EMA, precision=None, label_dropout=DROPOUT, learn_sigma=True, flip=True, seed=0,
+        repa=None, interpolant=None, scaling_factor=None,
+    )  # fmt: skip
     labels = torch.arange(IMAGES) % CLASSES
     return TransformerTask(spec, ours(name).train(), Latents(folder), labels, Processes(precision, compiled=compiled))
 
@@ -141,7 +144,7 @@ def loader(task: TransformerTask, batch: int, step_seconds: float) -> None:
 
     here, consumed = rate(batch), batch / step_seconds
     print(f"  here: {here:,.0f} images/s, the step consumes {consumed:,.1f}: {here / consumed:,.0f} times")
-    task.spec = task.spec | {"batch": GPU_BATCH * GPUS}
+    task.spec = replace(task.spec, batch=GPU_BATCH * GPUS)
     task.rows = slice(GPU_BATCH * (GPUS - 1), GPU_BATCH * GPUS)
     bytes_each = np.dtype(np.float16).itemsize * 8 * 32 * 32
     needed = GPU_STEPS * GPU_BATCH

@@ -9,6 +9,7 @@ training images encoded and decoded and of the evaluation's first samples; PSNR 
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
+from reals.experiment.specs import TrainedAutoencoderSpec
 from reals.method.models.lpips import lpips_network
 from reals.method.sampling import draw
 from reals.progress import Progress
@@ -47,7 +49,7 @@ def main() -> None:
     batches = batches_of(images)
     for name in options.evaluations:
         samples = context.registry.evaluations[name].needed("samples")
-        (network, facts, vae), sampling, seed = loaded(context, samples), sampling_of(samples.spec), samples.spec["seed"]
+        (network, facts, vae), sampling, seed = loaded(context, samples), sampling_of(samples.spec), samples.spec.seed
         labels = torch.from_numpy(labels_of(samples.spec, network.config.classes)).to(context.device)
         drawn = [draw(network, sampling, seed, labels[rows], rows, context.device) / facts["scaling_factor"] for rows in batches]
         with Processes(context.scale.autoencoder.precision or "fp32") as processes:
@@ -69,19 +71,14 @@ def quality(task: AutoencoderTask, fid: Callable[[np.ndarray], str], images: np.
     ]
 
 
-def decoder_task(context: Context, spec: dict, vae: torch.nn.Module, steps: int, processes: Processes) -> AutoencoderTask:
+def decoder_task(
+    context: Context, spec: TrainedAutoencoderSpec, vae: torch.nn.Module, steps: int, processes: Processes
+) -> AutoencoderTask:
     """A fine-tuning of ``vae`` without alignment and KL, in which the decoder alone is stepped."""
     config = context.scale.autoencoder
-    own = {
-        "steps": steps,
-        "batch": config.batch,
-        "lr": config.lr,
-        "seed": spec["seed"] + OTHER_SEED,
-        "lambda_k": 0.0,
-        "align": None,
-    }
+    own = replace(spec, steps=steps, batch=config.batch, lr=config.lr, seed=spec.seed + OTHER_SEED, lambda_k=0.0, align=None)
     lpips = lpips_network(config.lpips.net, config.lpips.backbone, config.lpips.weights)
-    task = AutoencoderTask(spec | own, vae, None, None, lpips, context.images("train"), context.images("held_out"), processes,
+    task = AutoencoderTask(own, vae, None, None, lpips, context.images("train"), context.images("held_out"), processes,
                            config.held_out_images)  # fmt: skip
     vae.encoder.requires_grad_(False)  # saves its backward; the one before the latents stays, for the task's own
     task.trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]

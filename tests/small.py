@@ -1,10 +1,13 @@
 """Networks and tasks at the smallest size, for tests in more than one room."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from reals import rng
+from reals.experiment.specs import AlignSpec, GanSpec, LpipsSpec, RunSpec, TrainedAutoencoderSpec
 from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models.lpips import lpips_network
@@ -35,22 +38,27 @@ class Pictures:
 LPIPS = lpips_network("alex", "random", None)
 
 
-ALIGN = {"lambda_a": 1.0, "lambda_1": 0.9, "lambda_2": 0.1, "smooth_l1_beta": 1.0, "balance": "constant"}
+ALIGN = AlignSpec(
+    patch=True, cls=True, layers=2, hidden=8, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0, balance="constant"
+)  # fmt: skip
+GAN = GanSpec(start=0, ramp=0, channels=4, layers=1)
+AUTOENCODER = TrainedAutoencoderSpec(
+    data="d", features=None, teacher="t", latent_channels=4, block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=8,
+    pixel="mse", lambda_p=1.0, lambda_g=0.1, gan_weight="constant", betas=(0.9, 0.95), weight_decay=0.0, grad_clip=1.0, flip=True,
+    gan=GAN, lpips=LpipsSpec(net="alex", backbone="random"), ema=None, scale_images=8, seed=0, precision=None, init=None,
+    unit_scale=None, steps=10, batch=4, lr=1e-3, lambda_k=1e-4, align=ALIGN,
+)  # fmt: skip
+RUN = RunSpec(
+    latents="l", features=None, teacher=None, family="SiT", patch=2, width=16, depth=2, heads=2, latent_channels=2, latent_size=4,
+    batch=7, lr=1e-3, ema=0.9, precision=None, label_dropout=0.3, learn_sigma=True, flip=True, seed=3, repa=None, interpolant=None,
+    scaling_factor=None,
+)  # fmt: skip
 
 
 def task(processes=None, **changes):
-    spec = {
-        "seed": 0, "batch": 4, "lr": 1e-3, "steps": 10, "betas": [0.9, 0.95], "weight_decay": 0.0, "grad_clip": 1.0, "flip": True,
-        "pixel": "mse", "lambda_g": 0.1, "gan_weight": "constant", "lambda_p": 1.0, "lambda_k": 1e-4, "ema": None,
-        "gan": {"start": 0, "ramp": 0, "channels": 4, "layers": 1}, "align": ALIGN,
-        "latent_channels": 4, "block_out_channels": [8, 8, 8],
-    } | changes  # fmt: skip
+    spec = replace(AUTOENCODER, **changes)
     vae = tiny().train()
-    align = (
-        alignment.AlignNetworks(4, 6, 2, 8, spec["align"].get("patch", True), spec["align"].get("cls", True))
-        if spec["align"]
-        else None
-    )
+    align = alignment.AlignNetworks(4, 6, 2, 8, spec.align.patch, spec.align.cls) if spec.align else None
     if align is not None:
         alignment.initialise(align, rng.generator(0, "align"))
 

@@ -111,7 +111,7 @@ def test_a_run_on_another_path_is_sampled_on_it(project):
     assert ids() == before
     edit(sheet, "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K\t-", "sit-b2-control\tSiT-B/2\tcontrol\tno\t400K\tvp")
     registry = Registry(load("demo"))
-    assert registry.runs["sit-b2-control"].spec["path"] == "vp"
+    assert registry.runs["sit-b2-control"].spec.interpolant == "vp"
     assert sampling_of(registry.samples["sit-b2-control_400K"].spec).path == "vp"
     assert {name for _, name in changed(before, ids())} == {"sit-b2-control", "sit-b2-control_400K"}
     edit(sheet, "dit-b2-reals\tDiT-B/2\treals\tno\t400K\t-", "dit-b2-reals\tDiT-B/2\treals\tno\t400K\tgvp")
@@ -122,7 +122,7 @@ def test_a_run_on_another_path_is_sampled_on_it(project):
 def test_a_run_may_scale_its_latents_by_another_factor(project):
     before = Registry(load("cifar10", folder=project / "config"))
     fixed, own = before.runs["sit-b2-reals-fixed"], before.runs["sit-b2-reals"]
-    assert (fixed.spec["scaling_factor"], own.spec.get("scaling_factor")) == (0.18215, None)
+    assert (fixed.spec.scaling_factor, own.spec.scaling_factor) == (0.18215, None)
     assert fixed.needed("latents").id == own.needed("latents").id
     edit(project / "config/sheets/cifar10/runs.tsv", "\t0.18215", "\t-0.5")
     with pytest.raises(ConfigError, match=r"runs.tsv line .*: scaling_factor: .*greater than 0"):
@@ -146,6 +146,6 @@ def test_an_id_of_an_older_config_is_refused(project):
 
 
 def test_lambda_k_is_the_papers_at_its_scale_and_converted_elsewhere(project):
-    assert Registry(load("imagenet256")).autoencoders["reals"].spec["lambda_k"] == 2e-5
+    assert Registry(load("imagenet256")).autoencoders["reals"].spec.lambda_k == 2e-5
     demo = load("demo")
-    assert Registry(demo).autoencoders["reals"].spec["lambda_k"] == pytest.approx(2e-5 * demo.scale.lambda_k_factor)
+    assert Registry(demo).autoencoders["reals"].spec.lambda_k == pytest.approx(2e-5 * demo.scale.lambda_k_factor)

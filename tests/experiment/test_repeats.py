@@ -36,11 +36,11 @@ def test_a_row_with_seeds_is_repeated_down_to_its_metrics(project):
     assert {key: value for key, value in ids().items() if key in before} == before  # the first is what was there
     run = registry.runs["sit-b2-reals-seed2"]
     autoencoder = run.needed("latents").needed("autoencoder")
-    assert (run.spec["seed"], autoencoder.name, autoencoder.spec["seed"]) == (2, "reals-seed2", 2)
-    assert autoencoder.spec["init"] == registry.autoencoders["sd-vae-seed2"].id
+    assert (run.spec.seed, autoencoder.name, autoencoder.spec.seed) == (2, "reals-seed2", 2)
+    assert autoencoder.spec.init == registry.autoencoders["sd-vae-seed2"].id
     samples = registry.evaluations["sit-b2-reals_400K-seed2"].needed("samples")
-    assert (samples.spec["seed"], samples.needed("run").id) == (2, run.id)
-    assert registry.runs["sit-b2-control"].needed("latents").needed("autoencoder").spec["init"] == before["autoencoder", "sd-vae"]
+    assert (samples.spec.seed, samples.needed("run").id) == (2, run.id)
+    assert registry.runs["sit-b2-control"].needed("latents").needed("autoencoder").spec.init == before["autoencoder", "sd-vae"]
     assert repeats(experiment.evaluations, "sit-b2-reals_400K") == {
         0: "sit-b2-reals_400K", 1: "sit-b2-reals_400K-seed1", 2: "sit-b2-reals_400K-seed2"
     }  # fmt: skip
@@ -59,15 +59,15 @@ def test_every_repeat_stands_on_its_own_seed_whatever_their_order(seeds, project
     for seed, name in found.items():
         autoencoder = registry.runs[name].needed("latents").needed("autoencoder")
         base = next(a for a in autoencoder.needs if a.kind == "autoencoder")
-        assert [a.spec["seed"] for a in (registry.runs[name], autoencoder, base)] == [seed] * 3
+        assert [a.spec.seed for a in (registry.runs[name], autoencoder, base)] == [seed] * 3
     evaluated = {n: e for n, e in registry.evaluations.items() if n.startswith("sit-b2-reals_400K")}
-    assert all(e.needed("samples").spec["seed"] == e.needed("samples").needed("run").spec["seed"] for e in evaluated.values())
+    assert all(e.needed("samples").spec.seed == e.needed("samples").needed("run").spec.seed for e in evaluated.values())
 
 
 def test_one_seed_is_that_row_with_another_seed(project):
     repeated("7")
     experiment = load("demo")
-    assert Registry(experiment).runs["sit-b2-reals"].spec["seed"] == 7
+    assert Registry(experiment).runs["sit-b2-reals"].spec.seed == 7
     assert not any(row.repeat_of for row in experiment.runs.values())
 
 
@@ -101,7 +101,7 @@ def test_an_evaluation_may_name_some_of_its_runs_seeds(project):
     registry = Registry(load("cifar10"))
     for name, seed in (("sit-b2-reals_late_ode", 2), ("sit-b2-reals_late_ode-seed1", 1)):
         samples = registry.evaluations[name].needed("samples")
-        assert (samples.spec["seed"], samples.needed("run").spec["seed"]) == (seed, seed)
+        assert (samples.spec.seed, samples.needed("run").spec.seed) == (seed, seed)
     sheet.write_text(text.replace(line, line.removesuffix("0") + "3"))
     with pytest.raises(ConfigError, match=r"evaluations.tsv line \d+: seeds: run 'sit-b2-reals' has 0,1,2, not 3; name some"):
         load("cifar10")

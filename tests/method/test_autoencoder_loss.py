@@ -1,6 +1,7 @@
 """Eqs. 3 to 5: named terms and their sum, and in every setting the gradient that a scheme of backward seeds gives."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,27 +43,27 @@ def made(accumulate: int, **changes):
 def shares_of(task_):
     """(share, its rows of step 3's batch, its images) of every share."""
     batch = task_.batch(3)
-    for share in task_.processes.shares(task_.spec["batch"]):
+    for share in task_.processes.shares(task_.spec.batch):
         part = rows_of(batch, share.rows)
         yield share, part, models.to_input(part.pixels).double()
 
 
 def by_seeds(task_, lambda_g: float):
     """The same gradient by another way: z cut from the encoder always, KL and latents' gradient as seeds of the backward pass."""
-    spec, a = task_.spec, task_.spec["align"]
+    spec, a = task_.spec, task_.spec.align
     records = []
     for share, batch, x in shares_of(task_):
         mean, logvar = models.moments(task_.vae, x)
         z = mean + torch.exp(0.5 * logvar) * batch.noise
         latents = z.detach().requires_grad_()
         reconstruction = task_.vae.decode(latents).sample
-        pixel = (reconstruction - x).abs().mean() if spec["pixel"] == "l1" else (reconstruction - x).square().mean()
-        terms = {spec["pixel"]: pixel, "lpips": perceptual(reconstruction, x).mean()}
-        weights = {spec["pixel"]: 1.0, "lpips": spec["lambda_p"]}
+        pixel = (reconstruction - x).abs().mean() if spec.pixel == "l1" else (reconstruction - x).square().mean()
+        terms = {spec.pixel: pixel, "lpips": perceptual(reconstruction, x).mean()}
+        weights = {spec.pixel: 1.0, "lpips": spec.lambda_p}
         loss = sum(weights[name] * term for name, term in terms.items())
         if lambda_g > 0:
             terms["gan"], weights["gan"] = -task_.discriminator(reconstruction).mean(), lambda_g
-            if spec["gan_weight"] == "adaptive":
+            if spec.gan_weight == "adaptive":
                 layer = task_.vae.decoder.conv_out.weight
                 one, other = (
                     torch.autograd.grad(share.weight * term, layer, retain_graph=True)[0].norm() for term in (loss, terms["gan"])
@@ -82,8 +83,8 @@ def by_seeds(task_, lambda_g: float):
             else:
                 loss = loss + weights["align"] * aligned.total
         (share.weight * loss).backward()
-        terms["kl"], weights["kl"] = models.kl_per_image(mean, logvar).mean(), spec["lambda_k"]
-        seed = torch.full_like(terms["kl"], share.weight * spec["lambda_k"])
+        terms["kl"], weights["kl"] = models.kl_per_image(mean, logvar).mean(), spec.lambda_k
+        seed = torch.full_like(terms["kl"], share.weight * spec.lambda_k)
         torch.autograd.backward([z, terms["kl"]], [latents.grad, seed])
         raw = {name: float(term.detach()) for name, term in terms.items()}
         weighted = {
@@ -105,7 +106,7 @@ NETWORKS = {"both": (True, True), "patch": (True, False), "cls": (False, True), 
 def test_gradient_and_terms_are_those_of_backward_seeds_in_every_setting(accumulate, networks):
     aligned = NETWORKS[networks]
     for pixel, gan, balance in itertools.product(("mse", "l1"), ("off", "constant", "adaptive"), ("constant", "gradient")):
-        align = aligned and ALIGN | {"balance": balance, "lambda_a": 0.7, "patch": aligned[0], "cls": aligned[1]}
+        align = aligned and replace(ALIGN, balance=balance, lambda_a=0.7, patch=aligned[0], cls=aligned[1])
         changes = {"pixel": pixel, "gan_weight": "adaptive" if gan == "adaptive" else "constant", "align": align}
         lambda_g = 0.0 if gan == "off" else 0.3
         ours, plain = made(accumulate, **changes), made(accumulate, **changes)

@@ -37,7 +37,7 @@ def test_a_cell_leads_back_to_data_and_seeds(made, capsys):
     for artefact in (made.data, made.extractor, made.autoencoders["sd-vae"], analysis):
         assert f"{artefact.kind} {artefact.id}" in printed
     assert "row: sheet autoencoders.tsv, name sd-vae, init base" in printed
-    assert f"seed {made.extractor.spec['seed']}" in printed and "torch 2" in printed
+    assert f"seed {made.extractor.spec.seed}" in printed and "torch 2" in printed
     assert f"again: snakemake {metrics} --config scale=smoke" in printed
     for what in (str(metrics), analysis.id, str(metrics.resolve()), str(metrics.with_name("latents.npz"))):
         assert main(["why", what, "--config", "scale=smoke"]) == 0

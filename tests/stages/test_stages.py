@@ -166,7 +166,7 @@ def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
     r = context.registry
     base, cache = r.autoencoders["sd-vae"], r.latents["sd-vae"]
     run, samples = r.runs["sit-b2-sd-vae"], r.samples["sit-b2-sd-vae_400K"]
-    step = samples.spec["step"]
+    step = samples.spec.step
     autoencoder.run(context, base)
     latents.run(context, cache)
     transformer.run(context, run, step)

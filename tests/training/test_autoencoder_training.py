@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch.nn.functional as F
 from conftest import REPOSITORY, edit
 from forks import codes, fork_all
 from PIL import Image
-from small import ALIGN, LPIPS, Pictures, task
+from small import ALIGN, GAN, LPIPS, Pictures, task
 
 from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.specs import GanSpec
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
 from reals.method.models import autoencoder as models
@@ -28,8 +30,6 @@ from reals.training import loop
 from reals.training.log import OF_THE_MACHINE, read_log
 from reals.training.processes import Processes
 
-GAN = {"start": 0, "ramp": 0, "channels": 4, "layers": 1}
-
 
 def one_graph(made, step: int, weights: dict) -> dict:
     """The terms of Eq. 5 and the gradient of their weighted sum, in one graph and one batch."""
@@ -38,7 +38,7 @@ def one_graph(made, step: int, weights: dict) -> dict:
     mean, logvar = models.moments(made.vae, x)
     z = mean + torch.exp(0.5 * logvar) * batch.noise
     reconstruction = made.vae.decode(z).sample
-    a = made.spec["align"]
+    a = made.spec.align
     patch, cls = made.teacher(batch.indices, batch.flips, batch.pixels)
     terms = {
         "mse": F.mse_loss(reconstruction, x),
@@ -46,9 +46,7 @@ def one_graph(made, step: int, weights: dict) -> dict:
         "lpips": LPIPS(reconstruction, x).mean(),
         "gan": -made.discriminator(reconstruction).mean(),
         "kl": models.kl_per_image(mean, logvar).mean(),
-        "align": alignment.align_loss(
-            made.align, z, patch, cls, AlignWeights(a["lambda_1"], a["lambda_2"], a["smooth_l1_beta"])
-        ).total,
+        "align": alignment.align_loss(made.align, z, patch, cls, AlignWeights(a.lambda_1, a.lambda_2, a.smooth_l1_beta)).total,
     }
     rest = sum(weights[k] * terms[k] for k in weights if k not in ("kl", "align"))
     norms = {
@@ -61,9 +59,9 @@ def one_graph(made, step: int, weights: dict) -> dict:
 
 def gradient(made, step: int):
     batch = made.batch(step)
-    (share,) = made.processes.shares(made.spec["batch"])
+    (share,) = made.processes.shares(made.spec.batch)
     made.discriminator.requires_grad_(False)
-    record, _ = made.gradient(batch, models.to_input(batch.pixels), made.spec["lambda_g"], share)
+    record, _ = made.gradient(batch, models.to_input(batch.pixels), made.spec.lambda_g, share)
     return record, [p.grad for p in made.trained]
 
 
@@ -80,7 +78,7 @@ def test_the_gradient_is_that_of_eq_5_in_one_graph(pixel):
 
 
 def test_a_balanced_alignment_pulls_as_hard_as_the_reconstruction():
-    changes = {"align": ALIGN | {"balance": "gradient", "lambda_a": 0.5}}
+    changes = {"align": replace(ALIGN, balance="gradient", lambda_a=0.5)}
     made, plain = task(**changes), task(**changes)
     record, got = gradient(made, 2)
     weights = {"mse": 1.0, "lpips": 1.0, "gan": 0.1, "kl": 1e-4}
@@ -106,7 +104,7 @@ STEPS = 4
 VARIANTS = {
     "default": {},
     "ldm": {"pixel": "l1", "gan_weight": "adaptive", "lambda_g": 0.5, "betas": [0.5, 0.9], "grad_clip": None},
-    "balanced": {"align": ALIGN | {"balance": "gradient"}, "ema": 0.9},
+    "balanced": {"align": replace(ALIGN, balance="gradient"), "ema": 0.9},
 }
 # Adam turns rounding of a gradient near zero into a step of either sign; a larger epsilon lets rounding stay rounding.
 EPSILON = 1e-3
@@ -236,7 +234,7 @@ def test_bf16_networks_keep_losses_in_float32():
 
 
 def test_the_discriminator_waits_for_its_start():
-    made = task(gan=GAN | {"start": 1})
+    made = task(gan=replace(GAN, start=1))
     before = {k: v.clone() for k, v in made.discriminator.state_dict().items()}
     assert "discriminator" not in made.update(0)
     assert all(torch.equal(before[k], v) for k, v in made.discriminator.state_dict().items())
@@ -283,18 +281,15 @@ def test_presets_are_complete_and_each_trains(project):
         )
         spec = Registry(load(str(scale))).autoencoders["reals"].spec
         ids.add(Registry(load(str(scale))).autoencoders["reals"].id)
-        made = task(**{k: spec[k] for k in ("pixel", "lambda_p", "lambda_g", "gan_weight", "betas", "weight_decay", "grad_clip")})
+        made = task(
+            **{k: getattr(spec, k) for k in ("pixel", "lambda_p", "lambda_g", "gan_weight", "betas", "weight_decay", "grad_clip")}
+        )
         assert torch.isfinite(made.update(3)["loss"])
-        assert (spec["pixel"], spec["lambda_g"]) == (loss.pixel, loss.lambda_g)
+        assert (spec.pixel, spec.lambda_g) == (loss.pixel, loss.lambda_g)
         # The smoke scale's own start and ramp win over the preset's.
-        assert (spec["gan"]["start"], spec["gan"]["ramp"]) == (0, 2)
+        assert (spec.gan.start, spec.gan.ramp) == (0, 2)
     assert len(ids) == 3
-    assert Registry(load("imagenet256")).autoencoders["reals"].spec["gan"] == {
-        "start": 0,
-        "ramp": 5000,
-        "channels": 64,
-        "layers": 3,
-    }
+    assert Registry(load("imagenet256")).autoencoders["reals"].spec.gan == GanSpec(start=0, ramp=5000, channels=64, layers=3)
 
 
 def test_an_unknown_preset_is_refused(project):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from forks import codes, fork, fork_all, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from small import RUN
 
 from reals import rng
 from reals.experiment import registry
 from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
+from reals.experiment.specs import RepaSpec
 from reals.machine import signals
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
@@ -35,12 +38,10 @@ from reals.training.states import States
 from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks
 
 IMAGES, CLASSES, TEACHER = 24, 5, 6
-SPEC = {"batch": 7, "lr": 1e-3, "ema": 0.9, "seed": 3, "flip": True, "patch": 2, "latent_channels": 2, "latent_size": 4,
-        "label_dropout": 0.3}  # fmt: skip
 FAMILIES = {
-    "SiT": {"family": "SiT"},
-    "DiT": {"family": "DiT"},
-    "REPA": {"family": "SiT", "repa": {"coefficient": 0.5, "grad_clip": 0.3}},
+    "SiT": RUN,
+    "DiT": replace(RUN, family="DiT"),
+    "REPA": replace(RUN, repa=RepaSpec(depth=1, hidden=8, coefficient=0.5, grad_clip=0.3)),
 }
 
 
@@ -89,8 +90,8 @@ def train(folder: Path, family: str, steps: int, *, wide: bool = False, accumula
     """Trains the real task in this process and, at the end, writes its weights, EMA and moments."""
     if wide:
         torch.set_default_dtype(torch.float64)
-    spec = SPEC | FAMILIES[family]
-    repa = "repa" in spec
+    spec = FAMILIES[family]
+    repa = spec.repa
     model = Transformer(
         TransformerConfig(
             width=16, depth=2, heads=2, patch=2, latent_channels=2, latent_size=4, classes=CLASSES, learn_sigma=True,
@@ -106,7 +107,7 @@ def train(folder: Path, family: str, steps: int, *, wide: bool = False, accumula
         for name, value in changes.items():
             setattr(task, name, value)
         loop.train(
-            task, folder, steps, label=family, processes=several, engine=engine or EngineConfig(log_every=1), batch=spec["batch"]
+            task, folder, steps, label=family, processes=several, engine=engine or EngineConfig(log_every=1), batch=spec.batch
         )
         if several.main:
             torch.save(task.state(), folder / "final.pt")

@@ -75,7 +75,10 @@ class Artefact(Generic[S]):
         """The first of this kind that it is made from."""
         return next(artefact for artefact in self.needs if artefact.kind == kind)
 
-    def teaching(self) -> "Artefact[TeacherSpec] | None":
-        """The teacher whose features it is trained on, whether from their cache or from the teacher itself; None without one."""
-        source = next((artefact for artefact in self.needs if artefact.kind in ("features", "teacher")), None)
-        return source.needed("teacher") if source is not None and source.kind == "features" else source  # type: ignore[return-value]
+    @property
+    def teacher(self) -> "Artefact[TeacherSpec] | None":
+        """The teacher whose features it is made from, in their cache or by the teacher itself; None where it needs none."""
+        kinds = {artefact.kind for artefact in self.needs}
+        if "features" in kinds:
+            return self.needed("features").needed("teacher")
+        return self.needed("teacher") if "teacher" in kinds else None

@@ -77,7 +77,7 @@ class Graph:
 
     def _needs(self, artefact: Artefact, number: int | None) -> Iterator[str]:
         for needed in artefact.needs:
-            yield self.target(needed, artefact.spec["step"] if needed.kind == "run" else None)
+            yield self.target(needed, artefact.spec.step if needed.kind == "run" else None)
             if artefact.kind == "downstream" and needed.kind == "samples":
                 yield self.target(needed.needed("autoencoder"))
             if artefact.kind == "downstream" and needed.kind == "features":

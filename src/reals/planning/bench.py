@@ -97,8 +97,10 @@ def _transformers(costs: Costs, device: torch.device, fitting: Fitting, quick: b
     scale, classes = costs.scale, costs.counts.classes
     for size, row in {r.size: r for r in costs.registry.experiment.runs.values() if not r.repa}.items():
         spec = costs.registry.runs[row.name].spec
-        sizes = {k: spec[k] for k in ("width", "depth", "heads", "patch", "latent_channels", "latent_size", "learn_sigma")}
-        config = TransformerConfig(**sizes, classes=classes, label_dropout=spec["label_dropout"])
+        sizes = {
+            k: getattr(spec, k) for k in ("width", "depth", "heads", "patch", "latent_channels", "latent_size", "learn_sigma")
+        }
+        config = TransformerConfig(**sizes, classes=classes, label_dropout=spec.label_dropout)
         if quick and flops.transformer_parameters(config, classes) > QUICK_PARAMETERS:
             continue
         each, model = flops.transformer_flops(config), Transformer(config)

@@ -1,20 +1,18 @@
 """How often a sampler calls the network for one sample."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from reals.experiment.sampler_table import SAMPLERS, SamplerName
+from reals.experiment.specs import SamplesSpec
 
 DOPRI5_EVALUATIONS = 120  # a guess: it takes what its tolerance asks, and a trained SiT asks for 100 to 150
 
 
-def network_calls(spec: Mapping[str, Any]) -> float:
+def network_calls(spec: SamplesSpec) -> float:
     """Forward passes of one sample in a transformer, a guided evaluation counting two."""
-    times = _evaluation_times(spec["sampler"], spec["steps"], (spec.get("path") or {}).get("last_step_size", 0.0))
-    if spec["cfg"] == 1:
+    times = _evaluation_times(spec.sampler, spec.steps, spec.sde.last_step_size if spec.sde else 0.0)
+    if spec.cfg == 1:
         return len(times)
-    low, high = spec["interval"] or (0.0, 1.0)
-    noise = (spec["interval_time"] or "noise") == "noise"
+    low, high = spec.interval or (0.0, 1.0)
+    noise = (spec.interval_time or "noise") == "noise"
     slack = 1e-9  # as in samplers.guided
     return len(times) + sum(low - slack <= (t if noise else 1 - t) <= high + slack for t in times)
 

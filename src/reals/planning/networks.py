@@ -8,6 +8,7 @@ from reals.experiment.networks import Teacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.scale import Scale
+from reals.experiment.specs import ExtractorSpec, RunSpec, TeacherSpec, TrainedAutoencoderSpec
 from reals.planning import flops
 from reals.planning.counts import Counts
 
@@ -42,28 +43,27 @@ class Networks:
         a = self.scale.autoencoder
         return flops.VaeSizes(self.scale.data.resolution, self.scale.latent.channels, a.block_out_channels, a.layers_per_block)
 
-    def teacher_flops(self, teacher: Artefact, grid: int) -> int:
+    def teacher_flops(self, teacher: Artefact[TeacherSpec], grid: int) -> int:
         """One image through a teacher at a grid."""
         config = next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id)
         if config.kind == "timm":
             return flops.vit_flops(vit_of(config.model), grid)
         return flops.vit_flops(flops.VitSizes(config.width, config.depth, config.patch), grid)
 
-    def teacher_dim(self, teacher: Artefact) -> int:
+    def teacher_dim(self, teacher: Artefact[TeacherSpec]) -> int:
         """Width of a teacher's features."""
         return teacher_width(next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id))
 
-    def transformer(self, run: Artefact) -> Transformer:
+    def transformer(self, run: Artefact[RunSpec]) -> Transformer:
         """The sizes of a run's network."""
-        spec, repa = run.spec, run.spec.get("repa")
-        teacher = next((a if a.kind == "teacher" else a.needed("teacher") for a in run.needs if a.kind != "latents"), None)
+        spec, repa, teacher = run.spec, run.spec.repa, run.teacher
         return Transformer(
-            **{key: spec[key] for key in ("width", "depth", "patch", "latent_channels", "latent_size", "learn_sigma")},
-            projector_depth=repa and repa["depth"], projector_dim=repa and self.teacher_dim(teacher),
-            projector_hidden=repa["hidden"] if repa else 0,
+            width=spec.width, depth=spec.depth, patch=spec.patch, latent_channels=spec.latent_channels,
+            latent_size=spec.latent_size, learn_sigma=spec.learn_sigma, projector_depth=repa and repa.depth,
+            projector_dim=teacher and self.teacher_dim(teacher), projector_hidden=repa.hidden if repa else 0,
         )  # fmt: skip
 
-    def extractor_flops(self, extractor: Artefact | None = None) -> int:
+    def extractor_flops(self, extractor: Artefact[ExtractorSpec] | None = None) -> int:
         """One image through the scale's feature extractor, or through the one that ``extractor`` is."""
         evaluation = self.scale.evaluation
         x = evaluation.second if extractor is not None and extractor is self.registry.second_extractor else evaluation.extractor
@@ -71,23 +71,21 @@ class Networks:
             return flops.INCEPTION_FLOPS
         return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
 
-    def autoencoder_step_flops(self, a: Artefact) -> int:
+    def autoencoder_step_flops(self, a: Artefact[TrainedAutoencoderSpec]) -> int:
         """One image through a training step of Eq. 5: both networks, the teacher, LPIPS and the discriminator."""
         spec, resolution = a.spec, self.scale.data.resolution
         total = flops.TRAINED * (flops.vae_encoder_flops(self.vae) + flops.vae_decoder_flops(self.vae))
-        if spec["lambda_p"] > 0:  # the image itself forward, its reconstruction forward and back
-            total += (flops.FROZEN + flops.PASSED_THROUGH) * flops.lpips_flops(spec["lpips"]["net"], resolution)
-        if spec["lambda_g"] > 0:  # through it in the generator's step; trained on real and on fake in its own
-            discriminator = flops.patch_gan_flops(resolution, spec["gan"]["channels"], spec["gan"]["layers"])
+        if spec.lambda_p > 0:  # the image itself forward, its reconstruction forward and back
+            total += (flops.FROZEN + flops.PASSED_THROUGH) * flops.lpips_flops(spec.lpips.net, resolution)
+        if spec.lambda_g > 0:  # through it in the generator's step; trained on real and on fake in its own
+            discriminator = flops.patch_gan_flops(resolution, spec.gan.channels, spec.gan.layers)
             total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
-        align = spec["align"]
-        if align is not None:
-            source = next(need for need in a.needs if need.kind in ("features", "teacher"))
-            teacher = source if source.kind == "teacher" else source.needed("teacher")
-            if source.kind == "teacher":
+        align, teacher = spec.align, a.teacher
+        if align is not None and teacher is not None:
+            if spec.teacher is not None:  # itself, and not its cache
                 total += flops.FROZEN * self.teacher_flops(teacher, self.scale.latent_size)
-            sizes = (self.scale.latent.channels, align["hidden"], self.teacher_dim(teacher), align["layers"])
-            rows = self.scale.latent_size**2 * align["patch"] + align["cls"]
+            sizes = (self.scale.latent.channels, align.hidden, self.teacher_dim(teacher), align.layers)
+            rows = self.scale.latent_size**2 * align.patch + align.cls
             total += flops.TRAINED * flops.mlp_flops(*sizes, rows)
         return total
 

@@ -6,6 +6,23 @@ FLOPs are the networks'; reading images, drawing noise, statistics and figures a
 from collections.abc import Callable, Mapping
 
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import (
+    AnalysisSpec,
+    AutoencoderSpec,
+    DataSpec,
+    DownstreamSpec,
+    EvaluationSpec,
+    ExtractorSpec,
+    FeaturesSpec,
+    InceptionSpec,
+    LatentsSpec,
+    PretrainedAutoencoderSpec,
+    PretrainedTeacherSpec,
+    ReferenceSpec,
+    RunSpec,
+    SamplesSpec,
+    TeacherSpec,
+)
 from reals.planning import flops
 from reals.planning.network_calls import network_calls
 from reals.planning.networks import Networks, vit_of
@@ -16,28 +33,30 @@ Priced = tuple[Mapping[str, int], int]
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
 
 
-def data(networks: Networks, artefact: Artefact) -> Priced:
+def data(networks: Networks, artefact: Artefact[DataSpec]) -> Priced:
     pixels = 3 * networks.scale.data.resolution**2
     images = networks.counts.train + networks.counts.held_out
     return {}, images * pixels if networks.scale.data.storage == "array" else 100 * images
 
 
-def teacher(networks: Networks, artefact: Artefact) -> Priced:
+def teacher(networks: Networks, artefact: Artefact[TeacherSpec]) -> Priced:
     grid, spec = networks.scale.latent_size, artefact.spec
-    if "model" in spec:  # brought in
-        vit = vit_of(spec["model"])
+    if isinstance(spec, PretrainedTeacherSpec):
+        vit = vit_of(spec.model)
         return {}, 4 * 12 * vit.width**2 * vit.depth
-    vit = flops.VitSizes(spec["width"], spec["depth"], spec["patch"])
-    work = flops.TRAINED * flops.vit_flops(vit, grid, networks.counts.classes) * spec["steps"] * spec["batch"]
+    vit = flops.VitSizes(spec.width, spec.depth, spec.patch)
+    work = flops.TRAINED * flops.vit_flops(vit, grid, networks.counts.classes) * spec.steps * spec.batch
     return {"transformer": work}, 4 * 12 * vit.width**2 * vit.depth * (1 + STATES * 3)
 
 
-def extractor(networks: Networks, artefact: Artefact) -> Priced:
-    steps = artefact.spec.get("steps", 0) * artefact.spec.get("batch", 0)
-    return {"autoencoder": flops.TRAINED * networks.extractor_flops(artefact) * steps}, 0
+def extractor(networks: Networks, artefact: Artefact[ExtractorSpec]) -> Priced:
+    spec = artefact.spec
+    if isinstance(spec, InceptionSpec):
+        return {}, 0
+    return {"autoencoder": flops.TRAINED * networks.extractor_flops(artefact) * spec.steps * spec.batch}, 0
 
 
-def features(networks: Networks, artefact: Artefact) -> Priced:
+def features(networks: Networks, artefact: Artefact[FeaturesSpec]) -> Priced:
     teacher, grid = artefact.needed("teacher"), networks.scale.latent_size
     images = networks.counts.train * (2 if networks.scale.data.flip else 1)
     work = {"sampling teacher": images * networks.teacher_flops(teacher, grid)}
@@ -45,25 +64,27 @@ def features(networks: Networks, artefact: Artefact) -> Priced:
     return work, images * tokens * networks.teacher_dim(teacher) * 2
 
 
-def autoencoder(networks: Networks, artefact: Artefact) -> Priced:
+def autoencoder(networks: Networks, artefact: Artefact[AutoencoderSpec]) -> Priced:
     weights = 4 * flops.vae_parameters(networks.vae)
-    steps = artefact.spec.get("steps", 0)
-    work = {"autoencoder": networks.autoencoder_step_flops(artefact) * steps * artefact.spec["batch"]} if steps else {}
-    return work, weights * (1 + (3 * STATES if steps else 0))
+    spec = artefact.spec
+    if isinstance(spec, PretrainedAutoencoderSpec):
+        return {}, weights
+    work = {"autoencoder": networks.autoencoder_step_flops(artefact) * spec.steps * spec.batch}
+    return work, weights * (1 + 3 * STATES)
 
 
-def latents(networks: Networks, artefact: Artefact) -> Priced:
+def latents(networks: Networks, artefact: Artefact[LatentsSpec]) -> Priced:
     images = 2 * networks.counts.train
     work = {"encoding": images * flops.vae_encoder_flops(networks.vae)}
     return work, images * 2 * networks.scale.latent.channels * networks.scale.latent_size**2 * 2
 
 
-def run(networks: Networks, artefact: Artefact, step: int) -> Priced:
+def run(networks: Networks, artefact: Artefact[RunSpec], step: int) -> Priced:
     row, sizes = networks.registry.experiment.runs[artefact.name], networks.transformer(artefact)
     before = max((earlier for earlier in networks.registry.milestones(artefact) if earlier < step), default=0)
     each = flops.TRAINED * flops.transformer_flops(sizes)
-    teacher = next((need for need in artefact.needs if need.kind == "teacher"), None)
-    if teacher is not None:
+    teacher = artefact.teacher
+    if teacher is not None and artefact.spec.teacher is not None:  # itself, and not its cache
         each += flops.FROZEN * networks.teacher_flops(teacher, sizes.latent_size // sizes.patch)
     weights = 4 * flops.transformer_parameters(sizes, networks.counts.classes)
     work = {f"transformer {row.size}": each * (step - before) * networks.scale.transformer.batch}
@@ -71,30 +92,30 @@ def run(networks: Networks, artefact: Artefact, step: int) -> Priced:
     return work, weights * (1 + 4 + (0 if before else STATES * 4))
 
 
-def samples(networks: Networks, artefact: Artefact) -> Priced:
+def samples(networks: Networks, artefact: Artefact[SamplesSpec]) -> Priced:
     spec, run = artefact.spec, artefact.needed("run")
     passes = network_calls(spec)
     size = networks.registry.experiment.runs[run.name].size
     work = {
-        f"sampling {size}": spec["n"] * passes * flops.without_projector(networks.transformer(run)),
-        "encoding": spec["n"] * flops.vae_decoder_flops(networks.vae),
+        f"sampling {size}": spec.n * passes * flops.without_projector(networks.transformer(run)),
+        "encoding": spec.n * flops.vae_decoder_flops(networks.vae),
     }
-    return work, spec["n"] * 3 * networks.scale.data.resolution**2
+    return work, spec.n * 3 * networks.scale.data.resolution**2
 
 
-def reference(networks: Networks, artefact: Artefact) -> Priced:
+def reference(networks: Networks, artefact: Artefact[ReferenceSpec]) -> Priced:
     config = networks.scale.evaluation
     images = config.pr_reference if config.reference is not None else networks.counts.train
     return {"encoding": images * networks.extractor_flops(artefact.needed("extractor"))}, 8 * 2 * 2048**2
 
 
-def evaluation(networks: Networks, artefact: Artefact) -> Priced:
+def evaluation(networks: Networks, artefact: Artefact[EvaluationSpec]) -> Priced:
     extractors = (need.needed("extractor") for need in artefact.needs if need.kind == "reference")
     each = sum(networks.extractor_flops(extractor) for extractor in extractors)
-    return {"encoding": artefact.needed("samples").spec["n"] * each}, 0
+    return {"encoding": artefact.needed("samples").spec.n * each}, 0
 
 
-def analysis(networks: Networks, artefact: Artefact) -> Priced:
+def analysis(networks: Networks, artefact: Artefact[AnalysisSpec]) -> Priced:
     config = networks.scale.analysis
     images, probe = min(config.images, networks.counts.held_out), min(config.probe_images, networks.counts.train)
     again = min(config.reconstruction_images or config.images, networks.counts.held_out)
@@ -109,23 +130,14 @@ def analysis(networks: Networks, artefact: Artefact) -> Priced:
     return {"encoding": work}, 0
 
 
-def downstream(networks: Networks, artefact: Artefact) -> Priced:
-    source = next(need for need in artefact.needs if need.kind in ("features", "teacher"))
-    images = 0
-    if artefact.spec["target"] == "ink":
-        images = artefact.spec["held_out_images"] + (
-            artefact.spec["steps"] * artefact.spec["batch"] if source.kind == "teacher" else 0
-        )
-    elif (
-        artefact.spec["target"] == "labelled"
-    ):  # held-out pairs are not counted: how many there are is known to their folder alone
-        images = (
-            artefact.spec["steps"]
-            * artefact.spec["batch"]
-            * sum(artefact.spec[kind] is not None for kind in ("segmentation", "depth"))
-        )
-    teacher = source if source.kind == "teacher" else source.needed("teacher")
-    work = images * networks.teacher_flops(teacher, networks.scale.latent_size) if images else 0
+def downstream(networks: Networks, artefact: Artefact[DownstreamSpec]) -> Priced:
+    spec, teacher = artefact.spec, artefact.teacher
+    trained, images = spec.steps * spec.batch, 0
+    if spec.target == "ink":
+        images = spec.held_out_images + (trained if spec.teacher is not None else 0)
+    elif spec.target == "labelled":  # held-out pairs are not counted: how many there are is known to their folder alone
+        images = trained * sum(labels is not None for labels in (spec.segmentation, spec.depth))
+    work = images * networks.teacher_flops(teacher, networks.scale.latent_size) if images and teacher is not None else 0
     return {"sampling teacher": work}, 0
 
 

@@ -32,7 +32,7 @@ def evaluations(registry: Registry, results: Results) -> str:
         if (result := results["evaluation", name]) is not None:
             run, spec = experiment.runs[row.run], registry.samples[name].spec
             interval = "-".join(map(str, row.interval)) if row.interval else ""
-            what = (name, row.run, run.model, run.autoencoder, spec["step"], row.cfg, interval, spec["n"])
+            what = (name, row.run, run.model, run.autoencoder, spec.step, row.cfg, interval, spec.n)
             rows.append(dict(zip(EVALUATION_COLUMNS, what, strict=True)) | result["values"])
     text: str = pd.DataFrame(rows, columns=None if rows else list(EVALUATION_COLUMNS)).to_csv(index=False)
     return text

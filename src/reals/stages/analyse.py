@@ -5,6 +5,7 @@ import torch
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import TrainedAutoencoderSpec
 from reals.machine.usage import work
 from reals.measure.latent_maps import latent_maps
 from reals.measure.latents import chosen, consistency, latent_std, probe_scores
@@ -52,20 +53,20 @@ def run(context: Context, artefact: Artefact) -> None:
             "protocol": {
                 "scale": scale.name,
                 "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
-                "training steps": ae.spec.get("steps", 0),
+                "training steps": ae.spec.steps if isinstance(ae.spec, TrainedAutoencoderSpec) else 0,
                 "images": f"{n} held-out" + (f", {len(decoded)} for reconstruction" if len(decoded) != n else ""),
                 "decoded latent": "posterior sample",
                 "feature extractor": scale.evaluation.extractor.name,
                 "LPIPS": f"{lpips.net}, {lpips.backbone} backbone",
                 "probes": f"{len(probe)} training images, averaged posterior means",
-                "seeds": f"autoencoder {ae.spec.get('seed', 'none')}, analysis {seed}",
+                "seeds": f"autoencoder {'none' if ae.spec.seed is None else ae.spec.seed}, analysis {seed}",
             },
             "provenance": {
                 "autoencoder": ae.id,
                 "checkpoint_sha256": files.sha256(source / "diffusion_pytorch_model.safetensors"),
                 "data_sha256": train.fingerprint(),
                 "extractor": registry.extractor.id,
-                "lambda_k": ae.spec.get("lambda_k"),
+                "lambda_k": ae.spec.lambda_k if isinstance(ae.spec, TrainedAutoencoderSpec) else None,
                 "made by code": files.code_version(),
             },
             "curve": curve(source / "log.jsonl"),

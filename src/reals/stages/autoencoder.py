@@ -11,6 +11,7 @@ from reals import files, rng
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import AutoencoderSpec, PretrainedAutoencoderSpec
 from reals.machine.usage import work
 from reals.method import alignment
 from reals.method.alignment import AlignNetworks
@@ -33,43 +34,43 @@ def run(context: Context, artefact: Artefact) -> None:
     index.json their mean and std, also per channel.
     """
     folder, spec = context.begin(artefact), artefact.spec
-    if "pretrained" in spec:
+    if isinstance(spec, PretrainedAutoencoderSpec):
         _bring_in(context, artefact, folder)
         return
     registry, config, engine = context.registry, context.scale.autoencoder, context.scale.engine
-    if spec["init"] is None:
-        vae = models.build(context.scale.data.resolution, spec["latent_channels"], spec["block_out_channels"],
-                           spec["layers_per_block"], spec["norm_num_groups"])  # fmt: skip
-        models.initialise(vae, spec["seed"])
+    if spec.init is None:
+        vae = models.build(context.scale.data.resolution, spec.latent_channels, spec.block_out_channels,
+                           spec.layers_per_block, spec.norm_num_groups)  # fmt: skip
+        models.initialise(vae, spec.seed)
     else:
         start = registry.folder(artefact.needed("autoencoder"))
         files.verified(start)
         vae = models.load(start)
-        if spec["unit_scale"]:
+        if spec.unit_scale:
             models.rescale_latents(vae, vae.config.scaling_factor)
     align = teacher = None
-    if spec["align"] is not None:
-        if "features" in spec:
+    if spec.align is not None:
+        if spec.features is not None:
             teacher = CachedFeatures(registry.folder(artefact.needed("features")), context.images("train"))
         else:
             teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device)
-        a = spec["align"]
-        align = AlignNetworks(spec["latent_channels"], teacher.dim, a["layers"], a["hidden"], a["patch"], a["cls"])
-        alignment.initialise(align, rng.generator(spec["seed"], "align weights"))
-    lpips = lpips_network(spec["lpips"]["net"], spec["lpips"]["backbone"], config.lpips.weights)
-    with Processes(spec["precision"] or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
+        a = spec.align
+        align = AlignNetworks(spec.latent_channels, teacher.dim, a.layers, a.hidden, a.patch, a.cls)
+        alignment.initialise(align, rng.generator(spec.seed, "align weights"))
+    lpips = lpips_network(spec.lpips.net, spec.lpips.backbone, config.lpips.weights)
+    with Processes(spec.precision or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         if teacher is not None:  # not before: cuBLAS reads what makes it deterministic once, at its first product
-            _check_grid(teacher, context.images("train"), context.scale.latent_size, spec["align"]["patch"], context.device)
+            _check_grid(teacher, context.images("train"), context.scale.latent_size, spec.align.patch, context.device)
         task = AutoencoderTask(spec, vae, align, teacher, lpips, context.images("train"), context.images("held_out"),
                                processes, config.held_out_images, config.held_out_every)  # fmt: skip
         loop.train(
-            task, folder, spec["steps"], label=artefact.name, processes=processes, engine=engine, batch=spec["batch"],
+            task, folder, spec.steps, label=artefact.name, processes=processes, engine=engine, batch=spec.batch,
             sample=task.grid,
         )  # fmt: skip
         if not processes.main:
             return
     task.finish()
-    _seal(folder, vae, align, measured(vae, context.images("train"), spec), steps=spec["steps"])
+    _seal(folder, vae, align, measured(vae, context.images("train"), spec), steps=spec.steps)
 
 
 def _check_grid(teacher, images: Images, side: int, patch: bool, device: torch.device) -> None:
@@ -84,13 +85,13 @@ def _check_grid(teacher, images: Images, side: int, patch: bool, device: torch.d
 
 
 @torch.no_grad()
-def measured(vae: nn.Module, images: Images, spec: dict) -> models.LatentStatistics:
-    """Statistics of the sampled latents of ``spec['scale_images']`` training images (or all), mirrored too where data are."""
+def measured(vae: nn.Module, images: Images, spec: AutoencoderSpec) -> models.LatentStatistics:
+    """Statistics of the sampled latents of ``spec.scale_images`` training images (or all), mirrored too where data are."""
     statistics, n = models.LatentStatistics(), len(images)
-    chosen = np.sort(rng.permutation(spec["seed"], "latent scale", n=n)[: spec["scale_images"]])
-    progress = Progress("latent scale", len(chosen) * (1 + spec["flip"]))
+    chosen = np.sort(rng.permutation(spec.seed, "latent scale", n=n)[: spec.scale_images])
+    progress = Progress("latent scale", len(chosen) * (1 + spec.flip))
     with work():
-        for flip in (False, True)[: 1 + spec["flip"]]:
+        for flip in (False, True)[: 1 + spec.flip]:
             for start in range(0, len(chosen), BATCH):
                 indices = chosen[start : start + BATCH]
                 pixels = torch.from_numpy(images.batch(indices, np.full(len(indices), flip)))
@@ -123,11 +124,11 @@ def _bring_in(context: Context, artefact: Artefact, folder: Path) -> None:
     """An autoencoder made elsewhere, checked before it is used; align networks that lie beside it come along."""
     spec, path, where = artefact.spec, context.scale.bases[artefact.name].path, f"bases.{artefact.name}"
     try:
-        if spec["sha256"] is not None:
+        if spec.sha256 is not None:
             weights = models.find(path)[1]
             digest = files.sha256(weights)
-            if digest != spec["sha256"]:
-                raise ValueError(f"{weights}: its sha256 is {digest}, expected {spec['sha256']}")
+            if digest != spec.sha256:
+                raise ValueError(f"{weights}: its sha256 is {digest}, expected {spec.sha256}")
         vae, align = models.load(path, context.device), models.load_align(Path(path), context.device)
     except ValueError as error:
         raise ValueError(f"{where}.path: {error}") from None
@@ -140,5 +141,5 @@ def _bring_in(context: Context, artefact: Artefact, folder: Path) -> None:
     if vae.config.get("shift_factor"):
         raise ValueError(f"{where}.path: {path}: has shift_factor {vae.config.shift_factor}; latents here are scaled only")
     vae = vae.to(memory_format=torch.channels_last)
-    statistics = measured(vae, context.images("train"), spec) if "scale_images" in spec else None
+    statistics = measured(vae, context.images("train"), spec) if spec.scale_images is not None else None
     _seal(folder, vae, align, statistics, steps=0)

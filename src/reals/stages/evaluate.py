@@ -23,7 +23,9 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
     registry, scale = context.registry, context.scale
     samples = registry.samples[evaluation]
     row, spec = registry.experiment.evaluations[evaluation], samples.spec
-    seeds = {a.kind: a.spec.get("seed", "none") for a in (samples.needed("autoencoder"), samples.needed("run"))}
+    seeds = {
+        a.kind: "none" if a.spec.seed is None else a.spec.seed for a in (samples.needed("autoencoder"), samples.needed("run"))
+    }
     sampler, stored = sampling_of(spec), scale.evaluation.reference
     guidance = (
         "none"
@@ -34,19 +36,19 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
     return {
         "scale": scale.name,
         "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
-        "training steps": spec["step"],
+        "training steps": spec.step,
         "batch": scale.transformer.batch,
         "sampler": sampler.described,
         "network evaluations": sampler.evaluations or "adaptive",
         "guidance": guidance,
-        "samples": spec["n"],
-        "labels": spec["labels"],
+        "samples": spec.n,
+        "labels": spec.labels,
         "feature extractor": scale.evaluation.extractor.name,
         **({"second extractor": scale.evaluation.second.name} if scale.evaluation.second else {}),
         "reference": f"{real.pool.n} training images"
         if stored is None
         else f"statistics stored in {Path(stored).name}, {len(real.features)} of its images for precision and recall",
-        "seeds": f"autoencoder {seeds['autoencoder']}, transformer {seeds['run']}, sampling {spec['seed']}",
+        "seeds": f"autoencoder {seeds['autoencoder']}, transformer {seeds['run']}, sampling {spec.seed}",
     }
 
 
@@ -58,15 +60,15 @@ def run(context: Context, artefact: Artefact) -> None:
     samples = registry.folder(samples_artefact)
     shards = [np.load(samples / f"shard_{k:03d}.npy", mmap_mode="r") for k in range(registry.shards(samples_artefact))]
     n = sum(len(s) for s in shards)
-    if n != samples_artefact.spec["n"]:
-        raise ValueError(f"{samples} holds {n} samples, {samples_artefact.spec['n']} expected; delete the folder and run again")
+    if n != samples_artefact.spec.n:
+        raise ValueError(f"{samples} holds {n} samples, {samples_artefact.spec.n} expected; delete the folder and run again")
     real = load_reference(context, registry.reference)
     extractor = load_extractor(context)
     progress = Progress(f"features {artefact.name}", n)
     with work():
         found = extract(extractor, (b for s in shards for b in batches(s)), progress.update)
         values = generation_metrics(
-            found, real, k=artefact.spec["pr_k"], pr_reference=len(real.features), split_size=artefact.spec["is_split"],
+            found, real, k=artefact.spec.pr_k, pr_reference=len(real.features), split_size=artefact.spec.is_split,
             kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=scale.seeds.analysis,
         )  # fmt: skip
         if registry.second_reference is not None:
@@ -96,6 +98,6 @@ def run(context: Context, artefact: Artefact) -> None:
                 "extractor": registry.extractor.id,
                 "made by code": files.code_version(),
             },
-            "curve": curve(run_folder / "log.jsonl", samples_artefact.spec["step"]),
+            "curve": curve(run_folder / "log.jsonl", samples_artefact.spec.step),
         },
     )

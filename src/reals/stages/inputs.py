@@ -8,6 +8,7 @@ import torch
 from reals import files
 from reals.experiment.artefact import Artefact
 from reals.experiment.networks import InceptionExtractor, TrainedExtractor
+from reals.experiment.specs import SamplesSpec
 from reals.measure.extractor import Extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
@@ -79,28 +80,27 @@ def load_transformer(path: Path, device: torch.device) -> tuple[Transformer, dic
 
 def checkpoint(context: Context, artefact: Artefact) -> Path:
     """The weights that samples are drawn by: a run's at one milestone."""
-    return weights_path(context.folder(artefact.needed("run")), artefact.spec["step"])
+    return weights_path(context.folder(artefact.needed("run")), artefact.spec.step)
 
 
-def sampling_of(spec: dict) -> Sampling:
+def sampling_of(spec: SamplesSpec) -> Sampling:
     """The settings an evaluation's spec states; where it states none they are the defaults."""
     settings = {
-        "sampler": spec["sampler"],
-        "cfg": spec["cfg"],
-        "cfg_channels": 3 if spec["cfg_channels"] == "3" else "all",
-        "interval": tuple(spec["interval"]) if spec["interval"] else (0.0, 1.0),
-        "interval_time": spec["interval_time"] or "noise",
-        "steps": spec["steps"],
-        "eta": spec.get("eta"),
-        "path": spec.get("interpolant"),
+        "sampler": spec.sampler,
+        "cfg": spec.cfg,
+        "cfg_channels": 3 if spec.cfg_channels == "3" else "all",
+        "interval": spec.interval or (0.0, 1.0),
+        "interval_time": spec.interval_time or "noise",
+        "steps": spec.steps,
+        "eta": spec.eta,
+        "path": spec.interpolant,
     }
-    if "path" in spec:
-        p = spec["path"]
+    if spec.sde is not None:
         settings |= {
-            "form": p["diffusion_form"],
-            "norm": p["diffusion_norm"],
-            "last": p["last_step"],
-            "last_size": p["last_step_size"],
+            "form": spec.sde.diffusion_form,
+            "norm": spec.sde.diffusion_norm,
+            "last": spec.sde.last_step,
+            "last_size": spec.sde.last_step_size,
         }
     return Sampling(**{key: value for key, value in settings.items() if value is not None})
 

@@ -26,9 +26,9 @@ def run(context: Context, artefact: Artefact) -> None:
     source = context.registry.folder(artefact.needed("autoencoder"))
     made_from = {
         "id": artefact.id,
-        "autoencoder": artefact.spec["autoencoder"],
+        "autoencoder": artefact.spec.autoencoder,
         "autoencoder_sha256": files.fingerprint(files.verified(source)),
-        "data": artefact.spec["data"],
+        "data": artefact.spec.data,
         "data_sha256": images.fingerprint(),
     }
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)

@@ -34,7 +34,7 @@ def run(context: Context, artefact: Artefact) -> None:
         images = context.images("train")
         progress = Progress(f"reference {artefact.name}", len(images))
         wanted = min(config.pr_reference, len(images))
-        chosen = np.sort(np.random.default_rng(artefact.spec["rev"]).permutation(len(images))[:wanted])
+        chosen = np.sort(np.random.default_rng(artefact.stage.rev).permutation(len(images))[:wanted])
         with work():
             features = (extract(extractor, [batch]) for batch in batches(images))
             found = merged_reference([streamed_reference(_counted(features, progress), chosen)])

@@ -9,6 +9,7 @@ from torch import nn
 from reals import files
 from reals.arrays import save_array, save_npz
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import SamplesSpec
 from reals.machine.usage import work
 from reals.method.models import autoencoder as models
 from reals.method.models.transformer import Transformer
@@ -18,10 +19,10 @@ from reals.stages.context import Context
 from reals.stages.inputs import checkpoint, load_transformer, sampling_of
 
 
-def labels_of(spec: dict, classes: int) -> np.ndarray:
+def labels_of(spec: SamplesSpec, classes: int) -> np.ndarray:
     """The class of each sample, int64 [n]: drawn uniformly (as DiT and SiT do), or i mod classes where balanced."""
-    n = spec["n"]
-    return np.arange(n) % classes if spec["labels"] == "balanced" else random_labels(spec["seed"], range(n), classes)
+    n = spec.n
+    return np.arange(n) % classes if spec.labels == "balanced" else random_labels(spec.seed, range(n), classes)
 
 
 def loaded(context: Context, artefact: Artefact) -> tuple[Transformer, dict, nn.Module]:
@@ -42,9 +43,9 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
     model, facts, vae = loaded(context, artefact)
     labels, sampling = labels_of(spec, model.config.classes), sampling_of(spec)
     sampling.check(facts["family"], model.config)
-    own = shard_range(spec["n"], shard, registry.shards(artefact))
+    own = shard_range(spec.n, shard, registry.shards(artefact))
     batches = [list(own[i : i + scale.sampling.batch]) for i in range(0, len(own), scale.sampling.batch)]
-    rounds = spec["steps"] or 1  # dopri5 has none, and counts images
+    rounds = spec.steps or 1  # dopri5 has none, and counts images
     progress = Progress(f"{artefact.name} shard {shard}", len(own) * rounds)
     source = f"{artefact.name}, {checkpoint(context, artefact)}"
     images, latents = [], []
@@ -54,7 +55,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
             if not part.exists():  # parts are renamed into place, so one that exists is whole
                 y = torch.from_numpy(labels[indices]).to(context.device)
                 before = sum(len(b) for b in batches[:number]) * rounds
-                z = draw(model, sampling, spec["seed"], y, indices, context.device,
+                z = draw(model, sampling, spec.seed, y, indices, context.device,
                          partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
                 z = z / facts["scaling_factor"]
                 decoded = decode(vae, z, indices, source).cpu().numpy()

@@ -9,6 +9,7 @@ import torch
 from reals import files, rng
 from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import RunSpec
 from reals.method.models.teacher import OnlineFeatures
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.planning import flops, rates
@@ -21,14 +22,14 @@ from reals.training.tasks.pictures import Pictures
 from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks
 
 
-def network_config(spec: dict, classes: int, teacher_dim: int | None) -> TransformerConfig:
-    repa = spec.get("repa")
+def network_config(spec: RunSpec, classes: int, teacher_dim: int | None) -> TransformerConfig:
+    repa = spec.repa
     return TransformerConfig(
-        width=spec["width"], depth=spec["depth"], heads=spec["heads"], patch=spec["patch"],
-        latent_channels=spec["latent_channels"], latent_size=spec["latent_size"], classes=classes,
-        learn_sigma=spec["learn_sigma"], label_dropout=spec["label_dropout"],
-        projector_depth=repa and repa["depth"], projector_dim=repa and teacher_dim,
-        **({"projector_hidden": repa["hidden"]} if repa else {}),
+        width=spec.width, depth=spec.depth, heads=spec.heads, patch=spec.patch,
+        latent_channels=spec.latent_channels, latent_size=spec.latent_size, classes=classes,
+        learn_sigma=spec.learn_sigma, label_dropout=spec.label_dropout,
+        projector_depth=repa and repa.depth, projector_dim=repa and teacher_dim,
+        **({"projector_hidden": repa.hidden} if repa else {}),
     )  # fmt: skip
 
 
@@ -55,39 +56,39 @@ def run(context: Context, artefact: Artefact, step: int) -> None:
             f"or delete the milestone to train again from the start"
         )
     images = context.images("train")
-    latents = Latents(registry.folder(artefact.needed("latents")), images, spec.get("scaling_factor"))
+    latents = Latents(registry.folder(artefact.needed("latents")), images, spec.scaling_factor)
     made_with = latents.manifest.get("autoencoder_sha256")
     autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
     if (autoencoder / files.MANIFEST).exists():  # where the cache was pulled alone it is not needed
         here = files.fingerprint(files.read_json(autoencoder / files.MANIFEST))
         files.refuse_other_copy(here, made_with, autoencoder, registry.folder(artefact.needed("latents")))
     teacher = online = None
-    if "repa" in spec:
-        grid = spec["latent_size"] // spec["patch"]
-        if "features" in spec:
+    if spec.repa is not None:
+        grid = spec.latent_size // spec.patch
+        if spec.features is not None:
             teacher = CachedFeatures(registry.folder(artefact.needed("features")), images)
         else:
             teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device, grid)
             online = images
     config = network_config(spec, len(images.classes), teacher.dim if teacher else None)
     model = Transformer(config)
-    initialise(model, rng.generator(spec["seed"], "transformer weights"))
+    initialise(model, rng.generator(spec.seed, "transformer weights"))
     engine = context.scale.engine
     if engine.checkpoint_blocks:
         checkpoint_blocks(model)
-    with Processes(spec.get("precision") or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
+    with Processes(spec.precision or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
         pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
         loop.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
-            batch=spec["batch"], sample=pictures, states=states,
-            utilisation=partial(utilisation, config, spec["batch"], spec.get("precision") or "fp32", processes.count),
+            batch=spec.batch, sample=pictures, states=states,
+            utilisation=partial(utilisation, config, spec.batch, spec.precision or "fp32", processes.count),
         )  # fmt: skip
         if not processes.main:
             return
     facts = {
         "step": step,
-        "family": spec["family"],
+        "family": spec.family,
         "config": asdict(config),
         "scaling_factor": latents.scaling_factor,
         "run": artefact.id,

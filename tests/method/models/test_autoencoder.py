@@ -1,9 +1,11 @@
 """The autoencoder's losses in closed form, its exchange format, and that a step trains what it should."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from small import LPIPS, task, tiny
+from small import GAN, LPIPS, task, tiny
 
 from reals.method import alignment
 from reals.method.models import autoencoder as models
@@ -126,7 +128,7 @@ def test_the_control_differs_by_the_align_term_alone():
 
 
 def test_learning_rate_falls_to_zero_and_gan_ramps_in():
-    made = task(gan={"start": 2, "ramp": 4, "channels": 4, "layers": 1})
+    made = task(gan=replace(GAN, start=2, ramp=4))
     assert [made._ramp(s) for s in (0, 2, 3, 4, 6, 9)] == [0, 0, 0.25, 0.5, 1, 1]
     made.update(0)
     assert made.optimizer.param_groups[0]["lr"] == 1e-3

@@ -11,6 +11,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.networks import PretrainedBase, PretrainedTeacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.specs import TrainedAutoencoderSpec
 from reals.planning.preflight import remote
 from reals.planning.preflight.data import labelled_folders
 
@@ -55,7 +56,7 @@ def stated_files(registry: Registry) -> Iterator[Stated]:
     extractor = scale.evaluation.extractor
     measured = list(registry.analyses.values())
     judged = [registry.extractor, registry.reference, *registry.evaluations.values(), *measured]
-    trained = [ae for ae in registry.autoencoders.values() if "lpips" in ae.spec]
+    trained = [ae for ae in registry.autoencoders.values() if isinstance(ae.spec, TrainedAutoencoderSpec)]
     stated: list[tuple[str, str | None, str | None, Iterable[Artefact]]] = [
         ("evaluation.reference", scale.evaluation.reference, None, [registry.reference]),
         ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None), judged),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from reals import rng
 from reals.data.dataset import Images
+from reals.experiment.specs import TrainedAutoencoderSpec
 from reals.method.alignment import AlignNetworks, AlignWeights
 from reals.method.autoencoder_loss import AutoencoderLoss, LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
 from reals.method.models import autoencoder as models
@@ -30,12 +31,12 @@ class AutoencoderTask(Task):
     are those of a share, as in the reference code; all else is that of the whole batch.
     """
 
-    def __init__(self, spec: dict, vae: nn.Module, align: AlignNetworks | None, teacher: TeacherFeatures | None, lpips: nn.Module,
+    def __init__(self, spec: TrainedAutoencoderSpec, vae: nn.Module, align: AlignNetworks | None, teacher: TeacherFeatures | None, lpips: nn.Module,
                  images: Images, held_out: Images, processes: Processes, held_out_images: int = 64, held_out_every: int = 50):  # fmt: skip
-        if processes.accumulate > max(1, spec["batch"] // processes.count):
+        if processes.accumulate > max(1, spec.batch // processes.count):
             # Batch norm is over the shares of all processes, so that all must have the same number.
             raise ValueError(
-                f"engine.accumulate {processes.accumulate}: a batch of {spec['batch']} on {processes.count} processes has no "
+                f"engine.accumulate {processes.accumulate}: a batch of {spec.batch} on {processes.count} processes has no "
                 f"{processes.accumulate} shares for each; lower it"
             )
         self.spec, self.processes, self.device = spec, processes, processes.device
@@ -44,18 +45,18 @@ class AutoencoderTask(Task):
         self.align = align and align.to(self.device).train().requires_grad_(True)
         self.lpips = lpips.to(self.device)
         self.held_out, self.held_out_every = HeldOut(self.vae, held_out, held_out_images, self.device), held_out_every
-        self.discriminator = gan.patch_gan(spec["gan"]["channels"], spec["gan"]["layers"])
-        gan.initialise(self.discriminator, rng.generator(spec["seed"], "discriminator weights"))
+        self.discriminator = gan.patch_gan(spec.gan.channels, spec.gan.layers)
+        gan.initialise(self.discriminator, rng.generator(spec.seed, "discriminator weights"))
         self.discriminator.to(self.device, memory_format=torch.channels_last)
         if processes.compiled:
             for module in (self.vae.encoder, self.vae.decoder, self.discriminator):
                 module.compile()
         self.trained = [*self.vae.parameters(), *(self.align.parameters() if self.align else [])]
-        settings = {"lr": spec["lr"], "betas": tuple(spec["betas"]), "weight_decay": spec["weight_decay"],
+        settings = {"lr": spec.lr, "betas": tuple(spec.betas), "weight_decay": spec.weight_decay,
                     "fused": self.device.type in ("cpu", "cuda")}  # fmt: skip
         self.optimizer = torch.optim.AdamW(self.trained, **settings)
         self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), **settings)
-        self.ema = [p.detach().clone() for p in self.trained] if spec["ema"] else []
+        self.ema = [p.detach().clone() for p in self.trained] if spec.ema else []
         self.weights = loss_weights(spec)
         self.batch = Batches(spec, images, teacher, processes)
         self.batches = Ahead(self.batch)
@@ -64,25 +65,25 @@ class AutoencoderTask(Task):
     def update(self, step: int) -> dict[str, Tensor | float]:
         spec, processes = self.spec, self.processes
         batch = self.batches(step)
-        lr = cosine(spec["lr"], step, spec["steps"])
+        lr = cosine(spec.lr, step, spec.steps)
         set_lr(self.optimizer, lr)
         set_lr(self.discriminator_optimizer, lr)
         record: dict[str, Tensor] = {}
         pairs: list[tuple[Share, Tensor, Tensor]] = []
-        first = processes.rows(spec["batch"]).start
+        first = processes.rows(spec.batch).start
         self.discriminator.requires_grad_(False)
-        for share in processes.shares(spec["batch"]):
+        for share in processes.shares(spec.batch):
             part = rows_of(batch, slice(share.rows.start - first, share.rows.stop - first))
             x = models.to_input(part.pixels.to(self.device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-            terms, reconstruction = self.gradient(part, x, spec["lambda_g"] * self._ramp(step), share)
+            terms, reconstruction = self.gradient(part, x, spec.lambda_g * self._ramp(step), share)
             add_weighted(record, terms, share.weight)
             pairs.append((share, x, reconstruction))
         processes.average([p.grad for p in self.trained])
-        record["grad_norm"] = processes.step(self.optimizer, spec["grad_clip"])
-        if spec["lambda_g"] > 0 and step >= spec["gan"]["start"]:
+        record["grad_norm"] = processes.step(self.optimizer, spec.grad_clip)
+        if spec.lambda_g > 0 and step >= spec.gan.start:
             record |= self._update_discriminator(pairs)
         if self.ema:
-            update_ema(self.ema, self.trained, spec["ema"])
+            update_ema(self.ema, self.trained, spec.ema)
         self.done = step + 1
         return {**record, "lr": lr}
 
@@ -94,7 +95,7 @@ class AutoencoderTask(Task):
             mean, logvar = models.moments(self.vae, x)
         mean, logvar = wide(mean), wide(logvar)
         z = mean + torch.exp(0.5 * logvar) * batch.noise.to(self.device, non_blocking=True)
-        balanced = self.align is not None and self.spec["align"]["balance"] == "gradient"
+        balanced = self.align is not None and self.spec.align.balance == "gradient"
         cut = CutLatents(z, share, processes) if balanced else None
         latents = z if cut is None else cut.latents
         with processes.autocast():
@@ -108,7 +109,7 @@ class AutoencoderTask(Task):
         loss = autoencoder_loss(
             x, reconstruction, mean, logvar, latents, replace(self.weights, lambda_g=lambda_g),
             perceptual=self.lpips, discriminator=self._logits, align=self.align, teacher=teacher,
-            gan_balance=adaptive if self.spec["gan_weight"] == "adaptive" else None, align_balance=cut,
+            gan_balance=adaptive if self.spec.gan_weight == "adaptive" else None, align_balance=cut,
         )  # fmt: skip
         if cut is None:
             processes.backward(loss.total, share)
@@ -139,17 +140,17 @@ class AutoencoderTask(Task):
             self.processes.backward(loss, share)
             add_weighted(record, {"discriminator": loss.detach()}, share.weight)
         self.processes.average([p.grad for p in self.discriminator.parameters()])
-        record["discriminator_grad_norm"] = self.processes.step(self.discriminator_optimizer, self.spec["grad_clip"])
+        record["discriminator_grad_norm"] = self.processes.step(self.discriminator_optimizer, self.spec.grad_clip)
         return record
 
     def _ramp(self, step: int) -> float:
         """The share of lambda_g at a step: 0 before the discriminator starts, then linear to 1."""
-        start, ramp = self.spec["gan"]["start"], self.spec["gan"]["ramp"]
+        start, ramp = self.spec.gan.start, self.spec.gan.ramp
         return min(1.0, max(0, step - start) / ramp) if ramp else float(step >= start)
 
     def extras(self) -> dict[str, Tensor]:
         """Every so many steps, and after the last: reconstruction and latents of the fixed held-out batch."""
-        due = self.done % self.held_out_every == 0 or self.done == self.spec["steps"]
+        due = self.done % self.held_out_every == 0 or self.done == self.spec.steps
         return self.held_out.record() if due else {}
 
     def grid(self, path: Path) -> None:
@@ -186,13 +187,13 @@ class AutoencoderTask(Task):
                 network.eval().requires_grad_(False)
 
 
-def loss_weights(spec: dict) -> LossWeights:
+def loss_weights(spec: TrainedAutoencoderSpec) -> LossWeights:
     """The lambdas that an autoencoder's spec states; without alignment those of Eqs. 2 and 4 are never used."""
-    weights = LossWeights(spec["pixel"], spec["lambda_p"], spec["lambda_g"], spec["lambda_k"])
-    a = spec["align"]
+    weights = LossWeights(spec.pixel, spec.lambda_p, spec.lambda_g, spec.lambda_k)
+    a = spec.align
     if a is None:
         return weights
-    return replace(weights, lambda_a=a["lambda_a"], align=AlignWeights(a["lambda_1"], a["lambda_2"], a["smooth_l1_beta"]))
+    return replace(weights, lambda_a=a.lambda_a, align=AlignWeights(a.lambda_1, a.lambda_2, a.smooth_l1_beta))
 
 
 class CutLatents:

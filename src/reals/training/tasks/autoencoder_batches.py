@@ -10,6 +10,7 @@ from torch import Tensor
 from reals import rng
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
+from reals.experiment.specs import TrainedAutoencoderSpec
 from reals.training.batches import data_order, pinned
 from reals.training.processes import Processes
 
@@ -31,18 +32,18 @@ class Batch(NamedTuple):
 class Batches:
     """This process's rows of the batch of a step. All is drawn for the global batch, so that the split does not matter."""
 
-    def __init__(self, spec: dict, images: Images, teacher: TeacherFeatures | None, processes: Processes):
+    def __init__(self, spec: TrainedAutoencoderSpec, images: Images, teacher: TeacherFeatures | None, processes: Processes):
         self.spec, self.images, self.processes = spec, images, processes
         self.cached = teacher if isinstance(teacher, CachedFeatures) else None
 
     def __call__(self, step: int) -> Batch:
-        spec, seed, n = self.spec, self.spec["seed"], self.spec["batch"]
+        spec, seed, n = self.spec, self.spec.seed, self.spec.batch
         rows = self.processes.rows(n)
         indices = data_order(seed, step, n, len(self.images))[rows]
-        flips = (torch.rand(n, generator=rng.generator(seed, "flip", step)) < 0.5).numpy()[rows] & spec["flip"]
+        flips = (torch.rand(n, generator=rng.generator(seed, "flip", step)) < 0.5).numpy()[rows] & spec.flip
         pixels = torch.from_numpy(self.images.batch(indices, flips))
-        side = pixels.shape[-1] // 2 ** (len(spec["block_out_channels"]) - 1)
-        shape = (n, spec["latent_channels"], side, side)
+        side = pixels.shape[-1] // 2 ** (len(spec.block_out_channels) - 1)
+        shape = (n, spec.latent_channels, side, side)
         noise = torch.randn(shape, generator=rng.generator(seed, "posterior", step))[rows]
         patch, cls = self.cached(indices, flips, None) if self.cached is not None else (None, None)
         return pinned(Batch(indices, flips, pixels, noise, patch, cls), self.processes.device)

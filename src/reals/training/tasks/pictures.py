@@ -25,7 +25,7 @@ class Pictures:
 
     def __init__(self, task: TransformerTask, autoencoder: Path, scaling_factor: float, steps: int):
         self.task, self.autoencoder, self.scaling_factor = task, autoencoder, scaling_factor
-        self.sampling = Sampling("ddpm" if task.spec["family"] == "DiT" else "sde", steps, path=task.spec.get("path") or "linear")
+        self.sampling = Sampling("ddpm" if task.spec.family == "DiT" else "sde", steps, path=task.spec.interpolant or "linear")
         self.model: Transformer | None = None
 
     def __call__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class Pictures:
         indices = list(range(COUNT))
         y = torch.arange(COUNT, device=device) % config.classes
         with torch.no_grad():
-            z = draw(self.model, self.sampling, self.task.spec["seed"], y, indices, device) / self.scaling_factor
+            z = draw(self.model, self.sampling, self.task.spec.seed, y, indices, device) / self.scaling_factor
         try:
             images = decode(self.vae, z, indices, path.stem).cpu().numpy()
         except FloatingPointError as error:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from reals import rng
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures, Latents
+from reals.experiment.specs import RunSpec
 from reals.method import ddpm, objectives, paths
 from reals.method.models.teacher import OnlineFeatures, pooled
 from reals.method.models.transformer import Transformer
@@ -36,36 +37,36 @@ class Batch(NamedTuple):
 class TransformerTask(Task):
     """One AdamW step of the family's loss on one batch, then the EMA. What is random is keyed by the step's number."""
 
-    def __init__(self, spec: dict, model: Transformer, latents: Latents, labels: Tensor, processes: Processes,
+    def __init__(self, spec: RunSpec, model: Transformer, latents: Latents, labels: Tensor, processes: Processes,
                  teacher: CachedFeatures | OnlineFeatures | None = None, images: Images | None = None):  # fmt: skip
         self.spec, self.latents, self.labels, self.processes = spec, latents, labels, processes
         self.teacher, self.images = teacher, images
-        self.rows = processes.rows(spec["batch"])
+        self.rows = processes.rows(spec.batch)
         self.network = processes.prepare(model)
         self.model, self.device = model, processes.device
         self.weights = list(model.state_dict().values())
         self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
         trained = [p for p in model.parameters() if p.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(trained, lr=spec["lr"], betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
-        self.schedule = ddpm.linear_schedule() if spec["family"] == "DiT" else None
+        self.optimizer = torch.optim.AdamW(trained, lr=spec.lr, betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
+        self.schedule = ddpm.linear_schedule() if spec.family == "DiT" else None
         self.batches = Ahead(self.batch)
         self.rehearsed = processes.count < 3
 
     def batch(self, step: int) -> Batch:
         """This process's rows of the step's batch. All is drawn for the global batch, so that the split does not matter."""
-        spec, seed, n = self.spec, self.spec["seed"], self.spec["batch"]
+        spec, seed, n = self.spec, self.spec.seed, self.spec.batch
 
         def draw(purpose: str) -> torch.Generator:
             return rng.generator(seed, purpose, step)
 
         indices = data_order(seed, step, n, len(self.latents))
-        flips = (torch.rand(n, generator=draw("flip")) < 0.5).numpy() & spec["flip"]
-        shape = (n, spec["latent_channels"], spec["latent_size"], spec["latent_size"])
+        flips = (torch.rand(n, generator=draw("flip")) < 0.5).numpy() & spec.flip
+        shape = (n, spec.latent_channels, spec.latent_size, spec.latent_size)
         posterior = torch.randn(shape, generator=draw("posterior"))
         noise = torch.randn(shape, generator=draw("noise"))
         y = objectives.drop_labels(
-            self.labels[indices], torch.rand(n, generator=draw("label dropout")), spec["label_dropout"], self.model.config.classes
+            self.labels[indices], torch.rand(n, generator=draw("label dropout")), spec.label_dropout, self.model.config.classes
         )
         if self.schedule is not None:
             t = torch.randint(0, len(self.schedule), (n,), generator=draw("time"))
@@ -77,7 +78,7 @@ class TransformerTask(Task):
         if self.images is not None:
             pixels = torch.from_numpy(self.images.batch(mine, flips))
         elif self.teacher is not None:
-            tokens = pooled(self.teacher(mine, flips, None)[0], spec["latent_size"] // spec["patch"])
+            tokens = pooled(self.teacher(mine, flips, None)[0], spec.latent_size // spec.patch)
         x = self.latents.batch(mine, flips, posterior[rows])
         return pinned(Batch(mine, flips, x, noise[rows], t[rows], y[rows], tokens, pixels), self.device)
 
@@ -90,15 +91,15 @@ class TransformerTask(Task):
             self.optimizer.zero_grad(set_to_none=True)
             self.rehearsed = True
         record = self.gradient(batch)
-        clip = self.spec["repa"]["grad_clip"] if "repa" in self.spec else None
+        clip = self.spec.repa.grad_clip if self.spec.repa else None
         record["grad_norm"] = self.processes.step(self.optimizer, clip)
-        update_ema(list(self.ema.values()), self.weights, self.spec["ema"])
-        return {**record, "lr": self.spec["lr"]}
+        update_ema(list(self.ema.values()), self.weights, self.spec.ema)
+        return {**record, "lr": self.spec.lr}
 
     def gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Adds the gradient of the mean loss; the loss terms."""
         record: dict[str, Tensor] = {}
-        for share in self.processes.shares(self.spec["batch"]):
+        for share in self.processes.shares(self.spec.batch):
             rows = slice(share.rows.start - self.rows.start, share.rows.stop - self.rows.start)
             with self.processes.exchange(self.network, share):
                 losses = self.losses(rows_of(batch, rows))
@@ -111,13 +112,13 @@ class TransformerTask(Task):
         if self.schedule is not None:
             return objectives.ddpm_loss(self.call, self.schedule, x, y, t, noise)
         if self.teacher is None:
-            return objectives.flow_loss(self.call, x, y, t, noise, paths.PATHS[self.spec.get("path") or "linear"])
+            return objectives.flow_loss(self.call, x, y, t, noise, paths.PATHS[self.spec.interpolant or "linear"])
         tokens = batch.tokens
         if batch.pixels is not None:
             patches, _ = self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
-            tokens = pooled(patches, self.spec["latent_size"] // self.spec["patch"])
+            tokens = pooled(patches, self.spec.latent_size // self.spec.patch)
         tokens = tokens.to(self.device, non_blocking=True)
-        return objectives.repa_loss(self.call, x, y, t, noise, tokens, self.spec["repa"]["coefficient"])
+        return objectives.repa_loss(self.call, x, y, t, noise, tokens, self.spec.repa.coefficient)
 
     def call(self, *arguments: Tensor, **named: bool) -> Tensor | tuple[Tensor, Tensor]:
         with self.processes.autocast():
