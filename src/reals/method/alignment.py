@@ -61,7 +61,8 @@ def align_loss(networks: AlignNetworks, z: Tensor, patch: Tensor, cls: Tensor, w
     The patch and the cls term count equally (our choice: the paper gives no weights between them).
     """
     predicted_patch, predicted_cls = networks(z)
-    total, parts = z.new_zeros(()), {}
+    total = z.new_zeros(())
+    parts: dict[str, Tensor] = {}
     for name, predicted, teacher in (("patch", predicted_patch, patch), ("cls", predicted_cls, cls)):
         if predicted is None:
             continue

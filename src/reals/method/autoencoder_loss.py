@@ -79,7 +79,9 @@ def autoencoder_loss(
     is above 0, the KL always. ``gan_balance`` and ``align_balance`` give factors of lambda_g and lambda_a, from the
     reconstruction's loss (without the GAN) and L_GAN, and from L_pixel and L_align.
     """
-    lambda_p, lambda_g, lambda_k, lambda_a = weights.lambda_p, weights.lambda_g, weights.lambda_k, weights.lambda_a
+    lambda_p, lambda_k = weights.lambda_p, weights.lambda_k
+    lambda_g: Tensor | float = weights.lambda_g
+    lambda_a: Tensor | float = weights.lambda_a
     absent = x.new_zeros(())
     lpips = gan = aligned = absent
     parts: dict[str, Tensor] = {}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,13 +66,14 @@ def load(
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family: got {family!r}, expected one of {', '.join(FAMILIES)}")
     state, facts, arguments = _read(path, weights)
+    notes: list[str] = []
     if facts:
         if family is not None and family != facts["family"]:
             raise ValueError(
                 f"{path}: our own file says it is a {facts['family']} (in SiT's time), got family {family}; leave it out"
             )
         config = TransformerConfig(**facts["config"])
-        family, source, notes = facts["family"], "ours", []
+        family, source = facts["family"], "ours"
     else:
         if family is None:
             raise ValueError(f"{path}: weights do not say whether they are a SiT, a DiT or a REPA; give the family")
@@ -166,12 +168,14 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}, expected ema or model")
     content, metadata = tensors.read(path)
-    facts, arguments = json.loads(metadata.get("reals", "{}")), {}
+    facts = json.loads(metadata.get("reals", "{}"))
+    arguments: dict[str, Any] = {}
     held = [key for key in WEIGHTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
-    if held:
+    if isinstance(content, Mapping) and held:
         if weights is not None and weights not in held:
             raise ValueError(f"{path}: has no {weights} weights, only {held[0]}")
-        arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+        if isinstance(content.get("args"), argparse.Namespace):
+            arguments = dict(vars(content["args"]))
         content = content[weights or held[0]]
     elif weights is not None:
         raise ValueError(f"{path}: holds one set of weights, got a choice of {weights}; leave it out")
@@ -222,7 +226,7 @@ def _infer(
             f"{path}: its class table has {table} rows, that is {table - 1} classes and the null class; {classes} classes expected"
         )
     last = sorted((int(n.split(".")[1]), n) for n in state if re.fullmatch(r"projectors\.\d+\.4\.weight", n))
-    repa = {}
+    repa: dict[str, Any] = {}
     if last:
         passed = arguments.get("encoder_depth") or REPA_DEPTHS.get((width, depth))
         if passed is None:

@@ -1,10 +1,11 @@
 """Training losses of the generators as pure functions of model, batch, times and noise."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals.method import ddpm, paths
 
@@ -26,7 +27,9 @@ def drop_labels(y: Tensor, uniform: Tensor, probability: float, null: int) -> Te
     return torch.where(uniform < probability, null, y)
 
 
-def flow_loss(model: nn.Module, x: Tensor, y: Tensor, t: Tensor, noise: Tensor, path: paths.Path = paths.linear) -> Losses:
+def flow_loss(
+    model: Callable[..., Tensor], x: Tensor, y: Tensor, t: Tensor, noise: Tensor, path: paths.Path = paths.linear
+) -> Losses:
     """Mean squared error of the velocity (SiT).
 
     x, noise [B, C, H, W], y [B] int64, t [B] in [0, 1] with 1 the last time that the path is trained at: the data, but for
@@ -39,7 +42,7 @@ def flow_loss(model: nn.Module, x: Tensor, y: Tensor, t: Tensor, noise: Tensor, 
     return Losses(loss, {"velocity": loss.detach()})
 
 
-def ddpm_loss(model: nn.Module, schedule: ddpm.Schedule, x: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Losses:
+def ddpm_loss(model: Callable[..., Tensor], schedule: ddpm.Schedule, x: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Losses:
     """Mean squared error of the noise plus the variational bound in bits per dimension, unweighted (DiT).
 
     x, noise [B, C, H, W], y [B] int64, t [B] int64 in 0..len(schedule)-1. The bound trains the variance
@@ -69,7 +72,7 @@ def projection_loss(projected: Tensor, teacher: Tensor) -> Tensor:
 
 
 def repa_loss(
-    model: nn.Module,
+    model: Callable[..., tuple[Tensor, Tensor]],
     x: Tensor,
     y: Tensor,
     t: Tensor,

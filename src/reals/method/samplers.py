@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals import rng
 from reals.experiment.sampler_table import CHAIN_STEPS, GUIDED_CHANNELS, INTERVAL_TIMES, LAST_STEPS
 from reals.method import ddpm, paths
 
 Field = Callable[[Tensor, float], Tensor]
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x [B, C, H, W], times [B], classes [B]) -> the raw output: a `Transformer`, or a function that stands for one."""
 NoiseAt = Callable[[int], Tensor]
 Progress = Callable[[int, int], None]
 
@@ -26,7 +28,7 @@ INTERVAL_SLACK = 1e-9
 
 
 def guided(
-    model: nn.Module,
+    model: Network,
     y: Tensor,
     scale: float,
     *,
@@ -55,7 +57,7 @@ def guided(
 
 
 def guided_noise(
-    model: nn.Module,
+    model: Network,
     y: Tensor,
     scale: float,
     *,
@@ -79,7 +81,7 @@ def guided_noise(
     return field
 
 
-def _output(model: nn.Module, y: Tensor, scale: float, null: int, channels: int | str) -> Callable[[Tensor, float, bool], Tensor]:
+def _output(model: Network, y: Tensor, scale: float, null: int, channels: int | str) -> Callable[[Tensor, float, bool], Tensor]:
     """The model's raw output at (x, t): guided from one call on the doubled batch, or conditional from one call."""
     both = torch.cat([y, torch.full_like(y, null)])
 
@@ -356,7 +358,7 @@ def ddim(
     total = len(schedule)
     for k, step in enumerate(reversed(range(total))):
         noise = field(x, int(schedule.timesteps[step]))[:, : x.shape[1]]
-        fresh = noise_at(k) if eta > 0 and step > 0 else None
+        fresh = noise_at(k) if noise_at is not None and eta > 0 and step > 0 else None
         x = ddpm.ddim_step(schedule, noise, x, step, eta, fresh)
         _report(progress, k + 1, total)
     return x

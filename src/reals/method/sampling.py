@@ -1,19 +1,22 @@
 """Drawing images: settings, labels, noise by sample index, sampling, decoding. What the sample stage and command share."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reals import rng
-from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, Sampler, SamplerName, samplers_of
+from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, PathName, Sampler, SamplerName, samplers_of
 from reals.method import ddpm, paths, samplers
 from reals.method.models.autoencoder import to_uint8
-from reals.method.models.transformer import TransformerConfig
+from reals.method.models.transformer import Transformer, TransformerConfig
+
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -37,7 +40,7 @@ class Sampling:
     norm: float = 1.0
     last: str = "mean"
     last_size: float = 0.04
-    path: str = "linear"
+    path: PathName = "linear"
     eta: float = 0.0
 
     @property
@@ -98,7 +101,7 @@ class Sampling:
             zero = torch.zeros(1, 1, 1, 1)
             self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
 
-    def field(self, model: Callable, y: Tensor, null: int) -> samplers.Field:
+    def field(self, model: samplers.Network, y: Tensor, null: int) -> samplers.Field:
         """The guided field of the network for the classes y [B]; `null` is the null class."""
         guided = samplers.guided_noise if self.diffuses else samplers.guided
         return guided(
@@ -148,7 +151,7 @@ class Bf16(nn.Module):
     The same numbers as autocast on float32 weights; they are cast here once, in place, and not at each call.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Transformer):
         super().__init__()
         self.model, self.config = model, model.config
         for module in model.modules():
@@ -174,7 +177,7 @@ def shard_range(n: int, shard: int, shards: int) -> range:
 
 
 def draw(
-    model: nn.Module,
+    model: Transformer | Bf16,
     sampling: Sampling,
     seed: int,
     y: Tensor,
@@ -199,7 +202,7 @@ def draw(
 
 
 @torch.no_grad()
-def decode(vae: nn.Module, z: Tensor, indices: list[int], what: str) -> Tensor:
+def decode(vae: "AutoencoderKL", z: Tensor, indices: list[int], what: str) -> Tensor:
     """Unscaled latents [B, C, h, w] -> uint8 images [B, 3, H, W]; FloatingPointError names `what` is not finite."""
     if not torch.isfinite(z).all():
         raise FloatingPointError(

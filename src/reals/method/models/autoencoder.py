@@ -3,14 +3,19 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals import rng, tensors
 from reals.files import read_json, write_atomically, write_json
 from reals.method.alignment import AlignNetworks
+
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 ALIGN_CONFIG, ALIGN_WEIGHTS = "align.json", "align.safetensors"
 STEM = "diffusion_pytorch_model"
@@ -36,7 +41,9 @@ LDM_NAMES = {
 }
 
 
-def build(resolution: int, latent_channels: int, block_out_channels, layers_per_block: int, norm_num_groups: int) -> nn.Module:
+def build(
+    resolution: int, latent_channels: int, block_out_channels: Sequence[int], layers_per_block: int, norm_num_groups: int
+) -> "AutoencoderKL":
     """A fresh AutoencoderKL; 2 ** (len(block_out_channels) - 1) is its downsampling factor."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -48,16 +55,17 @@ def build(resolution: int, latent_channels: int, block_out_channels, layers_per_
     )  # fmt: skip
 
 
-def initialise(vae: nn.Module, seed: int) -> None:
+def initialise(vae: "AutoencoderKL", seed: int) -> None:
     """torch's own initialisation of every layer, as a function of ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(seed, "autoencoder weights"))
         for module in vae.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
 
 
-def load(source: Path | str, device: torch.device | str = "cpu") -> nn.Module:
+def load(source: Path | str, device: torch.device | str = "cpu") -> "AutoencoderKL":
     """The AutoencoderKL in a diffusers folder, a hub name or an original LDM file; float32, frozen, in eval mode.
 
     A folder may be old (attention named query, key, value, proj_attn; pickled .bin weights) or ours. A file (.ckpt, .pt,
@@ -161,7 +169,7 @@ def _renamed(name: str, renames: dict[str, str]) -> str:
     return name
 
 
-def save(vae: nn.Module, scaling_factor: float | None, folder: Path) -> list[str]:
+def save(vae: "AutoencoderKL", scaling_factor: float | None, folder: Path) -> list[str]:
     """Writes a diffusers folder, atomically per file, weights first; returns the file names."""
     from safetensors.torch import save_file
 
@@ -174,31 +182,35 @@ def save(vae: nn.Module, scaling_factor: float | None, folder: Path) -> list[str
 
 
 @torch.no_grad()
-def rescale_latents(vae: nn.Module, factor: float) -> None:
+def rescale_latents(vae: "AutoencoderKL", factor: float) -> None:
     """Makes ``vae`` the same autoencoder with latents ``factor`` times as large, exactly but for rounding.
 
     The posterior's mean is scaled and its log-variance shifted in quant_conv, and post_quant_conv undoes it. Outside the
     clamp of the log-variance to [-30, 20] reconstructions are the same. Its scaling factor is divided by ``factor``.
     """
-    c = vae.config.latent_channels
-    vae.quant_conv.weight[:c] *= factor
-    vae.quant_conv.bias[:c] *= factor
-    vae.quant_conv.bias[c:] += 2 * math.log(factor)
-    vae.post_quant_conv.weight /= factor
-    vae.register_to_config(scaling_factor=vae.config.scaling_factor / factor)
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    if into is None or into.bias is None or out_of is None:
+        raise ValueError("rescale_latents: the autoencoder has no quant_conv and post_quant_conv to scale")
+    c = vae.config["latent_channels"]
+    into.weight[:c] *= factor
+    into.bias[:c] *= factor
+    into.bias[c:] += 2 * math.log(factor)
+    out_of.weight /= factor
+    vae.register_to_config(scaling_factor=vae.config["scaling_factor"] / factor)
 
 
 class LatentStatistics:
     """Mean and variance of sampled latents, from posterior moments: E[z^2] = mean^2 + var, without sampling. float64."""
 
     def __init__(self):
-        self.total, self.square, self.count = 0.0, 0.0, 0
+        self.total = self.square = torch.zeros((), dtype=torch.float64)  # from the first batch on per channel
+        self.count = 0
 
     def add(self, mean: Tensor, logvar: Tensor) -> None:
         """Moments [B, C, h, w]."""
         m, v = mean.double(), logvar.double().exp()
-        self.total += m.sum(dim=(0, 2, 3)).cpu()
-        self.square += (m.square() + v).sum(dim=(0, 2, 3)).cpu()
+        self.total = self.total + m.sum(dim=(0, 2, 3)).cpu()
+        self.square = self.square + (m.square() + v).sum(dim=(0, 2, 3)).cpu()
         self.count += m.numel() // m.shape[1]
 
     @property
@@ -240,7 +252,7 @@ def to_input(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def moments(vae: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(vae: "AutoencoderKL", x: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, 3, H, W] in [-1, 1] -> posterior (mean, logvar), each [B, C, h, w]; logvar clamped to [-30, 20]."""
     posterior = vae.encode(x).latent_dist
     return posterior.mean, posterior.logvar

@@ -72,7 +72,8 @@ def initialise(head: nn.Module, generator: torch.Generator) -> None:
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
             module.weight.normal_(0, fan_in**-0.5, generator=generator)
-            module.bias.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
 
 
 def as_map(tokens: Tensor) -> Tensor:

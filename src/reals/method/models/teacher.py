@@ -6,6 +6,7 @@ import pickle
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from reals import files
 from reals.files import write_atomically, write_json
+
+if TYPE_CHECKING:  # timm is imported where it is used: it takes seconds
+    from timm.models.vision_transformer import VisionTransformer
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -25,8 +29,8 @@ class TeacherConfig:
     timm: str
     patch: int
     grid: int  # of the alignment: tokens along one side
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # of red, green and blue
+    std: tuple[float, ...]
     width: int = 0
     depth: int = 0
     heads: int = 0
@@ -36,7 +40,7 @@ class TeacherConfig:
 class Teacher:
     """Patch and cls features of images, from the last layer after its norm, prefix tokens (cls, registers) dropped."""
 
-    def __init__(self, config: TeacherConfig, network: nn.Module):
+    def __init__(self, config: TeacherConfig, network: "VisionTransformer"):
         self.config, self.network = config, network.eval().requires_grad_(False)
 
     @property
@@ -79,7 +83,7 @@ def published(model: str, patch: int, grid: int) -> TeacherConfig:
     return TeacherConfig(model, patch, grid, mean, std)
 
 
-def build(config: TeacherConfig, pretrained: bool = False) -> nn.Module:
+def build(config: TeacherConfig, pretrained: bool = False) -> "VisionTransformer":
     """The network itself; ``pretrained`` loads timm's published weights from the hub or its cache.
 
     A timm model keeps its native positions (37x37 for DINOv2), so that each grid is resampled from those and not twice.
@@ -108,6 +112,7 @@ def build(config: TeacherConfig, pretrained: bool = False) -> nn.Module:
         raise ValueError(
             f"teachers: {config.timm} is no plain vision transformer with a patch grid; give one (e.g. a DINOv2, MAE or CLIP ViT)"
         )
+    network = cast("VisionTransformer", network)  # or another class with its parts, as was just checked
     if tuple(network.patch_embed.patch_size) != (config.patch, config.patch):
         own = "x".join(map(str, network.patch_embed.patch_size))
         raise ValueError(f"teachers: {config.timm} has {own} patches; set patch to that, not {config.patch}")
@@ -142,7 +147,7 @@ def load_weights(network: nn.Module, weights: Path) -> None:
         raise ValueError(f"teachers: {weights} {what}; it is not this model's file")
 
 
-def initialise_small_vit(network: nn.Module) -> None:
+def initialise_small_vit(network: "VisionTransformer") -> None:
     """Xavier-uniform matrices and positions N(0, 0.5).
 
     Our choice: timm's N(0, 0.02) is made for width 768; at width 64 it leaves attention uniform for hundreds of steps
@@ -151,7 +156,8 @@ def initialise_small_vit(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-    nn.init.normal_(network.pos_embed, std=0.5)
+    if network.pos_embed is not None:
+        nn.init.normal_(network.pos_embed, std=0.5)
 
 
 def save(teacher: nn.Module, config: TeacherConfig, folder: Path) -> list[str]:
@@ -168,7 +174,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Teacher:
     from safetensors.torch import load_file
 
     values = json.loads((folder / "teacher.json").read_text())
-    config = TeacherConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    config = TeacherConfig(**values | {name: tuple(values[name]) for name in ("mean", "std")})
     network = build(config)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Teacher(config, network.to(device))

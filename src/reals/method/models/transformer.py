@@ -18,6 +18,9 @@ MLP_RATIO = 4
 NORM_EPS = 1e-6
 EMBEDDING_STD = 0.02
 
+Projected = Tensor | tuple[Tensor, ...]
+"""Features [B, T, projector_dim] through the REPA projector; a tuple of them for several teachers."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -138,7 +141,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(time_frequencies(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(time_frequencies(t).to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedding(nn.Module):
@@ -235,7 +238,7 @@ class Transformer(nn.Module):
                 _projector(config.width, config.projector_hidden, dim) for dim in config.projector_dims
             )
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, project: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, project: bool = False) -> Tensor | tuple[Tensor, Projected]:
         """x [B, C, H, W], t [B], y [B] int64 -> raw output [B, `config.out_channels`, H, W].
 
         With `project`, (output, projected): the features after block `projector_depth` through the REPA
@@ -249,7 +252,7 @@ class Transformer(nn.Module):
             raise ValueError(f"latents: got {tuple(x.shape[1:])}, expected {expected} as in the transformer's config")
         c = self.t_embedder(t) + self.y_embedder(y)
         h = self.x_embedder(x) + self.pos_embed
-        projected = None
+        projected: tuple[Tensor, ...] = ()
         for passed, block in enumerate(self.blocks, start=1):
             h = block(h, c)
             if project and passed == self.config.projector_depth:
@@ -269,7 +272,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.compile(options=settings, **options)
 
-    def forward_features(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_features(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Projected]:
         """(output [B, C_out, H, W], projected [B, T, projector_dim]): `forward` with `project`."""
         return self(x, t, y, project=True)
 
