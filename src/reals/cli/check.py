@@ -25,12 +25,12 @@ def run(options: argparse.Namespace) -> int:
     from reals.machine import site
     from reals.planning.preflight import checks
 
-    registry, where = Registry(experiment_of(options)), site_file_of(options)
-    here = site.load(where)
+    registry, file = Registry(experiment_of(options)), site_file_of(options)
+    here, where = site.load(file), str(file)
     if options.partition:
         here, where = here.model_copy(update=dict.fromkeys(("partition", "gpu_partition"), options.partition)), "--partition"
     bad = 0
-    for what, look in checks.thorough(registry, here, str(where)):
+    for what, look in checks.thorough(registry, here, where):
         try:
             said, mark = look(), "ok "
         except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from typing import Any
 
 from reals.cli.experiment import add_experiment, experiment_of
 from reals.cli.subcommands import Subcommands
@@ -60,7 +61,7 @@ def printed(plan: dict) -> str:
         text = pd.DataFrame(rows).to_string(index=False, justify="right")
         return "\n".join("  " + line for line in text.splitlines())
 
-    def row(job: dict, **first) -> dict:
+    def row(job: dict[str, Any], **first: Any) -> dict[str, Any]:
         return first | {
             "FLOP": f"{job['flops']:.2e}" if job["flops"] else "-", work: hours(job["device_hours"]),
             wall: hours(job["wall_hours"]), "disk GB": f"{job['bytes'] / 1e9:,.2f}",

@@ -23,6 +23,7 @@ STEP_SECONDS = 2.0  # a batch is cut so that a step should take no longer (on a 
 
 Step = Callable[[], object]
 Fitting = Callable[..., int]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # latents, classes, times, noise
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def peak(bench: Bench, precision: str) -> float:
     best = 0.0
     for side in SQUARES:
         a, b = (torch.randn(side, side, device=bench.device, dtype=dtype) for _ in range(2))
-        seconds = min(bench.once(lambda a=a, b=b: a @ b) for _ in range(4))
+        seconds = min(bench.once(partial(torch.matmul, a, b)) for _ in range(4))
         best = max(best, 2 * side**3 / max(seconds, 1e-9))
         if seconds > STEP_SECONDS:  # a CPU without a unit for bf16, where the largest would take minutes
             break
@@ -96,18 +97,19 @@ def networks(costs: Costs, bench: Bench, peak: float, quick: bool) -> Iterator[W
 def _transformers(costs: Costs, device: torch.device, fitting: Fitting, quick: bool) -> Iterator[Work]:
     scale, classes = costs.scale, costs.counts.classes
     for size, row in {r.size: r for r in costs.registry.experiment.runs.values() if not r.repa}.items():
-        spec = costs.registry.runs[row.name].spec
+        run = costs.registry.runs[row.name]
+        spec, counted = run.spec, costs.networks.transformer(run)
         sizes = {
             k: getattr(spec, k) for k in ("width", "depth", "heads", "patch", "latent_channels", "latent_size", "learn_sigma")
         }
         config = TransformerConfig(**sizes, classes=classes, label_dropout=spec.label_dropout)
-        if quick and flops.transformer_parameters(config, classes) > QUICK_PARAMETERS:
+        if quick and flops.transformer_parameters(counted, classes) > QUICK_PARAMETERS:
             continue
-        each, model = flops.transformer_flops(config), Transformer(config)
+        each, model = flops.transformer_flops(counted), Transformer(config)
         initialise(model, torch.Generator().manual_seed(0))
         model = model.to(device)
 
-        def inputs(batch: int, config: TransformerConfig = config) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def inputs(batch: int, config: TransformerConfig = config) -> Batch:
             shape = (batch, config.latent_channels, config.latent_size, config.latent_size)
             x, noise = (torch.randn(shape, device=device) for _ in range(2))
             return x, torch.randint(classes, (batch,), device=device), torch.rand(batch, device=device), noise
@@ -117,18 +119,22 @@ def _transformers(costs: Costs, device: torch.device, fitting: Fitting, quick: b
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
         ema, data = [p.detach().clone() for p in parameters], inputs(batch)
 
-        def train(model=model, optimizer=optimizer, ema=ema, parameters=parameters, data=data) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            objectives.flow_loss(model, *data).total.backward()
-            optimizer.step()
-            update_ema(ema, parameters, 0.9999)
-
-        yield Work(f"transformer {size}", batch, flops.TRAINED * each, train)
-        del optimizer, ema, train
+        yield Work(f"transformer {size}", batch, flops.TRAINED * each, partial(_train, model, optimizer, ema, parameters, data))
+        del optimizer, ema
         batch = fitting(scale.sampling.batch, each)
         x, y, t, _ = inputs(batch)
         model = model.eval().requires_grad_(False)
         yield Work(f"sampling {size}", batch, each, partial(model, x, t, y))
+
+
+def _train(
+    model: Transformer, optimizer: torch.optim.Optimizer, ema: list[Tensor], parameters: list[torch.nn.Parameter], data: Batch
+) -> None:
+    """One step of SiT's training."""
+    optimizer.zero_grad(set_to_none=True)
+    objectives.flow_loss(model, *data).total.backward()
+    optimizer.step()
+    update_ema(ema, parameters, 0.9999)
 
 
 def _autoencoder(costs: Costs, device: torch.device, fitting: Fitting) -> Iterator[Work]:

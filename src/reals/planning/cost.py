@@ -76,6 +76,6 @@ def estimated(costs: Costs, records: Iterable[Mapping[str, Any]], sheet: Path) -
                 known[device] = rates.load(device, costs.scale.name, None, sheet)
             except ConfigError:
                 known[device] = None
-        if known[device] is not None:
-            seconds[stage] = seconds.get(stage, 0.0) + known[device].seconds(job.work) / job.copies
+        if (found := known[device]) is not None:
+            seconds[stage] = seconds.get(stage, 0.0) + found.seconds(job.work) / job.copies
     return seconds

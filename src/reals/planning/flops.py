@@ -20,15 +20,32 @@ MLP_RATIO = 4
 class TransformerSizes(Protocol):
     """The fields of `models.transformer.TransformerConfig` that cost anything."""
 
-    width: int
-    depth: int
-    patch: int
-    latent_channels: int
-    latent_size: int
-    learn_sigma: bool
-    projector_depth: int | None
-    projector_dim: int | None
-    projector_hidden: int
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def patch(self) -> int: ...
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def latent_size(self) -> int: ...
+
+    @property
+    def learn_sigma(self) -> bool: ...
+
+    @property
+    def projector_depth(self) -> int | None: ...
+
+    @property
+    def projector_dim(self) -> int | None: ...
+
+    @property
+    def projector_hidden(self) -> int: ...
 
 
 def linear(inputs: int, outputs: int, rows: int = 1) -> int:

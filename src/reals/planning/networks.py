@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from reals.experiment.artefact import Artefact
 from reals.experiment.networks import Teacher
@@ -43,16 +44,20 @@ class Networks:
         a = self.scale.autoencoder
         return flops.VaeSizes(self.scale.data.resolution, self.scale.latent.channels, a.block_out_channels, a.layers_per_block)
 
+    def _config(self, teacher: Artefact[TeacherSpec]) -> Teacher:
+        known = self.registry.teachers
+        return next(config for key, config in self.scale.teachers.items() if known[key].id == teacher.id)
+
     def teacher_flops(self, teacher: Artefact[TeacherSpec], grid: int) -> int:
         """One image through a teacher at a grid."""
-        config = next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id)
+        config = self._config(teacher)
         if config.kind == "timm":
             return flops.vit_flops(vit_of(config.model), grid)
         return flops.vit_flops(flops.VitSizes(config.width, config.depth, config.patch), grid)
 
     def teacher_dim(self, teacher: Artefact[TeacherSpec]) -> int:
         """Width of a teacher's features."""
-        return teacher_width(next(self.scale.teachers[k] for k, t in self.registry.teachers.items() if t.id == teacher.id))
+        return teacher_width(self._config(teacher))
 
     def transformer(self, run: Artefact[RunSpec]) -> Transformer:
         """The sizes of a run's network."""
@@ -66,7 +71,8 @@ class Networks:
     def extractor_flops(self, extractor: Artefact[ExtractorSpec] | None = None) -> int:
         """One image through the scale's feature extractor, or through the one that ``extractor`` is."""
         evaluation = self.scale.evaluation
-        x = evaluation.second if extractor is not None and extractor is self.registry.second_extractor else evaluation.extractor
+        second = evaluation.second if extractor is not None and extractor is self.registry.second_extractor else None
+        x = second or evaluation.extractor
         if x.kind == "inception":
             return flops.INCEPTION_FLOPS
         return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
@@ -100,7 +106,7 @@ def vit_of(model: str) -> flops.VitSizes:
 
     try:
         with torch.device("meta"):
-            network = timm.create_model(model, num_classes=0)
+            network: Any = timm.create_model(model, num_classes=0)  # of one of timm's many classes of ViT
         dense = sum(m.weight.numel() for m in network.blocks[0].mlp.modules() if isinstance(m, torch.nn.Linear))
         hidden = dense // (2 * network.embed_dim)  # as if it had two layers; gated ones have three
         patch = network.patch_embed.patch_size[0]

@@ -1,6 +1,7 @@
 """Everything that is looked at before the first job, in the order in which it is said."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from reals.experiment.graph import Graph
@@ -30,10 +31,10 @@ def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]
     """Everything `reals check` looks at: (what, the check). ``where`` is the file of the site."""
     yield "data", lambda: data.images(registry)
     for stated in weights.stated_files(registry):
-        yield stated.key, lambda stated=stated: _stated_file(registry, stated)
+        yield stated.key, partial(_stated_file, registry, stated)
     yield from weights.published(registry)
     for what, config in data.labelled_folders(registry):
-        yield what, lambda what=what, config=config: data.labels(registry, what, config)
+        yield what, partial(data.labels, registry, what, config)
     yield "disk", lambda: machine.disk(Costs(registry))
     yield "file system", lambda: machine.file_system(registry.root)
     yield "clock", lambda: machine.clock(registry.root)

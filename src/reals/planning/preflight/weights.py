@@ -4,6 +4,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from reals import files
@@ -100,10 +101,10 @@ def published(registry: Registry) -> Iterator[tuple[str, Callable[[], str]]]:
     scale = registry.experiment.scale
     for name, base in scale.bases.items():
         if isinstance(base, PretrainedBase):
-            yield f"bases.{name}", lambda name=name, base=base: diffusers_base(f"bases.{name}", base)
+            yield f"bases.{name}", partial(diffusers_base, f"bases.{name}", base)
     for key, teacher in scale.teachers.items():
         if isinstance(teacher, PretrainedTeacher) and teacher.weights is None:
-            yield f"teachers.{key}", lambda key=key, t=teacher: hub_weights(f"teachers.{key}", f"timm/{t.model}", *TIMM_FILES)
+            yield f"teachers.{key}", partial(hub_weights, f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     if scale.evaluation.extractor.kind == "inception" and scale.evaluation.extractor.weights is None:
         yield "evaluation.extractor", inception_weights
     lpips = scale.autoencoder.lpips
