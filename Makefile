@@ -1,17 +1,27 @@
-# make demo: every table and figure at demo scale.  make test: the tests.  Both set up .venv from the lock file first.
+# make demo: every table and figure at demo scale.  make test: the tests.  make quick: lint, types and the tests that start no process.
+# All set up .venv from the lock file first.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test quick lint lock clean
 
 demo: $(READY)
 	$(BIN)/snakemake
 
-test: $(READY)
+test: lint
+	$(BIN)/python -m pytest
+
+# The type checker works beside the tests: each takes a core.
+quick: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not process"; tests=$$?; wait $$types && exit $$tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
