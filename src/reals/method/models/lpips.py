@@ -1,6 +1,7 @@
 """LPIPS, the perceptual distance of the autoencoder's loss and of Table 8."""
 
 import urllib.error
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,7 +19,9 @@ def lpips_network(net: str, backbone: str, weights: str | None) -> nn.Module:
     """
     import lpips
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # The package calls torchvision by an argument that is about to go; its users can do nothing about it.
+        warnings.filterwarnings("ignore", module="torchvision.models")
         torch.manual_seed(rng.key(0, "lpips backbone"))
         random = backbone == "random" or weights is not None
         try:
