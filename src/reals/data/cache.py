@@ -93,7 +93,7 @@ class Layout:
 def make(
     folder: Path,
     layout: Layout,
-    source: dict[str, str],
+    source: Facts,
     compute: Callable[[range, Put], Facts],
     summarise: Callable[[list[Facts]], Facts],
     label: str,
@@ -144,7 +144,7 @@ def make(
                     (folder / ".claims").unlink(missing_ok=True)
 
 
-def _look(folder: Path, layout: Layout, source: dict[str, str], records: dict[int, Facts], only: int | None = None) -> bool:
+def _look(folder: Path, layout: Layout, source: Facts, records: dict[int, Facts], only: int | None = None) -> bool:
     """Reads the records that are new into ``records``; whether shard ``only`` is among them."""
     for k in range(len(layout)) if only is None else [only]:
         path = folder / f"shard_{k:05d}.json"
@@ -202,7 +202,7 @@ def _write(
     folder: Path,
     layout: Layout,
     k: int,
-    source: dict[str, str],
+    source: Facts,
     compute: Callable[[range, Put], Facts],
     progress: Progress,
     records: dict[int, Facts],

@@ -6,7 +6,7 @@ from reals.experiment import resolve, stage_table
 from reals.experiment.artefact import Artefact
 from reals.experiment.load import Experiment
 from reals.experiment.reading import ConfigError
-from reals.experiment.specs import Spec
+from reals.experiment.specs import ExtractorSpec, ReferenceSpec, Spec
 
 
 class Registry:
@@ -24,8 +24,11 @@ class Registry:
         config = experiment.scale.evaluation
         self.extractor = resolve.extractor(experiment, self.data, config.extractor)
         self.reference = resolve.reference(experiment, self.data, self.extractor)
-        self.second_extractor = config.second and resolve.extractor(experiment, self.data, config.second)
-        self.second_reference = self.second_extractor and resolve.second_reference(experiment, self.data, self.second_extractor)
+        self.second_extractor: Artefact[ExtractorSpec] | None = None
+        self.second_reference: Artefact[ReferenceSpec] | None = None
+        if config.second is not None:
+            self.second_extractor = resolve.extractor(experiment, self.data, config.second)
+            self.second_reference = resolve.second_reference(experiment, self.data, self.second_extractor)
 
         self.autoencoders = resolve.autoencoders(experiment, self.data, sources)
         self.latents = {name: resolve.latents(self.data, made) for name, made in self.autoencoders.items()}

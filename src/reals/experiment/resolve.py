@@ -284,7 +284,7 @@ def reference(experiment: Experiment, data: Artefact[DataSpec], extractor: Artef
 def second_reference(
     experiment: Experiment, data: Artefact[DataSpec], extractor: Artefact[ExtractorSpec]
 ) -> Artefact[ReferenceSpec]:
-    """By the second feature network: always of the training images, since published statistics are of the first."""
+    """By the second feature extractor: always of the training images, since published statistics are of the first."""
     spec = ReferenceSpec(data=data.id, extractor=extractor.id, source=None, pr_reference=experiment.scale.evaluation.pr_reference)
     return Artefact(f"{data.name}_{extractor.name}", spec, (data, extractor))
 

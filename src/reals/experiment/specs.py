@@ -275,7 +275,7 @@ class SamplesSpec(ByKey):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSpec(ByKey):
-    """Statistics of the real images by one feature network; ``source`` is a published file that holds them."""
+    """Statistics of the real images by one feature extractor; ``source`` is a published file that holds them."""
 
     kind: ClassVar[str] = "reference"
     data: str
@@ -286,7 +286,7 @@ class ReferenceSpec(ByKey):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec(ByKey):
-    """Metrics of samples; ``second`` is the reference by a second feature network."""
+    """Metrics of samples; ``second`` is the reference by a second feature extractor."""
 
     kind: ClassVar[str] = "evaluation"
     samples: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ class Source:
         """uint8 tensors [B, 3, H, W] of images start to stop; the next is read while one is in use."""
         spans = [(i, min(i + batch, stop)) for i in range(start, stop, batch)]
         with ThreadPoolExecutor(1) as reader:
-            ahead = None
+            ahead: Future[np.ndarray] | None = None
             for span in [*spans, None]:
                 now, ahead = ahead, None if span is None else reader.submit(self.read, *span)
                 if now is not None:

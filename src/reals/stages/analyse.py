@@ -5,7 +5,7 @@ import torch
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
-from reals.experiment.specs import TrainedAutoencoderSpec
+from reals.experiment.specs import AnalysisSpec, TrainedAutoencoderSpec
 from reals.machine.usage import work
 from reals.measure.latent_maps import latent_maps
 from reals.measure.latents import chosen, consistency, latent_std, probe_scores
@@ -17,11 +17,12 @@ from reals.stages.context import Context
 from reals.stages.inputs import curve, load_extractor
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
     """Writes metrics.json and latents.npz of one autoencoder."""
     scale, paper, registry, seed = context.scale, context.paper, context.registry, context.scale.seeds.analysis
     folder, settings = context.begin(artefact), scale.analysis
     ae = artefact.needed("autoencoder")
+    trained = ae.spec if isinstance(ae.spec, TrainedAutoencoderSpec) else None
     source = registry.folder(ae)
     files.verified(source)
     vae = models.load(source, context.device).to(memory_format=torch.channels_last)
@@ -53,7 +54,7 @@ def run(context: Context, artefact: Artefact) -> None:
             "protocol": {
                 "scale": scale.name,
                 "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
-                "training steps": ae.spec.steps if isinstance(ae.spec, TrainedAutoencoderSpec) else 0,
+                "training steps": trained.steps if trained else 0,
                 "images": f"{n} held-out" + (f", {len(decoded)} for reconstruction" if len(decoded) != n else ""),
                 "decoded latent": "posterior sample",
                 "feature extractor": scale.evaluation.extractor.name,
@@ -66,7 +67,7 @@ def run(context: Context, artefact: Artefact) -> None:
                 "checkpoint_sha256": files.sha256(source / "diffusion_pytorch_model.safetensors"),
                 "data_sha256": train.fingerprint(),
                 "extractor": registry.extractor.id,
-                "lambda_k": ae.spec.lambda_k if isinstance(ae.spec, TrainedAutoencoderSpec) else None,
+                "lambda_k": trained.lambda_k if trained else None,
                 "made by code": files.code_version(),
             },
             "curve": curve(source / "log.jsonl"),

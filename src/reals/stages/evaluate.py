@@ -1,5 +1,6 @@
 """Stage `evaluate`: the metrics between generated images and the reference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import EvaluationSpec
 from reals.machine.usage import work
 from reals.measure.extractor import extract
 from reals.measure.features import batches
@@ -23,9 +25,7 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
     registry, scale = context.registry, context.scale
     samples = registry.samples[evaluation]
     row, spec = registry.experiment.evaluations[evaluation], samples.spec
-    seeds = {
-        a.kind: "none" if a.spec.seed is None else a.spec.seed for a in (samples.needed("autoencoder"), samples.needed("run"))
-    }
+    autoencoder, run = samples.needed("autoencoder").spec, samples.needed("run").spec
     sampler, stored = sampling_of(spec), scale.evaluation.reference
     guidance = (
         "none"
@@ -48,36 +48,41 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
         "reference": f"{real.pool.n} training images"
         if stored is None
         else f"statistics stored in {Path(stored).name}, {len(real.features)} of its images for precision and recall",
-        "seeds": f"autoencoder {seeds['autoencoder']}, transformer {seeds['run']}, sampling {spec.seed}",
+        "seeds": f"autoencoder {'none' if autoencoder.seed is None else autoencoder.seed}, transformer {run.seed}, sampling {spec.seed}",
     }
 
 
-def run(context: Context, artefact: Artefact) -> None:
-    """Writes metrics.json of one evaluation (values, protocol, provenance and the run's loss curve) and its first samples."""
-    registry, scale = context.registry, context.scale
-    folder = context.begin(artefact)
-    samples_artefact = artefact.needed("samples")
-    samples = registry.folder(samples_artefact)
-    shards = [np.load(samples / f"shard_{k:03d}.npy", mmap_mode="r") for k in range(registry.shards(samples_artefact))]
-    n = sum(len(s) for s in shards)
-    if n != samples_artefact.spec.n:
-        raise ValueError(f"{samples} holds {n} samples, {samples_artefact.spec.n} expected; delete the folder and run again")
-    real = load_reference(context, registry.reference)
-    extractor = load_extractor(context)
+def measured(
+    context: Context, artefact: Artefact[EvaluationSpec], shards: Sequence[np.ndarray], real: Reference
+) -> dict[str, float]:
+    """The metrics of samples uint8 [n_k, 3, R, R]; with a second feature extractor its FID as well, as ``fid_second``."""
+    registry, spec, n = context.registry, artefact.spec, sum(map(len, shards))
     progress = Progress(f"features {artefact.name}", n)
+    found = extract(load_extractor(context), (b for s in shards for b in batches(s)), progress.update)
+    values = generation_metrics(
+        found, real, k=spec.pr_k, pr_reference=len(real.features), split_size=spec.is_split,
+        kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=context.scale.seeds.analysis,
+    )  # fmt: skip
+    if registry.second_reference is not None:
+        theirs = extract(load_extractor(context, registry.second_extractor), (b for s in shards for b in batches(s)))
+        beside = load_reference(context, registry.second_reference)
+        values["fid_second"] = generation_metrics(theirs, beside, pr_reference=0)["fid"]
+    return values
+
+
+def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
+    """Writes metrics.json of one evaluation (values, protocol, provenance and the run's loss curve) and its first samples."""
+    registry = context.registry
+    folder = context.begin(artefact)
+    samples = artefact.needed("samples")
+    source = registry.folder(samples)
+    paths = [source / f"shard_{k:03d}.npy" for k in range(registry.shards(samples))]
+    shards = [np.load(path, mmap_mode="r") for path in paths]
+    if (n := sum(map(len, shards))) != samples.spec.n:
+        raise ValueError(f"{source} holds {n} samples, {samples.spec.n} expected; delete the folder and run again")
+    real = load_reference(context, registry.reference)
     with work():
-        found = extract(extractor, (b for s in shards for b in batches(s)), progress.update)
-        values = generation_metrics(
-            found, real, k=artefact.spec.pr_k, pr_reference=len(real.features), split_size=artefact.spec.is_split,
-            kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=scale.seeds.analysis,
-        )  # fmt: skip
-        if registry.second_reference is not None:
-            other = load_extractor(context, registry.second_extractor)
-            theirs = extract(other, (b for s in shards for b in batches(s)))
-            beside = load_reference(context, registry.second_reference)
-            values["fid_second"] = generation_metrics(theirs, beside, pr_reference=0)["fid"]
-    run_artefact = samples_artefact.needed("run")
-    run_folder = registry.folder(run_artefact)
+        values = measured(context, artefact, shards, real)
     first = np.array(shards[0][:PICTURES]).transpose(0, 2, 3, 1)
     files.write_atomically(folder / "pictures.npz", lambda p: save_npz(p, images=first))
     files.write_json(
@@ -89,15 +94,13 @@ def run(context: Context, artefact: Artefact) -> None:
             "values": values,
             "protocol": protocol(context, artefact.name, real),
             "provenance": {
-                **provenance_of_samples(context, samples_artefact),
-                "samples": samples_artefact.id,
-                "samples_sha256": [
-                    files.sha256(samples / f"shard_{k:03d}.npy") for k in range(registry.shards(samples_artefact))
-                ],
+                **provenance_of_samples(context, samples),
+                "samples": samples.id,
+                "samples_sha256": [files.sha256(path) for path in paths],
                 "reference": registry.reference.id,
                 "extractor": registry.extractor.id,
                 "made by code": files.code_version(),
             },
-            "curve": curve(run_folder / "log.jsonl", samples_artefact.spec.step),
+            "curve": curve(registry.folder(samples.needed("run")) / "log.jsonl", samples.spec.step),
         },
     )

@@ -8,13 +8,14 @@ from reals.data import cache
 from reals.data.cache import Put
 from reals.data.readers import feature_layout
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import FeaturesSpec
 from reals.method.models import teacher as teachers
 from reals.stages.context import Context
 
 BATCH = 64
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[FeaturesSpec]) -> None:
     """Fills the cache of features, with as many processes as run this; mirrored images too where the data flip."""
     folder = context.begin(artefact)
     images = context.images("train")

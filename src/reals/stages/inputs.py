@@ -1,6 +1,7 @@
 """What a stage reads of the files that another stage made, checked before it is used."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from reals import files
 from reals.experiment.artefact import Artefact
 from reals.experiment.networks import InceptionExtractor, TrainedExtractor
-from reals.experiment.specs import SamplesSpec
+from reals.experiment.specs import ExtractorSpec, ReferenceSpec, SamplesSpec
 from reals.measure.extractor import Extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
@@ -25,19 +26,19 @@ from reals.training.log import OF_THE_MACHINE, read_log
 CURVE_POINTS = 100
 
 
-def extractor_config(context: Context, artefact: Artefact) -> TrainedExtractor | InceptionExtractor:
+def extractor_config(context: Context, artefact: Artefact[ExtractorSpec]) -> TrainedExtractor | InceptionExtractor:
     """The settings of the feature extractor that ``artefact`` is: the scale's first, or its second."""
     settings, second = context.scale.evaluation, context.registry.second_extractor
     return settings.second if settings.second is not None and second and artefact.id == second.id else settings.extractor
 
 
-def extractor_sha256(context: Context, artefact: Artefact) -> str:
+def extractor_sha256(context: Context, artefact: Artefact[ExtractorSpec]) -> str:
     """What tells one copy of a feature extractor from another: its files, or the weights that it was made from."""
     manifest = files.opened(context.folder(artefact))
     return manifest.get("weights_sha256") or files.fingerprint(manifest)
 
 
-def load_extractor(context: Context, artefact: Artefact | None = None) -> Extractor:
+def load_extractor(context: Context, artefact: Artefact[ExtractorSpec] | None = None) -> Extractor:
     """The scale's feature extractor (or the one that ``artefact`` is), ready on the context's device."""
     artefact = artefact or context.registry.extractor
     config = extractor_config(context, artefact)
@@ -53,7 +54,7 @@ def load_extractor(context: Context, artefact: Artefact | None = None) -> Extrac
     return small_cnn_extractor(load_small_cnn(folder), config.name).to(context.device)
 
 
-def load_reference(context: Context, artefact: Artefact) -> Reference:
+def load_reference(context: Context, artefact: Artefact[ReferenceSpec]) -> Reference:
     """MissingArtefact where it is gone, damaged, or of another copy of its feature extractor than the one that is here."""
     folder, extractor = context.folder(artefact), artefact.needed("extractor")
     made_with = files.verified(folder).get("extractor_sha256")
@@ -78,14 +79,14 @@ def load_transformer(path: Path, device: torch.device) -> tuple[Transformer, dic
     return checkpoint.model, checkpoint.facts
 
 
-def checkpoint(context: Context, artefact: Artefact) -> Path:
+def checkpoint(context: Context, artefact: Artefact[SamplesSpec]) -> Path:
     """The weights that samples are drawn by: a run's at one milestone."""
     return weights_path(context.folder(artefact.needed("run")), artefact.spec.step)
 
 
 def sampling_of(spec: SamplesSpec) -> Sampling:
-    """The settings an evaluation's spec states; where it states none they are the defaults."""
-    settings = {
+    """The settings that samples are drawn with; where the spec states none they are the defaults."""
+    settings: dict[str, Any] = {
         "sampler": spec.sampler,
         "cfg": spec.cfg,
         "cfg_channels": 3 if spec.cfg_channels == "3" else "all",
@@ -105,7 +106,7 @@ def sampling_of(spec: SamplesSpec) -> Sampling:
     return Sampling(**{key: value for key, value in settings.items() if value is not None})
 
 
-def provenance_of_samples(context: Context, artefact: Artefact) -> dict:
+def provenance_of_samples(context: Context, artefact: Artefact[SamplesSpec]) -> dict[str, Any]:
     """Where the samples come from: the checkpoint's own facts, its place and its hash."""
     path = checkpoint(context, artefact)
     _, facts = load_transformer(path, torch.device("cpu"))

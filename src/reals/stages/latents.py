@@ -8,13 +8,14 @@ from reals.data import cache
 from reals.data.cache import Put
 from reals.data.readers import latent_layout
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import LatentsSpec
 from reals.method.models import autoencoder as models
 from reals.stages.context import Context
 
 BATCH = 64
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
     """Fills the cache of moments, with as many processes as run this, and measures them.
 
     logvar and not std, because a tiny std underflows in float16. The index holds ``scaling_factor``, the autoencoder's own

@@ -8,6 +8,7 @@ import numpy as np
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import ReferenceSpec
 from reals.machine.usage import work
 from reals.measure.extractor import Features, extract
 from reals.measure.features import BATCH, batches
@@ -18,7 +19,7 @@ from reals.stages.context import Context
 from reals.stages.inputs import extractor_sha256, load_extractor
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[ReferenceSpec]) -> None:
     """Writes reference.npz: mu, sigma, mu_s, sigma_s (ADM's keys), how many images, pool features for P/R and KID.
 
     The statistics are of all training images (as ADM's are), the features those of a fixed random choice of them;

@@ -25,7 +25,7 @@ def labels_of(spec: SamplesSpec, classes: int) -> np.ndarray:
     return np.arange(n) % classes if spec.labels == "balanced" else random_labels(spec.seed, range(n), classes)
 
 
-def loaded(context: Context, artefact: Artefact) -> tuple[Transformer, dict, nn.Module]:
+def loaded(context: Context, artefact: Artefact[SamplesSpec]) -> tuple[Transformer, dict, nn.Module]:
     """What samples are drawn by: (network, its checkpoint's facts, autoencoder), refused where one was made with another copy."""
     path, source = checkpoint(context, artefact), context.folder(artefact.needed("autoencoder"))
     model, facts = load_transformer(path, context.device)
@@ -33,7 +33,7 @@ def loaded(context: Context, artefact: Artefact) -> tuple[Transformer, dict, nn.
     return model, facts, models.load(source, context.device).to(memory_format=torch.channels_last)
 
 
-def run(context: Context, artefact: Artefact, shard: int) -> None:
+def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:
     """Writes shard_<k>.npy (uint8 [n_k, 3, R, R]); shard 0 also gallery.npz: the first latents, unscaled, and labels.
 
     Every batch is kept as it is done (in parts/), so a killed job goes on with the next batch.
@@ -59,7 +59,7 @@ def run(context: Context, artefact: Artefact, shard: int) -> None:
                          partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
                 z = z / facts["scaling_factor"]
                 decoded = decode(vae, z, indices, source).cpu().numpy()
-                files.write_atomically(part, lambda p, d=decoded, z=z: save_npz(p, images=d, latents=z.float().cpu().numpy()))
+                files.write_atomically(part, partial(save_npz, images=decoded, latents=z.float().cpu().numpy()))
             with np.load(part) as saved:
                 images.append(saved["images"])
                 latents.append(saved["latents"])
