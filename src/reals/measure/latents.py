@@ -1,5 +1,7 @@
 """What an autoencoder's latents are like: their consistency under augmentation, the classes in them, their size (Table 2, Figure 5)."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,10 @@ from reals.data.dataset import Images
 from reals.experiment.paper import Augmentations
 from reals.measure.metrics import semantics
 from reals.method.models import autoencoder as models
+from reals.progress import Progress
 
 BATCH = 100
+SCALE_BATCH = 64  # of the latent scale's measurement
 
 
 def chosen(images: Images, count: int, seed: int) -> np.ndarray:
@@ -82,3 +86,25 @@ def latent_std(vae: nn.Module, images: Tensor) -> float:
     for start in range(0, len(images), BATCH):
         statistics.add(*models.moments(vae, models.to_input(images[start : start + BATCH].to(device))))
     return statistics.std
+
+
+@torch.no_grad()
+def latent_statistics(vae: nn.Module, images: Images, count: int, seed: int, flip: bool) -> models.LatentStatistics:
+    """Statistics of the sampled latents of ``count`` of the images (or all), chosen by the seed; with ``flip`` mirrored too.
+
+    ValueError where latents have no finite spread above 0, whose inverse is the latent scale.
+    """
+    statistics = models.LatentStatistics()
+    chosen = np.sort(rng.permutation(seed, "latent scale", n=len(images))[:count])
+    progress = Progress("latent scale", len(chosen) * (1 + flip))
+    for mirrored in (False, True)[: 1 + flip]:
+        for start in range(0, len(chosen), SCALE_BATCH):
+            indices = chosen[start : start + SCALE_BATCH]
+            pixels = torch.from_numpy(images.batch(indices, np.full(len(indices), mirrored)))
+            statistics.add(*models.moments(vae, models.to_input(pixels.to(vae.device))))
+            progress.update(mirrored * len(chosen) + start + len(indices))
+    if not math.isfinite(statistics.std) or statistics.std == 0:
+        raise ValueError(
+            f"the latents have standard deviation {statistics.std}; the autoencoder is of no use, look at its log.jsonl"
+        )
+    return statistics

@@ -1,6 +1,5 @@
 """Stage `autoencoder`: train the base from scratch or bring it in, and fine-tune it with Eqs. 1-5."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,17 @@ from reals.data.readers import CachedFeatures
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import AutoencoderSpec, PretrainedAutoencoderSpec
 from reals.machine.usage import work
+from reals.measure.latents import latent_statistics
 from reals.method import alignment
 from reals.method.alignment import AlignNetworks
 from reals.method.models import autoencoder as models
 from reals.method.models.lpips import lpips_network
 from reals.method.models.teacher import OnlineFeatures
-from reals.progress import Progress
 from reals.stages.context import Context
 from reals.training import loop
 from reals.training.processes import Processes
 from reals.training.tasks.autoencoder import AutoencoderTask
-
-BATCH = 64  # of the latent scale's measurement
+from reals.training.tasks.autoencoder_batches import TeacherFeatures
 
 
 def run(context: Context, artefact: Artefact) -> None:
@@ -70,10 +68,10 @@ def run(context: Context, artefact: Artefact) -> None:
         if not processes.main:
             return
     task.finish()
-    _seal(folder, vae, align, measured(vae, context.images("train"), spec), steps=spec.steps)
+    _seal(folder, vae, align, _latent_statistics(context, vae, spec), steps=spec.steps)
 
 
-def _check_grid(teacher, images: Images, side: int, patch: bool, device: torch.device) -> None:
+def _check_grid(teacher: TeacherFeatures, images: Images, side: int, patch: bool, device: torch.device) -> None:
     """ValueError before any training where the teacher's tokens are not one to one with the latents'."""
     one, plain = np.zeros(1, int), np.zeros(1, bool)
     tokens = teacher(one, plain, torch.from_numpy(images.batch(one)).to(device))[0].shape[1]
@@ -84,24 +82,9 @@ def _check_grid(teacher, images: Images, side: int, patch: bool, device: torch.d
         )
 
 
-@torch.no_grad()
-def measured(vae: nn.Module, images: Images, spec: AutoencoderSpec) -> models.LatentStatistics:
-    """Statistics of the sampled latents of ``spec.scale_images`` training images (or all), mirrored too where data are."""
-    statistics, n = models.LatentStatistics(), len(images)
-    chosen = np.sort(rng.permutation(spec.seed, "latent scale", n=n)[: spec.scale_images])
-    progress = Progress("latent scale", len(chosen) * (1 + spec.flip))
+def _latent_statistics(context: Context, vae: nn.Module, spec: AutoencoderSpec) -> models.LatentStatistics:
     with work():
-        for flip in (False, True)[: 1 + spec.flip]:
-            for start in range(0, len(chosen), BATCH):
-                indices = chosen[start : start + BATCH]
-                pixels = torch.from_numpy(images.batch(indices, np.full(len(indices), flip)))
-                statistics.add(*models.moments(vae, models.to_input(pixels.to(vae.device))))
-                progress.update(flip * len(chosen) + start + len(indices))
-    if not math.isfinite(statistics.std) or statistics.std == 0:
-        raise ValueError(
-            f"the latents have standard deviation {statistics.std}; the autoencoder is of no use, look at its log.jsonl"
-        )
-    return statistics
+        return latent_statistics(vae, context.images("train"), spec.scale_images, spec.seed, spec.flip)
 
 
 def _seal(
@@ -141,5 +124,5 @@ def _bring_in(context: Context, artefact: Artefact, folder: Path) -> None:
     if vae.config.get("shift_factor"):
         raise ValueError(f"{where}.path: {path}: has shift_factor {vae.config.shift_factor}; latents here are scaled only")
     vae = vae.to(memory_format=torch.channels_last)
-    statistics = measured(vae, context.images("train"), spec) if spec.scale_images is not None else None
+    statistics = _latent_statistics(context, vae, spec) if spec.scale_images is not None else None
     _seal(folder, vae, align, statistics, steps=0)

@@ -14,6 +14,7 @@ from reals.arrays import save_npz
 from reals.data import labelled
 from reals.data.readers import CachedFeatures
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import DownstreamSpec
 from reals.machine.usage import work
 from reals.measure.features import batches
 from reals.measure.heads import Reader, predictions, score
@@ -29,23 +30,23 @@ from reals.stages.context import Context
 from reals.training.tasks.head import HeadSettings, trained_on_ink, trained_on_labels
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[DownstreamSpec]) -> None:
     """Writes maps.npz (images, labels, mask and, where there is a depth target, depth) and metrics.json."""
     registry, scale, spec = context.registry, context.scale, artefact.spec
     folder = context.begin(artefact)
     samples = artefact.needed("samples")
     source_ae = registry.folder(samples.needed("autoencoder"))
     align = models.load_align(source_ae, context.device)
-    kept = min(spec["gallery"], len(shard_range(samples.spec["n"], 0, registry.shards(samples))))
+    kept = min(spec.gallery, len(shard_range(samples.spec.n, 0, registry.shards(samples))))
     z, images, labels = gallery(registry.folder(samples), kept)
-    settings = HeadSettings(spec["seed"], spec["steps"], spec["batch"], spec["lr"], context.device)
+    settings = HeadSettings(spec.seed, spec.steps, spec.batch, spec.lr, context.device)
     values: dict[str, float] = {}
     arrays = {"images": images.transpose(0, 2, 3, 1), "labels": labels}
     with work():
-        if spec["target"] == "labelled":
+        if spec.target == "labelled":
             values, found = _read_labelled(context, artefact, z, images, settings)
             arrays |= found
-        elif spec["target"] == "foreground":
+        elif spec.target == "foreground":
             mask = foreground(align(z.to(context.device))[0].cpu())
             arrays["mask"] = F.interpolate(mask[:, None], scale_factor=scale.latent.factor, mode="bilinear")[:, 0].numpy()
         else:
@@ -64,15 +65,15 @@ def run(context: Context, artefact: Artefact) -> None:
             "values": values,
             "protocol": {
                 "scale": scale.name,
-                "target": targets[spec["target"]],
+                "target": targets[spec.target],
                 **_described(context),
-                "heads": f"{spec['steps']} steps on true teacher features" if values else "none",
+                "heads": f"{spec.steps} steps on true teacher features" if values else "none",
                 "held-out images": scale.analysis.images,
-                "seeds": f"analysis {spec['seed']}",
+                "seeds": f"analysis {spec.seed}",
             },
             "provenance": {
                 "samples": samples.id,
-                "autoencoder": samples.spec["autoencoder"],
+                "autoencoder": samples.spec.autoencoder,
                 "made by code": files.code_version(),
             },
         },
@@ -91,13 +92,18 @@ def gallery(folder: Path, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
 
 
 def _read_ink(
-    context: Context, artefact: Artefact, align: AlignNetworks, z: Tensor, images: np.ndarray, settings: HeadSettings
+    context: Context,
+    artefact: Artefact[DownstreamSpec],
+    align: AlignNetworks,
+    z: Tensor,
+    images: np.ndarray,
+    settings: HeadSettings,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """(values, arrays for Figure 4) of generated latents z [k, C, h, w] (unscaled), where the images' own ink is the truth."""
     registry, scale, spec = context.registry, context.scale, artefact.spec
     source_ae = registry.folder(artefact.needed("samples").needed("autoencoder"))
     values: dict[str, float] = {}
-    cached = "features" in spec
+    cached = spec.features is not None
     needed = artefact.needed("features" if cached else "teacher")
     teacher_folder = registry.folder(needed.needed("teacher") if cached else needed)
     source = (
@@ -107,7 +113,7 @@ def _read_ink(
     )
     heads = trained_on_ink(context.images("train"), source, scale.latent.factor, settings)
     held_out = context.images("held_out")
-    chosen = rng.permutation(spec["seed"], "held-out", n=len(held_out))[: scale.analysis.images]
+    chosen = rng.permutation(spec.seed, "held-out", n=len(held_out))[: scale.analysis.images]
     real = torch.from_numpy(held_out.batch(chosen))
     teacher, vae = teachers.load(teacher_folder, context.device), models.load(source_ae, context.device)
     parts: dict[str, list[Tensor]] = {"teacher": [], "align": []}
@@ -136,7 +142,7 @@ class Sources(NamedTuple):
     channels: int
 
 
-def sources(context: Context, artefact: Artefact) -> Sources:
+def sources(context: Context, artefact: Artefact[DownstreamSpec]) -> Sources:
     """The networks of the samples, of the base that they are compared with, and the teacher, each as a reader."""
     registry, device = context.registry, context.device
     aligned = registry.folder(artefact.needed("samples").needed("autoencoder"))
@@ -159,7 +165,7 @@ def sources(context: Context, artefact: Artefact) -> Sources:
 
 
 def _read_labelled(
-    context: Context, artefact: Artefact, z: Tensor, images: np.ndarray, settings: HeadSettings
+    context: Context, artefact: Artefact[DownstreamSpec], z: Tensor, images: np.ndarray, settings: HeadSettings
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """(values, arrays for Figure 4) of generated latents z [k, C, h, w] (unscaled) and their decoded images [k, 3, R, R].
 
