@@ -11,26 +11,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from reals.experiment.stage_table import OF_KIND
 
 
-class ByKey:
-    """Temporary: reads a spec by the keys of its identity, until all that reads specs names their fields."""
-
-    def __getitem__(self, key: str) -> Any:
-        return self._given()[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        found = self._given().get(key)
-        return default if found is None else found
-
-    def __contains__(self, key: str) -> bool:
-        return self._given().get(key) is not None
-
-    def _given(self) -> dict[str, Any]:
-        stage = {"kind": self.kind, "rev": OF_KIND[self.kind].rev} if hasattr(self, "kind") else {}
-        return stage | {f.metadata.get("key", f.name): getattr(self, f.name) for f in fields(self)}
-
-
 @dataclass(frozen=True, kw_only=True)
-class DataSpec(ByKey):
+class DataSpec:
     """Images, cut and split."""
 
     kind: ClassVar[str] = "data"
@@ -46,7 +28,7 @@ class DataSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedTeacherSpec(ByKey):
+class TrainedTeacherSpec:
     """A small ViT trained here."""
 
     kind: ClassVar[str] = "teacher"
@@ -66,7 +48,7 @@ class TrainedTeacherSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainedTeacherSpec(ByKey):
+class PretrainedTeacherSpec:
     """A published ViT by its timm name."""
 
     kind: ClassVar[str] = "teacher"
@@ -78,7 +60,7 @@ class PretrainedTeacherSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedExtractorSpec(ByKey):
+class TrainedExtractorSpec:
     """A small CNN trained here."""
 
     kind: ClassVar[str] = "extractor"
@@ -93,7 +75,7 @@ class TrainedExtractorSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionSpec(ByKey):
+class InceptionSpec:
     """FID's Inception."""
 
     kind: ClassVar[str] = "extractor"
@@ -101,7 +83,7 @@ class InceptionSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturesSpec(ByKey):
+class FeaturesSpec:
     """A teacher's features of all training images."""
 
     kind: ClassVar[str] = "features"
@@ -113,7 +95,7 @@ class FeaturesSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GanSpec(ByKey):
+class GanSpec:
     """The discriminator, and when it starts to count (in steps)."""
 
     start: int
@@ -123,13 +105,13 @@ class GanSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LpipsSpec(ByKey):
+class LpipsSpec:
     net: Literal["vgg", "alex", "squeeze"]
     backbone: Literal["pretrained", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSpec(ByKey):
+class AlignSpec:
     """Alignment with a teacher's features (Eqs. 1 to 3)."""
 
     patch: bool
@@ -144,7 +126,7 @@ class AlignSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedAutoencoderSpec(ByKey):
+class TrainedAutoencoderSpec:
     """An autoencoder trained here: a base from nothing, or one fine-tuned from ``init``."""
 
     kind: ClassVar[str] = "autoencoder"
@@ -179,7 +161,7 @@ class TrainedAutoencoderSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainedAutoencoderSpec(ByKey):
+class PretrainedAutoencoderSpec:
     """A published autoencoder; what follows ``sha256`` is given where its latent scale is measured on our images."""
 
     kind: ClassVar[str] = "autoencoder"
@@ -196,7 +178,7 @@ class PretrainedAutoencoderSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentsSpec(ByKey):
+class LatentsSpec:
     """An autoencoder's posterior moments of all training images."""
 
     kind: ClassVar[str] = "latents"
@@ -206,7 +188,7 @@ class LatentsSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepaSpec(ByKey):
+class RepaSpec:
     depth: int
     hidden: int
     coefficient: float
@@ -214,7 +196,7 @@ class RepaSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSpec(ByKey):
+class RunSpec:
     """The training of a transformer, however long."""
 
     kind: ClassVar[str] = "run"
@@ -242,7 +224,7 @@ class RunSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SdeSpec(ByKey):
+class SdeSpec:
     """Settings of SiT's SDE samplers."""
 
     diffusion_form: str
@@ -252,7 +234,7 @@ class SdeSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplesSpec(ByKey):
+class SamplesSpec:
     """Images drawn from a milestone of a run."""
 
     kind: ClassVar[str] = "samples"
@@ -274,7 +256,7 @@ class SamplesSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceSpec(ByKey):
+class ReferenceSpec:
     """Statistics of the real images by one feature extractor; ``source`` is a published file that holds them."""
 
     kind: ClassVar[str] = "reference"
@@ -285,7 +267,7 @@ class ReferenceSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSpec(ByKey):
+class EvaluationSpec:
     """Metrics of samples; ``second`` is the reference by a second feature extractor."""
 
     kind: ClassVar[str] = "evaluation"
@@ -298,7 +280,7 @@ class EvaluationSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentationsSpec(ByKey):
+class AugmentationsSpec:
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
     flip_probability: float
@@ -309,7 +291,7 @@ class AugmentationsSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalysisSpec(ByKey):
+class AnalysisSpec:
     """Measurements of an autoencoder and its latents."""
 
     kind: ClassVar[str] = "analysis"
@@ -328,7 +310,7 @@ class AnalysisSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelsSpec(ByKey):
+class LabelsSpec:
     """A folder of images with dense labels, by name and version; ``head`` is the file name of a published head."""
 
     name: str
@@ -341,7 +323,7 @@ class LabelsSpec(ByKey):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownstreamSpec(ByKey):
+class DownstreamSpec:
     """Masks and depth read from generated latents through the align network."""
 
     kind: ClassVar[str] = "downstream"

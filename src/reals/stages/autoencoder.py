@@ -25,7 +25,7 @@ from reals.training.tasks.autoencoder import AutoencoderTask
 from reals.training.tasks.autoencoder_batches import TeacherFeatures
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
     """Makes the autoencoder's folder: a diffusers AutoencoderKL, the align networks if any, log.jsonl.
 
     Its config.json holds scaling_factor, 1/std of sampled latents, measured on training images after training; its
@@ -103,7 +103,7 @@ def _seal(
     files.seal(folder, names, steps=steps, scaling_factor=vae.config.scaling_factor, **facts)
 
 
-def _bring_in(context: Context, artefact: Artefact, folder: Path) -> None:
+def _bring_in(context: Context, artefact: Artefact[PretrainedAutoencoderSpec], folder: Path) -> None:
     """An autoencoder made elsewhere, checked before it is used; align networks that lie beside it come along."""
     spec, path, where = artefact.spec, context.scale.bases[artefact.name].path, f"bases.{artefact.name}"
     try:

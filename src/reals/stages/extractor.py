@@ -6,6 +6,7 @@ import torch
 
 from reals import files, rng
 from reals.experiment.artefact import Artefact
+from reals.experiment.specs import ExtractorSpec
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.stages.context import Context
@@ -13,7 +14,7 @@ from reals.stages.inputs import extractor_config
 from reals.training.tasks.classifier import ClassifierTask, train_classifier
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
     """Trains one of the scale's feature extractors, or verifies Inception's weights."""
     config = extractor_config(context, artefact)
     folder = context.begin(artefact)

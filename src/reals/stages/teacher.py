@@ -7,13 +7,14 @@ import torch
 from reals import files, rng
 from reals.experiment.artefact import Artefact
 from reals.experiment.networks import PretrainedTeacher
+from reals.experiment.specs import TeacherSpec
 from reals.method.models import teacher as teachers
 from reals.method.models.autoencoder import to_input
 from reals.stages.context import Context
 from reals.training.tasks.classifier import ClassifierTask, train_classifier
 
 
-def run(context: Context, artefact: Artefact) -> None:
+def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
     """Trains the scale's small ViT, or brings timm's weights into a folder of the same form."""
     config = next(c for k, c in context.scale.teachers.items() if context.registry.teachers[k].id == artefact.id)
     folder = context.begin(artefact)

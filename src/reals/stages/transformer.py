@@ -28,7 +28,7 @@ def network_config(spec: RunSpec, classes: int, teacher_dim: int | None) -> Tran
         width=spec.width, depth=spec.depth, heads=spec.heads, patch=spec.patch,
         latent_channels=spec.latent_channels, latent_size=spec.latent_size, classes=classes,
         learn_sigma=spec.learn_sigma, label_dropout=spec.label_dropout,
-        projector_depth=repa and repa.depth, projector_dim=repa and teacher_dim,
+        projector_depth=repa.depth if repa else None, projector_dim=teacher_dim if repa else None,
         **({"projector_hidden": repa.hidden} if repa else {}),
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def utilisation(config: TransformerConfig, batch: int, precision: str, devices: 
     return peak and flops.TRAINED * flops.transformer_flops(config) * batch / (step_seconds * devices * peak)
 
 
-def run(context: Context, artefact: Artefact, step: int) -> None:
+def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
     """Trains to ``step`` (a milestone; earlier ones are done) and writes its EMA weights, which say what they are.
 
     Raises MissingArtefact where an earlier milestone is there but no training state: it came from elsewhere.
