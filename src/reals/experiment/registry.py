@@ -1,11 +1,14 @@
 """All artefacts of an experiment: by kind and name, by id, and their places on disk."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from reals.experiment import resolve, stage_table
+from reals.experiment import stage_table
 from reals.experiment.artefact import Artefact
 from reals.experiment.load import Experiment
 from reals.experiment.reading import ConfigError
+from reals.experiment.resolve import autoencoders, images, measurements, transformers
+from reals.experiment.resolve.shared import Sources
 from reals.experiment.specs import ExtractorSpec, ReferenceSpec, Spec
 
 
@@ -16,46 +19,52 @@ class Registry:
         """Raises ConfigError where Figures 3 and 4 name what they cannot be drawn from."""
         self.experiment = experiment
         self.root = Path("results") / experiment.scale.name
-        self.data = resolve.data(experiment)
-        self.teachers = resolve.teachers(experiment, self.data)
-        self.features = resolve.features(experiment, self.data, self.teachers)
-        sources = resolve.Sources(experiment.scale.features, self.teachers, self.features)
+        self.data = images.data(experiment)
+        self.teachers = images.teachers(experiment, self.data)
+        self.features = images.features(experiment, self.data, self.teachers)
+        sources = Sources(experiment.scale.features, self.teachers, self.features)
 
         config = experiment.scale.evaluation
-        self.extractor = resolve.extractor(experiment, self.data, config.extractor)
-        self.reference = resolve.reference(experiment, self.data, self.extractor)
+        self.extractor = images.extractor(experiment, self.data, config.extractor)
+        self.reference = measurements.reference(experiment, self.data, self.extractor)
         self.second_extractor: Artefact[ExtractorSpec] | None = None
         self.second_reference: Artefact[ReferenceSpec] | None = None
         if config.second is not None:
-            self.second_extractor = resolve.extractor(experiment, self.data, config.second)
-            self.second_reference = resolve.second_reference(experiment, self.data, self.second_extractor)
+            self.second_extractor = images.extractor(experiment, self.data, config.second)
+            self.second_reference = measurements.second_reference(experiment, self.data, self.second_extractor)
 
-        self.autoencoders = resolve.autoencoders(experiment, self.data, sources)
-        self.latents = {name: resolve.latents(self.data, made) for name, made in self.autoencoders.items()}
+        self.autoencoders = autoencoders.autoencoders(experiment, self.data, sources)
+        self.latents = {name: transformers.latents(self.data, made) for name, made in self.autoencoders.items()}
         self.runs = {
-            name: resolve.run(experiment, row, self.latents[row.autoencoder], sources) for name, row in experiment.runs.items()
+            name: transformers.run(experiment, row, self.latents[row.autoencoder], sources)
+            for name, row in experiment.runs.items()
         }
         self.samples = {
-            name: resolve.samples(experiment, row, self.runs[row.run], self.autoencoders[experiment.runs[row.run].autoencoder])
+            name: transformers.samples(
+                experiment, row, self.runs[row.run], self.autoencoders[experiment.runs[row.run].autoencoder]
+            )
             for name, row in experiment.evaluations.items()
         }
         self.evaluations = {
-            name: resolve.evaluation(experiment, drawn, self.reference, self.second_reference)
+            name: measurements.evaluation(experiment, drawn, self.reference, self.second_reference)
             for name, drawn in self.samples.items()
         }
         self.analyses = {
-            name: resolve.analysis(experiment, self.data, made, self.extractor) for name, made in self.autoencoders.items()
+            name: measurements.analysis(experiment, self.data, made, self.extractor) for name, made in self.autoencoders.items()
         }
         figures = experiment.figures
         self.downstream = {
-            name: resolve.downstream(experiment, self.samples[name], self.data, sources, self.autoencoders)
+            name: measurements.downstream(experiment, self.samples[name], self.data, sources, self.autoencoders)
             for name in (figures.figure3["evaluation"], figures.figure4["evaluation"])
         }
 
     def all(self) -> list[Artefact[Spec]]:
-        groups = (self.teachers, self.features, self.autoencoders, self.latents, self.runs, self.samples,
-                  self.evaluations, self.analyses, self.downstream)  # fmt: skip
+        """Every artefact after those it is made from; one that several rows stand for comes once for each."""
         single = [self.data, self.extractor, self.second_extractor, self.reference, self.second_reference]
+        groups: tuple[Mapping[str, Artefact[Spec]], ...] = (
+            self.teachers, self.features, self.autoencoders, self.latents, self.runs, self.samples, self.evaluations,
+            self.analyses, self.downstream,
+        )  # fmt: skip
         return [a for a in single if a is not None] + [a for group in groups for a in group.values()]
 
     def find(self, kind: str, id: str) -> Artefact:
