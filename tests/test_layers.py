@@ -87,7 +87,7 @@ def loaded_after(imports: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_planning_the_dag_never_imports_torch():
-    imports = "from reals.cli import driver\nfrom reals.experiment import figure_list\nfrom reals.planning import cost"
+    imports = "from reals.cli import driver\nfrom reals.experiment import figure_table\nfrom reals.planning import cost"
     assert loaded_after(imports, ("torch", "numpy")) == []
 
 

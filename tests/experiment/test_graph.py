@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.graph import Graph
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
@@ -49,7 +49,7 @@ def test_tables_and_figures_want_what_the_workflow_makes_for_them(scale):
     """`reals plan` counts the targets of `shown`; the rule `all` asks for `metrics` and what figures are drawn from."""
     graph = graph_of(scale)
     shown = {target for targets in graph.shown().values() for target in targets}
-    drawn = {file.with_name("metrics.json") for name in figure_list.figures(graph.registry) for file in graph.drawn_from(name)}
+    drawn = {file.with_name("metrics.json") for name in figure_table.figures(graph.registry) for file in graph.drawn_from(name)}
     assert shown == {str(file) for file in {*graph.metrics(), *drawn}}
     assert graph.behind(shown) >= shown
 

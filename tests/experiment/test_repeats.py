@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
@@ -90,7 +90,7 @@ def test_an_evaluation_may_name_some_of_its_runs_seeds(project):
     # A figure of means has no place for it; a table of first seeds names it and the first seed of the others.
     interval = "sit-b2-reals_late_cfg1.5_interval"
     assert interval in experiment.table_evaluations
-    assert not any(interval in names for names in figure_list.along_guidance(experiment).values())
+    assert not any(interval in names for names in figure_table.along_guidance(experiment).values())
     assert experiment.tables["sensitivity"].behind(experiment.evaluations, "sit-b2-reals_late") == {0: "sit-b2-reals_late"}
     assert list(experiment.tables["arms"].behind(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
 

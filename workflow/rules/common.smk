@@ -3,8 +3,9 @@ from pathlib import Path
 
 from reals import files
 from reals.cli import driver
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.graph import Graph
+from reals.experiment.protocol import protocol
 from reals.experiment.stage_table import STAGES
 
 DRIVER = driver.opened(workflow, config)
@@ -12,7 +13,7 @@ EXPERIMENT, REGISTRY = DRIVER.experiment, DRIVER.registry
 GRAPH = Graph(REGISTRY)
 SCALE = EXPERIMENT.scale
 ROOT = str(REGISTRY.root)
-FIGURE_NAMES = list(figure_list.figures(REGISTRY))
+FIGURE_NAMES = list(figure_table.figures(REGISTRY))
 TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
 

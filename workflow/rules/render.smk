@@ -18,7 +18,7 @@ def stated_by_the_scale(wildcards):
 
     A function, because Snakemake reads braces in plain texts as wildcards.
     """
-    return [f"paper: {SCALE.paper}", *(f"{key}: {value}" for key, value in figure_list.protocol(REGISTRY).items())]
+    return [f"paper: {SCALE.paper}", *(f"{key}: {value}" for key, value in protocol(REGISTRY).items())]
 
 
 def figure_inputs(wildcards):
@@ -63,7 +63,7 @@ rule figure:
         f"{ROOT}/logs/figure/{{figure}}.log",
     params:
         shown=figure_inputs,
-        caption=lambda wildcards: f"{figure_list.title(wildcards.figure)}. {figure_list.caption(EXPERIMENT, wildcards.figure)}",
+        caption=lambda wildcards: f"{figure_table.title(wildcards.figure)}. {figure_table.caption(EXPERIMENT, wildcards.figure)}",
         milestones=lambda wildcards: list(SCALE.milestones),  # their names label lines and rows
     wildcard_constraints:
         figure="|".join(FIGURE_NAMES),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.experiment.report_sheets import TableSheet
@@ -131,7 +131,7 @@ class Graph:
     def shown(self) -> dict[str, tuple[str, ...]]:
         """Table -> the targets whose numbers it shows; ``figures`` -> those that the figures show."""
         tables = {name: tuple(self._shown_in(sheet)) for name, sheet in self.registry.experiment.tables.items()}
-        drawn = (artefact for artefacts in figure_list.figures(self.registry).values() for artefact in artefacts)
+        drawn = (artefact for artefacts in figure_table.figures(self.registry).values() for artefact in artefacts)
         return tables | {"figures": tuple(dict.fromkeys(map(self.target, drawn)))}
 
     def _shown_in(self, sheet: TableSheet) -> Iterable[str]:
@@ -157,4 +157,5 @@ class Graph:
 
     def drawn_from(self, figure: str) -> list[Path]:
         """The files a figure is drawn from."""
-        return self.metrics() if figure in figure_list.WHOLE else figure_list.inputs(self.registry, figure)
+        everything = figure_table.OF_NAME[figure].drawn_from == "everything"
+        return self.metrics() if everything else figure_table.inputs(self.registry, figure)

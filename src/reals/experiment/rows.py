@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -151,8 +151,8 @@ class RunRow(Repeatable):
         return "DiT" if self.model.startswith("DiT-") else "SiT"
 
     @property
-    def size(self) -> str:
-        return self.model.split("-")[1].split("/")[0]
+    def size(self) -> Literal["S", "B", "L", "XL"]:
+        return cast(Literal["S", "B", "L", "XL"], self.model.split("-")[1].split("/")[0])  # as the pattern of ``model`` has it
 
     @property
     def patch(self) -> int:

@@ -77,16 +77,16 @@ class Networks:
             return flops.INCEPTION_FLOPS
         return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
 
-    def autoencoder_step_flops(self, a: Artefact[TrainedAutoencoderSpec]) -> int:
+    def autoencoder_step_flops(self, spec: TrainedAutoencoderSpec, teacher: Artefact[TeacherSpec] | None) -> int:
         """One image through a training step of Eq. 5: both networks, the teacher, LPIPS and the discriminator."""
-        spec, resolution = a.spec, self.scale.data.resolution
+        resolution = self.scale.data.resolution
         total = flops.TRAINED * (flops.vae_encoder_flops(self.vae) + flops.vae_decoder_flops(self.vae))
         if spec.lambda_p > 0:  # the image itself forward, its reconstruction forward and back
             total += (flops.FROZEN + flops.PASSED_THROUGH) * flops.lpips_flops(spec.lpips.net, resolution)
         if spec.lambda_g > 0:  # through it in the generator's step; trained on real and on fake in its own
             discriminator = flops.patch_gan_flops(resolution, spec.gan.channels, spec.gan.layers)
             total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
-        align, teacher = spec.align, a.teacher
+        align = spec.align
         if align is not None and teacher is not None:
             if spec.teacher is not None:  # itself, and not its cache
                 total += flops.FROZEN * self.teacher_flops(teacher, self.scale.latent_size)

@@ -69,7 +69,7 @@ def autoencoder(networks: Networks, artefact: Artefact[AutoencoderSpec]) -> Pric
     spec = artefact.spec
     if isinstance(spec, PretrainedAutoencoderSpec):
         return {}, weights
-    work = {"autoencoder": networks.autoencoder_step_flops(artefact) * spec.steps * spec.batch}
+    work = {"autoencoder": networks.autoencoder_step_flops(spec, artefact.teacher) * spec.steps * spec.batch}
     return work, weights * (1 + 3 * STATES)
 
 

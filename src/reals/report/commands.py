@@ -3,7 +3,7 @@
 import shlex
 
 from reals import files
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.registry import Registry
 from reals.records import journal, provenance
 from reals.report import exports, page, results
@@ -22,7 +22,7 @@ def tables(registry: Registry) -> None:
 
 def figure(registry: Registry, name: str) -> None:
     """One figure; ValueError where the scale has none of that name, Missing where what it shows is not measured."""
-    known = figure_list.figures(registry)
+    known = figure_table.figures(registry)
     if name not in known:
         raise ValueError(f"figure '{name}' is not defined at scale {registry.experiment.scale.name}; known: {', '.join(known)}")
     FIGURES[name](registry, registry.root / "figures" / name, results.load(registry))
@@ -37,7 +37,7 @@ def render(registry: Registry) -> None:
     """Everything that can be drawn from what exists; says what is missing and never starts work."""
     found = results.load(registry)
     _tables(registry, found)
-    for name in figure_list.figures(registry):
+    for name in figure_table.figures(registry):
         try:
             FIGURES[name](registry, registry.root / "figures" / name, found)
         except Missing as error:
@@ -65,10 +65,10 @@ def _tables(registry: Registry, found: Results) -> None:
 
 def _page(registry: Registry, found: Results) -> None:
     pictures = []
-    for name in figure_list.figures(registry):
+    for name in figure_table.figures(registry):
         png = registry.root / "figures" / f"{name}.png"
-        caption = figure_list.caption(registry.experiment, name)
-        pictures.append(page.Picture(figure_list.title(name), caption, png if png.exists() else None))
+        caption = figure_table.caption(registry.experiment, name)
+        pictures.append(page.Picture(figure_table.title(name), caption, png if png.exists() else None))
     rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
     kinds = {"evaluation": registry.evaluations, "autoencoder": registry.analyses, "downstream": registry.downstream}
     page.write(

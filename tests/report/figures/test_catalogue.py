@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import edit
 
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.report.figures import catalogue, image_grids, plots
@@ -62,5 +62,5 @@ def test_the_kl_sweep_is_over_seeds_only_where_all_its_points_are(seeds, shown, 
     monkeypatch.setattr(catalogue.plots, "fid_over_kl_weights", lambda found, stem, fid: points.extend(found))
     catalogue.FIGURES["figure5"](registry, tmp_path / "figure5", results)
     assert [sum(point.fids) / len(point.fids) for point in points] == shown
-    repeats = [path for path in figure_list.inputs(registry, "figure5") if "_late-seed1-" in path.parent.name]
+    repeats = [path for path in figure_table.inputs(registry, "figure5") if "_late-seed1-" in path.parent.name]
     assert len(repeats) == (4 if shown[0] == 10 else 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reals.experiment import figure_list
+from reals.experiment import figure_table
 from reals.experiment.artefact import Artefact
 from reals.experiment.metric_table import metric_name
 from reals.experiment.registry import Registry
@@ -75,12 +75,12 @@ def _figure2(registry: Registry, stem: Path, results: Results) -> None:
 
 
 def _figure3(registry: Registry, stem: Path, results: Results) -> None:
-    (artefact,) = figure_list.figures(registry)["figure3"]
+    (artefact,) = figure_table.figures(registry)["figure3"]
     image_grids.samples(_arrays(registry, artefact)["images"], stem)
 
 
 def _figure4(registry: Registry, stem: Path, results: Results) -> None:
-    (artefact,) = figure_list.figures(registry)["figure4"]
+    (artefact,) = figure_table.figures(registry)["figure4"]
     arrays = _arrays(registry, artefact)
     image_grids.read_from_latents(
         arrays["images"], stem, mask=arrays.get("mask"), classes=arrays.get("classes"), depth=arrays.get("depth")
@@ -89,7 +89,7 @@ def _figure4(registry: Registry, stem: Path, results: Results) -> None:
 
 def _figure5(registry: Registry, stem: Path, results: Results) -> None:
     experiment, points = registry.experiment, []
-    over_seeds = figure_list.sweep_over_seeds(experiment)
+    over_seeds = figure_table.sweep_over_seeds(experiment)
     for name in experiment.figures.figure5["evaluations"]:
         autoencoder = experiment.runs[experiment.evaluations[name].run].autoencoder
         analysed = results["autoencoder", autoencoder]
@@ -141,7 +141,7 @@ def _reconstructions(registry: Registry, stem: Path, results: Results) -> None:
 
 def _fid_over_steps(registry: Registry, stem: Path, results: Results) -> None:
     experiment, lines = registry.experiment, {}
-    for run, names in figure_list.along_training(experiment).items():
+    for run, names in figure_table.along_training(experiment).items():
         points = [
             plots.Milestone(experiment.scale.milestones[experiment.evaluations[name].milestone], fids)
             for name in names
@@ -157,7 +157,7 @@ def _fid_over_steps(registry: Registry, stem: Path, results: Results) -> None:
 
 def _guidance(registry: Registry, stem: Path, results: Results) -> None:
     experiment, lines = registry.experiment, {}
-    for (run, milestone), names in figure_list.along_guidance(experiment).items():
+    for (run, milestone), names in figure_table.along_guidance(experiment).items():
         points = []
         for name in names:
             row, result = experiment.evaluations[name], results["evaluation", name]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reals import files
-from reals.experiment import figure_list
+from reals.experiment.protocol import protocol
 from reals.experiment.registry import Registry
 
 
@@ -27,7 +27,7 @@ def of(registry: Registry) -> Conditions:
     scale = registry.experiment.scale
     return Conditions(
         scale=scale.name,
-        protocol=figure_list.protocol(registry),
+        protocol=protocol(registry),
         extractor=scale.evaluation.extractor.name,
         settings=_settings(registry),
         paper=scale.paper,
