@@ -37,9 +37,6 @@ def _fidelity(printed: str, source: Source = "evaluation") -> Metric:
     return Metric(printed, source, "lower", distance=True, of_extractor=True)
 
 
-EXTRACTOR_KEYS = ("feature extractor", "feature network")
-"""Under which a metrics file's protocol names its feature extractor; the second only in files made before that was the term."""
-
 METRICS: dict[str, Metric] = {
     "fid": _fidelity("FID"),
     "fid_second": Metric("FID (second extractor)", "evaluation", "lower"),

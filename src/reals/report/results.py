@@ -1,6 +1,7 @@
 """Results: the metrics file of every row, those of a repeated row together."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from reals import files
@@ -39,6 +40,17 @@ Results = Mapping[tuple[str, str], Result | None]
 """(kind, name of the row) -> its result, None while it is not measured. Kinds: evaluation, autoencoder, downstream."""
 
 
+FORMER_KEYS = {"feature network": "feature extractor", "second judge": "second extractor"}
+"""Keys of the protocol in metrics files made before there was one term -> the keys since."""
+
+
+def read(path: Path) -> Result:
+    """A metrics file, whenever it was made."""
+    result: Result = files.read_json(path)
+    result["protocol"] = {FORMER_KEYS.get(key, key): value for key, value in result["protocol"].items()}
+    return result
+
+
 def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
     """The results of all rows of an experiment."""
     experiment = registry.experiment
@@ -50,7 +62,7 @@ def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
     ):
         for name, artefact in artefacts.items():
             path = registry.folder(artefact) / "metrics.json"
-            results[kind, name] = files.read_json(path) if path.exists() else None
+            results[kind, name] = read(path) if path.exists() else None
         for name in artefacts:
             seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
             result = results[kind, name]

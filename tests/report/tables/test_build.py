@@ -112,11 +112,10 @@ def test_columns_name_the_extractor_unless_it_is_adms():
 
 
 def test_mixing_extractors_or_printing_nan_is_refused():
-    for key in ("feature extractor", "feature network"):  # the second in results made before that was the term
-        other = result("run-a", fid=1.0)
-        other["protocol"] = {key: "another"}
-        with pytest.raises(ValueError, match="measured with 'another', the table is of 'digits-cnn'"):
-            build(PAIR, {("evaluation", "run-a"): other}, COMMON)
+    other = result("run-a", fid=1.0)
+    other["protocol"] = {"feature extractor": "another"}
+    with pytest.raises(ValueError, match="measured with 'another', the table is of 'digits-cnn'"):
+        build(PAIR, {("evaluation", "run-a"): other}, COMMON)
     with pytest.raises(ValueError, match="fid is nan"):
         build(PAIR, {("evaluation", "run-a"): result("run-a", fid=float("nan"))}, COMMON)
     with pytest.raises(ValueError, match="extractor is None"):

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from reals.experiment.metric_table import EXTRACTOR_KEYS, METRICS, OF_EXTRACTOR, metric_name
+from reals.experiment.metric_table import METRICS, OF_EXTRACTOR, metric_name
 from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report.results import Result, Results, by_seed
 from reals.report.tables.conditions import Conditions
@@ -88,7 +88,7 @@ def _refuse_unsound(
     """Raises ValueError on values of another feature extractor, and on values that are not finite."""
     at = f"{sheet.name}: {sheet.source} {row.source} ({result['id']})"
     protocol = result.get("protocol", {})
-    used = next((protocol[key] for key in EXTRACTOR_KEYS if key in protocol), None)
+    used = protocol.get("feature extractor")
     if metric in OF_EXTRACTOR and used is not None and used != extractor:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{extractor}'; measure it again")
     for value in values:
