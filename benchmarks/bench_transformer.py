@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from reals import rng
-from reals.method import samplers
+from reals.method import guidance
 from reals.method.models.bf16 import Linear
 from reals.method.models.transformer import FULL_SIZES, Transformer, TransformerConfig, initialise
 from reals.method.sampling import Bf16
@@ -152,7 +152,7 @@ def diffusers_step(model: nn.Module, batch: int) -> Callable[[], None]:
 def our_step(network: nn.Module, batch: int, guided: bool) -> Callable[[], None]:
     """One evaluation of our SDE sampler's field, inside the guidance interval or outside."""
     x, _, y = inputs(batch)
-    field = samplers.guided(network, y, SCALE, null=1000, channels="all", interval=INTERVAL)
+    field = guidance.guided(network, y, SCALE, null=1000, channels="all", interval=INTERVAL)
 
     @torch.no_grad()
     def step() -> None:

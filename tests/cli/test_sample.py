@@ -18,7 +18,7 @@ from PIL import Image
 from reals import rng
 from reals.cli.main import main
 from reals.experiment.sampler_table import samplers_of
-from reals.method import ddpm, samplers, sampling
+from reals.method import ddpm, guidance, samplers, sampling
 from reals.method.models import autoencoder
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.method.sampling import Sampling, draw
@@ -98,7 +98,7 @@ def test_the_images_are_the_sampler_s(made, whole):
     noise = samplers.per_sample_noise(0, range(11), (4, 4, 4), "sample start")(0)
     noise_at = samplers.per_sample_noise(0, range(11), (4, 4, 4), "sample noise")
     with torch.no_grad():
-        z = samplers.euler_maruyama(samplers.guided(model, y, 1.5, null=10, channels=3), noise, 4, noise_at)
+        z = samplers.euler_maruyama(guidance.guided(model, y, 1.5, null=10, channels=3), noise, 4, noise_at)
         expected = (127.5 * vae.decode(z / SCALING).sample + 128).clamp(0, 255).to(torch.uint8)
     assert close(whole, expected.permute(0, 2, 3, 1).numpy())
     with np.load(made / "whole.npz") as saved:
@@ -228,7 +228,7 @@ def test_each_flow_sampler_draws_by_index_alone(sampler):
     drawn = _by_index(settings)
     if sampler == "euler":
         y = torch.tensor([3, 4, 5, 6])
-        field = samplers.guided(network(), y, 2.0, null=10, channels=3, interval=(0.0, 0.7))
+        field = guidance.guided(network(), y, 2.0, null=10, channels=3, interval=(0.0, 0.7))
         noise = samplers.per_sample_noise(5, range(4), (4, 4, 4), "sample start")(0)
         torch.testing.assert_close(drawn, samplers.euler(field, noise, 4))
 
@@ -240,7 +240,7 @@ def test_each_diffusion_sampler_draws_by_index_alone(sampler):
     drawn = _by_index(settings)
     if sampler == "ddim":
         y = torch.tensor([3, 4, 5, 6])
-        field = samplers.guided_noise(network(), y, 2.0, null=10, channels="all")
+        field = guidance.guided_noise(network(), y, 2.0, null=10, channels="all")
         noise = samplers.per_sample_noise(5, range(4), (4, 4, 4), "sample start")(0)
         torch.testing.assert_close(drawn, samplers.ddim(field, noise, ddpm.respace(ddpm.linear_schedule(), 4), 0.0))
 

@@ -1,17 +1,20 @@
 """Eqs. 3 to 5: named terms and their sum, and in every setting the gradient that a scheme of backward seeds gives."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small import ALIGN, task
+from conftest import REPOSITORY
+from small import ALIGN, LPIPS, task, tiny
 
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
 from reals.method.autoencoder_loss import LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
 from reals.method.models import autoencoder as models
+from reals.method.models.discriminator import patch_gan
 from reals.training.batches import rows_of
 from reals.training.processes import Processes
 
@@ -188,3 +191,17 @@ def test_half_precision_is_the_networks_not_the_losss():
         torch.full((4, 6), 3e20, dtype=torch.bfloat16), half[2].flatten()[:24].view(4, 6), AlignWeights()
     )
     assert loss[1].dtype == torch.float32 and torch.isfinite(loss[1])
+
+
+def test_the_manuals_example_runs():
+    """On the smallest networks, in the names that the manual gives them."""
+    text = (REPOSITORY / "docs/autoencoder.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "autoencoder_loss(" in block)
+    vae, discriminator = tiny().train(), patch_gan(channels=4, layers=1)
+    x, patches, cls = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 64, 1024), torch.randn(2, 1024)
+    names = {"vae": vae, "lpips": LPIPS, "discriminator": discriminator, "x": x, "patches": patches, "cls": cls}
+    exec(example, names)
+    assert list(names["loss"].raw) == ["mse", "lpips", "gan", "align", "kl"]
+    trained = [*vae.parameters(), *names["align"].parameters()]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+    assert len(example.strip().splitlines()) <= 13

@@ -3,18 +3,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from recorder import CLASSES, Recorder, draw, labels, seeded_noise, velocity
 
 from reals import rng
-from reals.method import ddpm, paths, samplers
-from reals.method.models.transformer import Transformer, TransformerConfig, initialise
+from reals.method import ddpm, guidance, paths, samplers
 
 M, S = 0.7, 0.5  # the Gaussian data N(M, S^2) for which everything is known in closed form
 CHAIN = ddpm.linear_schedule()
-CLASSES = 10
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=rng.generator(seed, "draw"), dtype=torch.float64)
 
 
 def gaussian_velocity(x: torch.Tensor, t: float, path: paths.Path = paths.linear) -> torch.Tensor:
@@ -23,50 +18,9 @@ def gaussian_velocity(x: torch.Tensor, t: float, path: paths.Path = paths.linear
     return p.d_alpha * M + (p.alpha * p.d_alpha * S**2 + p.sigma * p.d_sigma) / variance * (x - p.alpha * M)
 
 
-class Recorder(torch.nn.Module):
-    """A transformer whose calls are counted, with the batch size of each."""
-
-    def __init__(self, learn_sigma: bool):
-        super().__init__()
-        config = TransformerConfig(
-            width=32,
-            depth=1,
-            heads=2,
-            patch=2,
-            latent_channels=4,
-            latent_size=4,
-            classes=CLASSES,
-            learn_sigma=learn_sigma,
-        )
-        generator = rng.generator(0, "weights")
-        self.network = Transformer(config)
-        initialise(self.network, generator)
-        with torch.no_grad():
-            for parameter in self.network.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        self.double()
-        self.calls: list[int] = []
-
-    def forward(self, x, t, y):
-        self.calls.append(len(x))
-        return self.network(x, t, y)
-
-
 @pytest.fixture(scope="module")
 def sit() -> Recorder:
     return Recorder(learn_sigma=True)
-
-
-def labels(batch: int) -> torch.Tensor:
-    return torch.arange(batch) % CLASSES
-
-
-def velocity(sit: Recorder, x: torch.Tensor, t: float, y: torch.Tensor) -> torch.Tensor:
-    return sit.network(x, torch.full((len(x),), t), y)[:, :4]
-
-
-def seeded_noise(shape: tuple[int, ...]) -> samplers.NoiseAt:
-    return lambda k: draw(*shape, seed=1000 + k)
 
 
 def test_sde_grid_of_the_paper():
@@ -78,85 +32,12 @@ def test_sde_grid_of_the_paper():
     assert 0.96 / 249 == pytest.approx(0.0038554217, rel=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("interval", "kind", "doubled"),
-    [((0, 0.75), "noise", 185), ((0, 0.7), "noise", 172), ((0, 1), "noise", 250), ((0.25, 1), "data", 185)],
-)
-def test_evaluations_of_a_guided_sde(sit, interval, kind, doubled):
-    x = draw(2, 4, 4, 4)
-    field = samplers.guided(sit, labels(2), 1.8, null=CLASSES, channels="all", interval=interval, interval_time=kind)
-    sit.calls.clear()
-    samplers.euler_maruyama(field, x, 250, seeded_noise(x.shape))
-    assert len(sit.calls) == 250
-    assert sit.calls.count(4) == doubled
-    assert sit.calls.count(2) == 250 - doubled
-
-
-def test_guidance_outside_its_interval_is_conditional(sit):
-    x, y = draw(3, 4, 4, 4), labels(3)
-    field = samplers.guided(sit, y, 4.0, null=CLASSES, channels=3, interval=(0.2, 0.5))
-    for t in (0.4, 0.85, 0.0, 1.0):
-        torch.testing.assert_close(field(x, t), velocity(sit, x, t, y), rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(field(x, 0.6), velocity(sit, x, 0.6, y), rtol=1e-3)
-
-
-def test_interval_bounds_are_inside_despite_rounding(sit):
-    field = samplers.guided(sit, labels(1), 2.0, null=CLASSES, channels=3, interval=(0.1, 0.7))
-    for t in (1 - 0.7, 0.3, 0.1 + 0.2, 0.9, 1 - 0.1):
-        sit.calls.clear()
-        field(draw(1, 4, 4, 4), t)
-        assert sit.calls == [2]
-
-
-def test_scale_one_is_one_conditional_call(sit):
-    x, y = draw(3, 4, 4, 4), labels(3)
-    sit.calls.clear()
-    v = samplers.guided(sit, y, 1.0, null=CLASSES, channels=3)(x, 0.5)
-    assert sit.calls == [3]
-    assert torch.equal(v, velocity(sit, x, 0.5, y))
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.5, 4.0])
-def test_guidance_formula_and_channels(sit, scale):
-    x, y = draw(3, 4, 4, 4), labels(3)
-    conditional = velocity(sit, x, 0.5, y)
-    null = velocity(sit, x, 0.5, torch.full_like(y, CLASSES))
-    mixed = null + scale * (conditional - null)
-    every = samplers.guided(sit, y, scale, null=CLASSES, channels="all")(x, 0.5)
-    three = samplers.guided(sit, y, scale, null=CLASSES, channels=3)(x, 0.5)
-    torch.testing.assert_close(every, mixed, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(three[:, :3], mixed[:, :3], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(three[:, 3:], conditional[:, 3:], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(three[:, 3:], mixed[:, 3:], rtol=1e-3)
-
-
-@pytest.mark.parametrize(("channels", "count"), [(3, 3), ("all", 4)])
-def test_guided_noise_leaves_the_variance_conditional(sit, channels, count):
-    x, y, t = draw(3, 4, 4, 4), labels(3), torch.full((3,), 400)
-    conditional = sit.network(x, t, y)
-    null = sit.network(x, t, torch.full_like(y, CLASSES))
-    output = samplers.guided_noise(sit, y, 1.5, null=CLASSES, channels=channels)(x, 400)
-    mixed = null + 1.5 * (conditional - null)
-    torch.testing.assert_close(output[:, :count], mixed[:, :count], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(output[:, count:], conditional[:, count:], rtol=1e-12, atol=1e-12)
-    plain = samplers.guided_noise(sit, y, 1.0, null=CLASSES, channels=channels)(x, 400)
-    assert torch.equal(plain, conditional)
-
-
-def test_fields_are_not_mixed_up(sit):
-    x = draw(1, 4, 4, 4)
-    with pytest.raises(AssertionError, match="guided_noise"):
-        samplers.guided(sit, labels(1), 1.0, null=CLASSES, channels=3)(x, 999)
-    with pytest.raises(AssertionError, match="needs guided"):
-        samplers.guided_noise(sit, labels(1), 1.0, null=CLASSES, channels=3)(x, 0.5)
-
-
 def test_euler_maruyama_is_repa_sampler_in_reversed_time(sit):
     """REPA: tau from 1 (noise) to 0, velocity -v, drift u - tau score, noise sqrt(2 tau dtau)."""
     x, y, steps = draw(2, 4, 4, 4), labels(2), 30
     noise_at = seeded_noise(x.shape)
     ours = samplers.euler_maruyama(
-        samplers.guided(sit, y, 1.8, null=CLASSES, channels="all", interval=(0.0, 0.7)), x, steps, noise_at
+        guidance.guided(sit, y, 1.8, null=CLASSES, channels="all", interval=(0.0, 0.7)), x, steps, noise_at
     )
     null = torch.full_like(y, CLASSES)
     taus = [*torch.linspace(1, 0.04, steps, dtype=torch.float64).tolist(), 0.0]
@@ -211,7 +92,7 @@ def test_dopri5_reaches_its_tolerance(sit):
     torch.testing.assert_close(end, M + S * x, rtol=1e-5, atol=1e-5)
     # The solver may look past t = 1, where the last evaluations are still guided.
     sit.calls.clear()
-    samplers.dopri5(samplers.guided(sit, labels(2), 2.0, null=CLASSES, channels=3), draw(2, 4, 4, 4))
+    samplers.dopri5(guidance.guided(sit, labels(2), 2.0, null=CLASSES, channels=3), draw(2, 4, 4, 4))
     assert set(sit.calls) == {4}
 
 
@@ -363,7 +244,7 @@ def test_whole_chains_equal_diffusers(sit):
 
     chain, x, y = ddpm.linear_schedule(50), draw(2, 4, 4, 4), labels(2)
     common = {"num_train_timesteps": 50, "beta_start": 0.002, "beta_end": 0.4, "clip_sample": False}
-    field = samplers.guided_noise(sit, y, 1.5, null=CLASSES, channels=3)
+    field = guidance.guided_noise(sit, y, 1.5, null=CLASSES, channels=3)
     no_grad = torch.no_grad()
 
     def ours(k, generator):
@@ -437,9 +318,9 @@ def test_images_do_not_depend_on_the_batch_split(sit, kind):
         noise_at = samplers.per_sample_noise(0, indices, shape, "steps", dtype=dtype)
         y = torch.tensor(indices) % CLASSES
         if kind == "sde":
-            field = samplers.guided(sit, y, 1.5, null=CLASSES, channels=3, interval=(0, 0.75))
+            field = guidance.guided(sit, y, 1.5, null=CLASSES, channels=3, interval=(0, 0.75))
             return samplers.euler_maruyama(field, x, 20, noise_at)
-        field = samplers.guided_noise(sit, y, 1.5, null=CLASSES, channels=3)
+        field = guidance.guided_noise(sit, y, 1.5, null=CLASSES, channels=3)
         return samplers.ddpm_ancestral(field, x, ddpm.respace(CHAIN, 20), noise_at)
 
     split = torch.cat([sample([0, 1, 2]), sample([3]), sample([4, 5])])
@@ -453,8 +334,8 @@ def test_progress_and_gradients(sit):
         seen.append((done, total))
 
     x = draw(1, 4, 4, 4)
-    flow = samplers.guided(sit, labels(1), 1.0, null=CLASSES, channels=3)
-    noise = samplers.guided_noise(sit, labels(1), 1.0, null=CLASSES, channels=3)
+    flow = guidance.guided(sit, labels(1), 1.0, null=CLASSES, channels=3)
+    noise = guidance.guided_noise(sit, labels(1), 1.0, null=CLASSES, channels=3)
     noise_at, chain = seeded_noise(x.shape), ddpm.respace(CHAIN, 5)
     ends = [
         samplers.euler_maruyama(flow, x, 5, noise_at, progress=progress),
@@ -498,22 +379,6 @@ def test_unusable_sde_settings_are_refused(sampler, change, message):
         sampler(gaussian_velocity, x, **{"steps": 10, "noise_at": seeded_noise(x.shape), **change})
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"scale": -0.1}, "guidance scale"),
-        ({"scale": float("nan")}, "guidance scale"),
-        ({"channels": 4}, "expected 3 or 'all'"),
-        ({"interval": (0.7, 0.2)}, "0 <= low <= high <= 1"),
-        ({"interval": (0.0, 1.5)}, "0 <= low <= high <= 1"),
-        ({"interval_time": "tau"}, "expected 'noise' or 'data'"),
-    ],
-)
-def test_unusable_guidance_is_refused(sit, change, message):
-    with pytest.raises(ValueError, match=message):
-        samplers.guided(sit, labels(1), **{"scale": 1.5, "null": CLASSES, "channels": 3, **change})
-
-
 def test_unusable_steps_and_eta_are_refused():
     x = draw(1, 1, 2, 2)
     for solver in (samplers.euler, samplers.heun):
@@ -523,20 +388,3 @@ def test_unusable_steps_and_eta_are_refused():
         samplers.ddim(gaussian_noise_prediction, x, CHAIN, -1.0)
     with pytest.raises(ValueError, match="give noise_at"):
         samplers.ddim(gaussian_noise_prediction, x, CHAIN, 0.5)
-
-
-@pytest.mark.parametrize(("interval_time", "interval"), [("noise", (0.0, 0.75)), ("data", (0.25, 1.0))])
-def test_a_dit_is_guided_in_its_interval_alone(interval_time, interval):
-    sizes = []
-
-    def model(x, t, y):
-        sizes.append((int(t[0]), len(x)))
-        return torch.cat([x, x], dim=1)
-
-    y = torch.zeros(2, dtype=torch.int64)
-    field = samplers.guided_noise(model, y, 2.0, null=9, channels=3, interval=interval, interval_time=interval_time)
-    schedule = ddpm.respace(ddpm.linear_schedule(), 250)
-    noise = samplers.per_sample_noise(0, [0, 1], (4, 2, 2), "x")
-    samplers.ddpm_ancestral(field, torch.zeros(2, 4, 2, 2), schedule, noise)
-    assert len(sizes) == 250
-    assert all((size == 4) == (step <= 0.75 * 999) for step, size in sizes)

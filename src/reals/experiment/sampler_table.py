@@ -18,9 +18,9 @@ LastStep = Literal["mean", "tweedie", "euler", "none"]
 PathName = Literal["linear", "gvp", "vp"]
 """The interpolant a SiT is trained and sampled on (`paths.PATHS`)."""
 IntervalTime = Literal["noise", "data"]
-"""What a guidance interval counts: 1 is noise, or 1 is data (`samplers.guided`)."""
+"""What a guidance interval counts: 1 is noise, or 1 is data (`guidance.guided`)."""
 GuidedChannels = Literal["3", "all"]
-"""The latent channels that guidance acts on, as sheets and command line spell them (`samplers.guided`)."""
+"""The latent channels that guidance acts on, as sheets and command line spell them (`guidance.guided`)."""
 
 DIFFUSION_FORMS: tuple[DiffusionForm, ...] = get_args(DiffusionForm)
 LAST_STEPS: tuple[LastStep, ...] = get_args(LastStep)

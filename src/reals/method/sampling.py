@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reals import rng
 from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, PathName, Sampler, SamplerName, samplers_of
-from reals.method import ddpm, paths, samplers
+from reals.method import ddpm, guidance, paths, samplers
 from reals.method.models.autoencoder import to_uint8
 from reals.method.models.transformer import Transformer, TransformerConfig
 
@@ -26,7 +26,7 @@ class Sampling:
     """How latents are drawn; the defaults are those of SiT's published numbers.
 
     `sampler` says what `steps` means (`sampler_table.SAMPLERS`, whose `evaluations` counts network evaluations for one image;
-    dopri5 ignores `steps`). `cfg` to `interval_time` are guidance (`samplers.guided`), `form` to `path` are the SDE samplers'
+    dopri5 ignores `steps`). `cfg` to `interval_time` are guidance (`guidance.guided`), `form` to `path` are the SDE samplers'
     (`samplers.euler_maruyama`), `eta` is DDIM's.
     """
 
@@ -101,16 +101,16 @@ class Sampling:
             zero = torch.zeros(1, 1, 1, 1)
             self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
 
-    def field(self, model: samplers.Network, y: Tensor, null: int) -> samplers.Field:
+    def field(self, model: guidance.Network, y: Tensor, null: int) -> guidance.Field:
         """The guided field of the network for the classes y [B]; `null` is the null class."""
-        guided = samplers.guided_noise if self.diffuses else samplers.guided
+        guided = guidance.guided_noise if self.diffuses else guidance.guided
         return guided(
             model, y, self.cfg, null=null, interval=self.interval, interval_time=self.interval_time, channels=self.cfg_channels
         )
 
     def integrate(
         self,
-        field: samplers.Field,
+        field: guidance.Field,
         x: Tensor,
         noise_at: samplers.NoiseAt,
         progress: samplers.Progress | None = None,

@@ -13,7 +13,7 @@ def network_calls(spec: SamplesSpec) -> float:
         return len(times)
     low, high = spec.interval or (0.0, 1.0)
     noise = (spec.interval_time or "noise") == "noise"
-    slack = 1e-9  # as in samplers.guided
+    slack = 1e-9  # as in guidance.guided
     return len(times) + sum(low - slack <= (t if noise else 1 - t) <= high + slack for t in times)
 
 
