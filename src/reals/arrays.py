@@ -9,7 +9,7 @@ from reals import files
 
 def save_npz(path: Path, **arrays: np.ndarray) -> None:
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type] # numpy's stub takes one of the names for allow_pickle
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

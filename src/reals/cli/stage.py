@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     first = is_first()
     book = registry.root / "journal.jsonl" if first else Path(os.devnull)
     with (
-        journal.job(book, stage.command, artefact.id, *(number or [None]), device),
+        journal.job(book, stage.command, artefact.id, number[0] if number else None, device),
         provenance.recorded(registry, artefact, *number) if first else nullcontext(),
     ):
         stage.function()(Context(registry), artefact, *number)

@@ -20,7 +20,7 @@ import io
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ from typing import IO, Any
 import numpy as np
 
 from reals import files
-from reals.data.dataset import Images
+from reals.data.dataset import Images, Indices
 from reals.machine.usage import work
 from reals.progress import Progress
 
@@ -48,7 +48,6 @@ def amount(count: float) -> str:
     return f"{count / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
 
 
-Indices = Sequence[int] | np.ndarray
 Facts = dict[str, Any]
 """What is known of a shard or of the whole cache, as JSON holds it."""
 

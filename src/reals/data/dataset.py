@@ -1,7 +1,7 @@
 """One split of a prepared data set, read by index."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from reals import files
 from reals.data.decode import THREADS, decode
 
 AHEAD = 2  # batches decoded before they are asked for
+
+Indices = Sequence[int] | np.ndarray
 
 
 class Images:
@@ -35,7 +37,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: np.ndarray, flips: np.ndarray | None = None) -> np.ndarray:
+    def batch(self, indices: Indices, flips: np.ndarray | None = None) -> np.ndarray:
         """uint8 [B, 3, R, R]; images whose ``flips`` entry is true are mirrored left to right."""
         if self._array is not None:
             images = self._array[np.asarray(indices)]

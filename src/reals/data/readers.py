@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reals.data.cache import Cache, Indices, Layout
-from reals.data.dataset import Images
+from reals.data.cache import Cache, Layout
+from reals.data.dataset import Images, Indices
 
 
 def feature_layout(images: int, flips: int, grid: int, width: int, cls_only: bool = False) -> Layout:

@@ -8,6 +8,7 @@ longer run extends a shorter one). An optional value that is None is left out, s
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from reals.experiment.sampler_table import SamplerName
 from reals.experiment.stage_table import OF_KIND
 
 
@@ -241,7 +242,7 @@ class SamplesSpec:
     run: str
     autoencoder: str
     step: int
-    sampler: str
+    sampler: SamplerName
     cfg: float
     steps: int | None  # None: as many as the solver takes
     interval: tuple[float, float] | None

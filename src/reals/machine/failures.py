@@ -3,14 +3,29 @@
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeGuard
 
 SLURM = re.compile(r"SLURM-job '(?P<job>\S+)' failed.*?(?:status is: '(?P<state>\w+)'|node failure)", re.DOTALL)
 
 
+class FailedJob(Protocol):
+    """What Snakemake's log record of a failed job carries."""
+
+    rule_name: str
+    rule_msg: str | None
+    log: Sequence[str]
+    output: Sequence[str]
+
+
+def _is_failed_job(record: logging.LogRecord | FailedJob) -> TypeGuard[FailedJob]:
+    return getattr(getattr(record, "event", None), "value", None) == "job_error"
+
+
 def line(record: logging.LogRecord) -> str | None:
     """The line for one of Snakemake's log records; None where it does not tell of a failed job."""
-    if getattr(getattr(record, "event", None), "value", None) != "job_error":
+    if not _is_failed_job(record):
         return None
     ended = SLURM.search(record.rule_msg or "")
     how = f" (SLURM job {ended['job']}: {ended['state'] or 'NODE_FAIL'})" if ended else ""

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from reals import files
 
@@ -21,7 +21,7 @@ def started_again(book: Path, since: float) -> list[str]:
     starts: dict[str, list[Start]] = {}
     for row in files.read_lines(book):
         if row["began"] >= since:
-            starts.setdefault(" ".join(row["command"]), []).append(row)
+            starts.setdefault(" ".join(row["command"]), []).append(cast(Start, row))
     return [_line(command, rows) for command, rows in starts.items() if len(rows) > 1]
 
 

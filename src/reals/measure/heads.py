@@ -28,7 +28,8 @@ def predictions(
 def score(config: LabelsConfig, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """mIoU over the split, or AbsRel and delta1, means over its images."""
     if config.layout != "depth":
-        matrix = sum(dense.confusion(logits.argmax(1), truth, labelled.classes(config)) for logits, truth in batches)
+        confusions = (dense.confusion(logits.argmax(1), truth, labelled.classes(config)) for logits, truth in batches)
+        matrix = sum(confusions, torch.zeros((), dtype=torch.int64))
         return {"miou": dense.mean_iou(matrix)}
     total: dict[str, float] = {}
     images = 0

@@ -1,10 +1,11 @@
 """Pictures of a latent space (Figure 1): classes in two dimensions, and which tokens of an image resemble one of them."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals import rng
 from reals.data.dataset import Images
@@ -12,6 +13,9 @@ from reals.measure.latents import posterior_means, sampled
 from reals.measure.metrics import semantics
 from reals.method.models import autoencoder as models
 from reals.method.models.autoencoder import to_uint8
+
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 MAPS = 6  # images with token-similarity maps
 
@@ -25,7 +29,7 @@ class LatentMaps:
 
 
 @torch.no_grad()
-def latent_maps(vae: nn.Module, images: Images, classes: int, per_class: int, seed: int) -> LatentMaps:
+def latent_maps(vae: "AutoencoderKL", images: Images, classes: int, per_class: int, seed: int) -> LatentMaps:
     """t-SNE of pooled latents of a few classes, and cosine maps of a few images' tokens to one anchor.
 
     Arrays: ``tsne`` [N, 2], ``labels`` [N]; of six of the images ``images`` and ``reconstructions`` uint8 [6, R, R, 3],

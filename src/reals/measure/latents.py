@@ -1,10 +1,11 @@
 """What an autoencoder's latents are like: their consistency under augmentation, the classes in them, their size (Table 2, Figure 5)."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals import rng
 from reals.data.dataset import Images
@@ -12,6 +13,9 @@ from reals.experiment.paper import Augmentations
 from reals.measure.metrics import semantics
 from reals.method.models import autoencoder as models
 from reals.progress import Progress
+
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 BATCH = 100
 SCALE_BATCH = 64  # of the latent scale's measurement
@@ -23,7 +27,7 @@ def chosen(images: Images, count: int, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def posterior_means(vae: nn.Module, images: Images, indices: np.ndarray) -> Tensor:
+def posterior_means(vae: "AutoencoderKL", images: Images, indices: np.ndarray) -> Tensor:
     """Posterior means [N, C, h, w] of the images ``indices``, on the CPU."""
     device = next(vae.parameters()).device
     blocks = [torch.from_numpy(images.batch(indices[i : i + BATCH])) for i in range(0, len(indices), BATCH)]
@@ -40,7 +44,7 @@ def sampled(mean: Tensor, logvar: Tensor, seed: int, start: int) -> Tensor:
 
 
 @torch.no_grad()
-def consistency(vae: nn.Module, images: Tensor, augmentations: Augmentations, seed: int) -> dict[str, float]:
+def consistency(vae: "AutoencoderKL", images: Tensor, augmentations: Augmentations, seed: int) -> dict[str, float]:
     """Semantic consistency (Algorithm 1) of images uint8 [N, 3, R, R] under each augmentation, plain and centred."""
     device = next(vae.parameters()).device
     views = semantics.ViewSettings(
@@ -65,7 +69,7 @@ def consistency(vae: nn.Module, images: Tensor, augmentations: Augmentations, se
 
 @torch.no_grad()
 def probe_scores(
-    vae: nn.Module, train: Images, train_indices: np.ndarray, test: Images, test_indices: np.ndarray, k: int
+    vae: "AutoencoderKL", train: Images, train_indices: np.ndarray, test: Images, test_indices: np.ndarray, k: int
 ) -> dict[str, float]:
     """Accuracy of k nearest neighbours and of a linear probe on spatially averaged posterior means."""
     train_z, test_z = (
@@ -80,7 +84,7 @@ def probe_scores(
 
 
 @torch.no_grad()
-def latent_std(vae: nn.Module, images: Tensor) -> float:
+def latent_std(vae: "AutoencoderKL", images: Tensor) -> float:
     """Std over all elements of the sampled latents of images uint8 [N, 3, R, R]: the size of a point in Figure 5."""
     device, statistics = next(vae.parameters()).device, models.LatentStatistics()
     for start in range(0, len(images), BATCH):
@@ -89,7 +93,7 @@ def latent_std(vae: nn.Module, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def latent_statistics(vae: nn.Module, images: Images, count: int, seed: int, flip: bool) -> models.LatentStatistics:
+def latent_statistics(vae: "AutoencoderKL", images: Images, count: int, seed: int, flip: bool) -> models.LatentStatistics:
     """Statistics of the sampled latents of ``count`` of the images (or all), chosen by the seed; with ``flip`` mirrored too.
 
     ValueError where latents have no finite spread above 0, whose inverse is the latent scale.

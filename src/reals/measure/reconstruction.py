@@ -1,5 +1,7 @@
 """How well an autoencoder gives its images back: rFID, PSNR, SSIM and LPIPS (Table 8)."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,15 @@ from reals.measure.metrics.reconstruction import psnr, ssim, ssim_paper
 from reals.method.models import autoencoder as models
 from reals.method.models.autoencoder import to_uint8
 
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
 PAGE = 6400  # images in memory at a time: whole batches of ours and of the feature extractor's, so that paging changes no bit
 
 
 @torch.no_grad()
 def reconstruction_scores(
-    vae: nn.Module, images: Images, indices: np.ndarray, lpips: nn.Module, extractor: Extractor, seed: int
+    vae: "AutoencoderKL", images: Images, indices: np.ndarray, lpips: nn.Module, extractor: Extractor, seed: int
 ) -> dict[str, float]:
     """rFID, PSNR, SSIM and LPIPS of the images ``indices``; of pixels no more than a page is in memory.
 

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from reals.experiment.sampler_table import CHAIN_STEPS, GUIDED_CHANNELS, INTERVAL_TIMES
+from reals.method.objectives import Network
 
 Field = Callable[[Tensor, float], Tensor]
 """(x [B, C, H, W], a time shared by the batch) -> the velocity at a float t, or a DiT's raw output at an int training step."""
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x [B, C, H, W], times [B], classes [B]) -> the raw output: a `Transformer`, or a function that stands for one."""
 
 # A grid time that equals a bound up to rounding belongs to the interval, whichever way the rounding went.
 INTERVAL_SLACK = 1e-9

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from reals.method import ddpm, paths
 
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x [B, C, H, W], times [B], classes [B]) -> the raw output: a `Transformer`, or a function that stands for one."""
+
 
 class Losses(NamedTuple):
     """`total`: the scalar to differentiate; `parts`: its unweighted terms, detached scalars, for the log."""
@@ -27,9 +30,7 @@ def drop_labels(y: Tensor, uniform: Tensor, probability: float, null: int) -> Te
     return torch.where(uniform < probability, null, y)
 
 
-def flow_loss(
-    model: Callable[..., Tensor], x: Tensor, y: Tensor, t: Tensor, noise: Tensor, path: paths.Path = paths.linear
-) -> Losses:
+def flow_loss(model: Network, x: Tensor, y: Tensor, t: Tensor, noise: Tensor, path: paths.Path = paths.linear) -> Losses:
     """Mean squared error of the velocity (SiT).
 
     x, noise [B, C, H, W], y [B] int64, t [B] in [0, 1] with 1 the last time that the path is trained at: the data, but for
@@ -42,7 +43,7 @@ def flow_loss(
     return Losses(loss, {"velocity": loss.detach()})
 
 
-def ddpm_loss(model: Callable[..., Tensor], schedule: ddpm.Schedule, x: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Losses:
+def ddpm_loss(model: Network, schedule: ddpm.Schedule, x: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Losses:
     """Mean squared error of the noise plus the variational bound in bits per dimension, unweighted (DiT).
 
     x, noise [B, C, H, W], y [B] int64, t [B] int64 in 0..len(schedule)-1. The bound trains the variance

@@ -14,6 +14,7 @@ from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, PathName, Sam
 from reals.method import ddpm, guidance, paths, samplers
 from reals.method.models.autoencoder import to_uint8
 from reals.method.models.transformer import Transformer, TransformerConfig
+from reals.method.objectives import Network
 
 if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -101,7 +102,7 @@ class Sampling:
             zero = torch.zeros(1, 1, 1, 1)
             self.integrate(lambda x, t: torch.zeros(1, 2, 1, 1) if self.diffuses else x, zero, lambda k: zero)
 
-    def field(self, model: guidance.Network, y: Tensor, null: int) -> guidance.Field:
+    def field(self, model: Network, y: Tensor, null: int) -> guidance.Field:
         """The guided field of the network for the classes y [B]; `null` is the null class."""
         guided = guidance.guided_noise if self.diffuses else guidance.guided
         return guided(

@@ -140,7 +140,7 @@ def _train(
 def _autoencoder(costs: Costs, device: torch.device, fitting: Fitting) -> Iterator[Work]:
     a, resolution = costs.scale.autoencoder, costs.scale.data.resolution
     vae = autoencoder.build(resolution, costs.scale.latent.channels, a.block_out_channels, a.layers_per_block, a.norm_num_groups)
-    vae = vae.to(device, memory_format=torch.channels_last)
+    vae = autoencoder.channels_last(vae, device)
     encode, decode = flops.vae_encoder_flops(costs.networks.vae), flops.vae_decoder_flops(costs.networks.vae)
 
     def images(batch: int) -> Tensor:

@@ -39,10 +39,7 @@ class TransformerSizes(Protocol):
     def learn_sigma(self) -> bool: ...
 
     @property
-    def projector_depth(self) -> int | None: ...
-
-    @property
-    def projector_dim(self) -> int | None: ...
+    def projector_dims(self) -> tuple[int, ...]: ...
 
     @property
     def projector_hidden(self) -> int: ...
@@ -75,13 +72,8 @@ def transformer_flops(config: TransformerSizes) -> int:
     With a projector (REPA) it is part of the pass, as in training; sampling does without: `without_projector`.
     Half of it is the "Gflops" of the DiT and SiT papers, which count multiply-adds.
     """
-    projector = 0
-    if config.projector_dim is not None:
-        tokens, hidden = _tokens(config), config.projector_hidden
-        projector = sum(
-            linear(a, b, tokens) for a, b in ((config.width, hidden), (hidden, hidden), (hidden, config.projector_dim))
-        )
-    return without_projector(config) + projector
+    tokens = _tokens(config)
+    return without_projector(config) + sum(linear(inputs, outputs, tokens) for inputs, outputs in _projectors(config))
 
 
 def without_projector(config: TransformerSizes) -> int:
@@ -110,10 +102,14 @@ def transformer_parameters(config: TransformerSizes, classes: int) -> int:
         (MLP_RATIO * width, width),
         (width, 6 * width),
     ] * config.depth
-    if config.projector_dim is not None:
-        hidden = config.projector_hidden
-        dense += [(width, hidden), (hidden, hidden), (hidden, config.projector_dim)]
+    dense += _projectors(config)
     return sum((inputs + 1) * outputs for inputs, outputs in dense) + (classes + 1 + _tokens(config)) * width
+
+
+def _projectors(config: TransformerSizes) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the dense layers of all projectors."""
+    width, hidden = config.width, config.projector_hidden
+    return [layer for dim in config.projector_dims for layer in ((width, hidden), (hidden, hidden), (hidden, dim))]
 
 
 def _tokens(config: TransformerSizes) -> int:

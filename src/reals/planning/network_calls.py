@@ -6,7 +6,7 @@ from reals.experiment.specs import SamplesSpec
 DOPRI5_EVALUATIONS = 120  # a guess: it takes what its tolerance asks, and a trained SiT asks for 100 to 150
 
 
-def network_calls(spec: SamplesSpec) -> float:
+def network_calls(spec: SamplesSpec) -> int:
     """Forward passes of one sample in a transformer, a guided evaluation counting two."""
     times = _evaluation_times(spec.sampler, spec.steps, spec.sde.last_step_size if spec.sde else 0.0)
     if spec.cfg == 1:
@@ -17,9 +17,9 @@ def network_calls(spec: SamplesSpec) -> float:
     return len(times) + sum(low - slack <= (t if noise else 1 - t) <= high + slack for t in times)
 
 
-def _evaluation_times(name: SamplerName, steps: int, last_size: float) -> list[float]:
+def _evaluation_times(name: SamplerName, steps: int | None, last_size: float) -> list[float]:
     """Noise time (1 is noise) of each network evaluation; evenly spaced, as Euler's, for a sampler that chooses them itself."""
     times = SAMPLERS[name].times
-    if times is None:
+    if times is None or steps is None:
         return [1 - i / DOPRI5_EVALUATIONS for i in range(DOPRI5_EVALUATIONS)]
     return times(steps, last_size)

@@ -24,8 +24,7 @@ class Transformer:
     latent_channels: int
     latent_size: int
     learn_sigma: bool
-    projector_depth: int | None
-    projector_dim: int | None
+    projector_dims: tuple[int, ...]
     projector_hidden: int
 
 
@@ -64,8 +63,8 @@ class Networks:
         spec, repa, teacher = run.spec, run.spec.repa, run.teacher
         return Transformer(
             width=spec.width, depth=spec.depth, patch=spec.patch, latent_channels=spec.latent_channels,
-            latent_size=spec.latent_size, learn_sigma=spec.learn_sigma, projector_depth=repa.depth if repa else None,
-            projector_dim=self.teacher_dim(teacher) if teacher else None, projector_hidden=repa.hidden if repa else 0,
+            latent_size=spec.latent_size, learn_sigma=spec.learn_sigma,
+            projector_dims=() if teacher is None else (self.teacher_dim(teacher),), projector_hidden=repa.hidden if repa else 0,
         )  # fmt: skip
 
     def extractor_flops(self, extractor: Artefact[ExtractorSpec] | None = None) -> int:

@@ -101,7 +101,7 @@ def load(name: str, scale: str, precision: str | None, sheet: Path) -> Rates:
         stored = files.read_json(path)
         measured = stored["scales"].get(scale, {}).get("tflops", {})
         chosen = precision or next(iter(measured), None)
-        if chosen in measured:
+        if chosen is not None and chosen in measured:
             return Rates(
                 stored["device"], chosen, f"measured {stored['scales'][scale]['date']}, {path}",
                 _tera(stored["peak_tflops"].get(chosen)), {k: v * 1e12 for k, v in measured[chosen].items()}, stored["threads"],

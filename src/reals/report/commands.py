@@ -1,9 +1,11 @@
 """What `reals tables`, `figure`, `report` and `render` do: all from metrics files and arrays; nothing here loads a network."""
 
 import shlex
+from collections.abc import Mapping
 
 from reals import files
 from reals.experiment import figure_table
+from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.records import journal, provenance
 from reals.report import exports, page, results
@@ -70,7 +72,11 @@ def _page(registry: Registry, found: Results) -> None:
         caption = figure_table.caption(registry.experiment, name)
         pictures.append(page.Picture(figure_table.title(name), caption, png if png.exists() else None))
     rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
-    kinds = {"evaluation": registry.evaluations, "autoencoder": registry.analyses, "downstream": registry.downstream}
+    kinds: dict[str, Mapping[str, Artefact]] = {
+        "evaluation": registry.evaluations,
+        "autoencoder": registry.analyses,
+        "downstream": registry.downstream,
+    }
     page.write(
         registry.root / "report.html",
         conditions.of(registry),

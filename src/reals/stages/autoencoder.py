@@ -1,10 +1,10 @@
 """Stage `autoencoder`: train the base from scratch or bring it in, and fine-tune it with Eqs. 1-5."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from reals import files, rng
 from reals.data.dataset import Images
@@ -23,6 +23,9 @@ from reals.training import loop
 from reals.training.processes import Processes
 from reals.training.tasks.autoencoder import AutoencoderTask
 from reals.training.tasks.autoencoder_batches import TeacherFeatures
+
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 
 def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
@@ -82,13 +85,13 @@ def _check_grid(teacher: TeacherFeatures, images: Images, side: int, patch: bool
         )
 
 
-def _latent_statistics(context: Context, vae: nn.Module, spec: AutoencoderSpec) -> models.LatentStatistics:
+def _latent_statistics(context: Context, vae: "AutoencoderKL", spec: AutoencoderSpec) -> models.LatentStatistics:
     with work():
         return latent_statistics(vae, context.images("train"), spec.scale_images, spec.seed, spec.flip)
 
 
 def _seal(
-    folder: Path, vae: nn.Module, align: AlignNetworks | None, statistics: models.LatentStatistics | None, steps: int
+    folder: Path, vae: "AutoencoderKL", align: AlignNetworks | None, statistics: models.LatentStatistics | None, steps: int
 ) -> None:
     facts = {}
     if statistics is not None:

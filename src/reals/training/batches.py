@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from reals import rng
 
 Batch = TypeVar("Batch")
-Columns = TypeVar("Columns", bound=tuple)
+Columns = TypeVar("Columns", bound=NamedTuple)
 """A NamedTuple of tensors, arrays and lists with one row a sample, or None for what a batch does not have."""
 
 
@@ -48,11 +48,11 @@ class Ahead(Generic[Batch]):
 
 def rows_of(batch: Columns, rows: slice) -> Columns:
     """Some rows of every column."""
-    return type(batch)(*(column if column is None else column[rows] for column in batch))
+    return batch._make(column if column is None else column[rows] for column in batch)
 
 
 def pinned(batch: Columns, device: torch.device) -> Columns:
     """The batch in memory that is copied to a GPU in the background; as it is for a CPU."""
     if device.type != "cuda":
         return batch
-    return type(batch)(*(column.pin_memory() if isinstance(column, Tensor) else column for column in batch))
+    return batch._make(column.pin_memory() if isinstance(column, Tensor) else column for column in batch)

@@ -3,10 +3,11 @@
 import os
 import sys
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 45.0  # without a sign of life, and a process counts as dead: all must end within a minute
 STUCK = timedelta(minutes=10)  # longest wait for the others in one exchange: the first step may compile for minutes
 SMALLEST_SCALE = 2.0**-10  # fp16: a loss scale below this means that every step overflows
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Agreed(Exception):
@@ -91,7 +94,7 @@ class Processes:
         if cuda and deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch adds it at run time; a slow debugging aid
         self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.device = torch.device("cuda" if cuda else "cpu")
         if self.count > 1:
@@ -102,8 +105,8 @@ class Processes:
         self.precision, self.accumulate, self.compiled = precision, accumulate, compiled
         allow_tf32(precision == "tf32")
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self._control = dist.new_group(backend="gloo", timeout=STUCK) if self.count > 1 else None
-        self._vote: tuple[Tensor, dist.Work] | None = None
+        self._control = _all_by_cpu() if self.count > 1 else None
+        self._vote: tuple[Tensor, dist.Work | None] | None = None
         self._heart = Heart(self.rank, self.count) if self.count > 1 else None
 
     @property
@@ -140,7 +143,7 @@ class Processes:
 
     def exchange(self, module: nn.Module, share: Share) -> AbstractContextManager:
         """Around call and `backward` of a prepared module: gradients are exchanged only with the last share."""
-        return nullcontext() if share.last or self.count == 1 else module.no_sync()
+        return module.no_sync() if isinstance(module, DistributedDataParallel) and not share.last else nullcontext()
 
     def backward(self, loss: Tensor, share: Share) -> None:
         """Adds the gradient of ``loss``, a mean over the share's rows."""
@@ -176,7 +179,7 @@ class Processes:
         for gradient, mean in zip(gradients, whole.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def means(self, terms: dict[Hashable, Tensor | float]) -> dict[Hashable, float]:
+    def means(self, terms: Mapping[Key, Tensor | float]) -> dict[Key, float]:
         """Means over the processes, as numbers. Training waits for the device here and nowhere else."""
         values = torch.stack([torch.as_tensor(value, device=self.device).detach().double() for value in terms.values()])
         if self.count > 1:
@@ -195,7 +198,8 @@ class Processes:
         answer = [False] * len(flags)
         if self._vote is not None:
             tensor, work = self._vote
-            work.wait()
+            if work is not None:
+                work.wait()
             answer = [bool(flag) for flag in tensor]
         tensor = torch.tensor(flags, dtype=torch.int32)
         self._vote = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._control, async_op=True)
@@ -229,11 +233,19 @@ class Processes:
         if self._control is None:
             return
         if kind is None or issubclass(kind, Agreed):
-            if self._vote is not None:
+            if self._vote is not None and self._vote[1] is not None:
                 self._vote[1].wait()
             self.wait()
-            self._heart.stop()
+            if self._heart is not None:
+                self._heart.stop()
             dist.destroy_process_group()
+
+
+def _all_by_cpu() -> dist.ProcessGroup:
+    """A group of all processes that talks over the CPU."""
+    group = dist.new_group(backend="gloo", timeout=STUCK)
+    assert isinstance(group, dist.ProcessGroup)  # and not the number that stands for a group without this process
+    return group
 
 
 class Heart:

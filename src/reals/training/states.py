@@ -145,8 +145,8 @@ def snapshot(value, into=None):
         old = into if isinstance(into, dict) else {}
         return {k: snapshot(v, old.get(k)) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        old = into if isinstance(into, list | tuple) and len(into) == len(value) else [None] * len(value)
-        return type(value)(snapshot(v, o) for v, o in zip(value, old, strict=True))
+        parts = into if isinstance(into, list | tuple) and len(into) == len(value) else [None] * len(value)
+        return type(value)(snapshot(v, part) for v, part in zip(value, parts, strict=True))
     return value
 
 
@@ -160,7 +160,7 @@ class _Digest:
     def save(self, state: dict, path: Path) -> None:
         with path.open("wb") as self.file:
             try:
-                torch.save(state, self)
+                torch.save(state, self)  # type: ignore[arg-type] # it needs write and flush; its stub asks for a whole IO
             except RuntimeError:
                 # torch reports a failed write as its own internal error.
                 if self.failure is None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from reals.method.checkpoints import Checkpoint
 from reals.method.models import autoencoder as models
@@ -29,24 +29,26 @@ def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torc
     except ValueError as error:
         raise ValueError(f"--vae {error}") from None
     config = checkpoint.model.config
-    if vae.config.latent_channels != config.latent_channels:
+    if vae.config["latent_channels"] != config.latent_channels:
         raise ValueError(
-            f"--vae {folder}: {vae.config.latent_channels} latent channels, but {options.checkpoint} makes {config.latent_channels}"
+            f"--vae {folder}: {vae.config['latent_channels']} latent channels, but {options.checkpoint} makes {config.latent_channels}"
         )
     if vae.config.get("shift_factor"):
-        raise ValueError(f"--vae {folder}: has shift_factor {vae.config.shift_factor}; DiT, SiT and REPA latents are scaled only")
+        raise ValueError(
+            f"--vae {folder}: has shift_factor {vae.config['shift_factor']}; DiT, SiT and REPA latents are scaled only"
+        )
     if options.scaling_factor is not None:
         scaling = options.scaling_factor
     elif facts:
         scaling = facts["scaling_factor"]
     else:
-        scaling = vae.config.scaling_factor
+        scaling = vae.config["scaling_factor"]
         settings = Path(folder) / "config.json"
         if not settings.is_file() or "scaling_factor" not in json.loads(settings.read_text()):
             print(f"  scaling factor {scaling}, Stable Diffusion's: {folder} states none")
     if not 0 < scaling < math.inf:
         raise ValueError(f"scaling factor: got {scaling}, expected a positive number")
-    return vae.to(memory_format=torch.channels_last), scaling
+    return models.channels_last(vae, device), scaling
 
 
 def fingerprint(module: torch.nn.Module) -> str:

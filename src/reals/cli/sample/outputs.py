@@ -42,6 +42,6 @@ def write_grid(path: Path, parts: Parts, n: int, columns: int) -> None:
     height, width = images.shape[1:3]
     page = np.full((rows * columns, height, width, 3), 255, np.uint8)
     page[:shown] = images
-    page = page.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
-    files.write_atomically(path, lambda partial: Image.fromarray(page).save(partial, format="PNG"))
+    grid = page.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    files.write_atomically(path, lambda partial: Image.fromarray(grid).save(partial, format="PNG"))
     print(f"{path}: {shown}{f' of {n}' if shown < n else ''} images in {columns} columns")

@@ -44,8 +44,8 @@ class Parts:
                 )
 
     def _listed(self) -> list[tuple[int, int, Path]]:
-        found = ((*(int(x) for x in p.stem.split("_")), p) for p in self.folder.glob("[0-9]*_*.npz"))
-        return sorted(found)
+        named = ((p.stem.split("_"), p) for p in self.folder.glob("[0-9]*_*.npz"))
+        return sorted((int(first), int(count), p) for (first, count), p in named)
 
     def covered(self) -> set[int]:
         return {i for first, count, _ in self._listed() for i in range(first, first + count)}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reals.cli.sample.options import REFERENCE_CFG
-from reals.experiment.sampler_table import GUIDED_CHANNELS, SDE_SAMPLERS, Setting, samplers_with
+from reals.experiment.sampler_table import GUIDED_CHANNELS, SDE_SAMPLERS, SamplerName, Setting, samplers_with
 from reals.method.checkpoints import Checkpoint
 from reals.method.sampling import Sampling
 
@@ -31,7 +31,7 @@ def shard_of(text: str | None) -> tuple[int, int]:
 
 def sampling_of(options: argparse.Namespace, checkpoint: Checkpoint) -> Sampling:
     """The settings asked for; what is not asked for is as in the papers."""
-    sampler = options.sampler or ("ddpm" if checkpoint.family == "DiT" else "sde")
+    sampler: SamplerName = options.sampler or ("ddpm" if checkpoint.family == "DiT" else "sde")
     repa = checkpoint.source == "REPA" or bool(checkpoint.facts and checkpoint.facts["config"].get("projector_dim"))
     chosen: dict[str, Any] = {"cfg_channels": GUIDED_CHANNELS[options.cfg_channels or ("all" if repa else "3")]}
     for option, fits in FITS.items():

@@ -88,6 +88,11 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> "Autoencoder
     return vae.eval().requires_grad_(False)
 
 
+def channels_last(vae: "AutoencoderKL", device: torch.device | str = "cpu") -> "AutoencoderKL":
+    """``vae`` itself on ``device``, its convolutions' weights channels last."""
+    return vae.to(device, memory_format=torch.channels_last)  # type: ignore[arg-type] # diffusers' wrapper of `to` loses self
+
+
 def find(source: Path | str) -> tuple[Path | None, Path]:
     """(config.json, weights) of a folder or hub name; (None, the file) of a file. ValueError where they are not there."""
     folder = Path(source)

@@ -1,7 +1,9 @@
 """The autoencoder's step: one of Eq. 5, then one of the discriminator."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ from reals.training.task import Task
 from reals.training.tasks.autoencoder_batches import Batch, Batches, TeacherFeatures
 from reals.training.tasks.held_out import HeldOut
 
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
 
 class AutoencoderTask(Task):
     """Trains autoencoder and align networks by Eq. 5, and beside them the discriminator by its hinge loss.
@@ -31,7 +36,7 @@ class AutoencoderTask(Task):
     are those of a share, as in the reference code; all else is that of the whole batch.
     """
 
-    def __init__(self, spec: TrainedAutoencoderSpec, vae: nn.Module, align: AlignNetworks | None, teacher: TeacherFeatures | None, lpips: nn.Module,
+    def __init__(self, spec: TrainedAutoencoderSpec, vae: "AutoencoderKL", align: AlignNetworks | None, teacher: TeacherFeatures | None, lpips: nn.Module,
                  images: Images, held_out: Images, processes: Processes, held_out_images: int = 64, held_out_every: int = 50):  # fmt: skip
         if processes.accumulate > max(1, spec.batch // processes.count):
             # Batch norm is over the shares of all processes, so that all must have the same number.
@@ -41,21 +46,21 @@ class AutoencoderTask(Task):
             )
         self.spec, self.processes, self.device = spec, processes, processes.device
         self.teacher, self.images = teacher, images
-        self.vae = vae.to(self.device, memory_format=torch.channels_last).train().requires_grad_(True)
+        self.vae = models.channels_last(vae, self.device).train().requires_grad_(True)
         self.align = align and align.to(self.device).train().requires_grad_(True)
         self.lpips = lpips.to(self.device)
         self.held_out, self.held_out_every = HeldOut(self.vae, held_out, held_out_images, self.device), held_out_every
         self.discriminator = gan.patch_gan(spec.gan.channels, spec.gan.layers)
         gan.initialise(self.discriminator, rng.generator(spec.seed, "discriminator weights"))
-        self.discriminator.to(self.device, memory_format=torch.channels_last)
+        self.discriminator.to(self.device).to(memory_format=torch.channels_last)
         if processes.compiled:
             for module in (self.vae.encoder, self.vae.decoder, self.discriminator):
                 module.compile()
         self.trained = [*self.vae.parameters(), *(self.align.parameters() if self.align else [])]
-        settings = {"lr": spec.lr, "betas": tuple(spec.betas), "weight_decay": spec.weight_decay,
-                    "fused": self.device.type in ("cpu", "cuda")}  # fmt: skip
-        self.optimizer = torch.optim.AdamW(self.trained, **settings)
-        self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), **settings)
+        fused = self.device.type in ("cpu", "cuda")
+        adamw = partial(torch.optim.AdamW, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=fused)
+        self.optimizer = adamw(self.trained)
+        self.discriminator_optimizer = adamw(self.discriminator.parameters())
         self.ema = [p.detach().clone() for p in self.trained] if spec.ema else []
         self.weights = loss_weights(spec)
         self.batch = Batches(spec, images, teacher, processes)
@@ -78,11 +83,11 @@ class AutoencoderTask(Task):
             terms, reconstruction = self.gradient(part, x, spec.lambda_g * self._ramp(step), share)
             add_weighted(record, terms, share.weight)
             pairs.append((share, x, reconstruction))
-        processes.average([p.grad for p in self.trained])
+        processes.average([p.grad for p in self.trained if p.grad is not None])
         record["grad_norm"] = processes.step(self.optimizer, spec.grad_clip)
         if spec.lambda_g > 0 and step >= spec.gan.start:
             record |= self._update_discriminator(pairs)
-        if self.ema:
+        if spec.ema:
             update_ema(self.ema, self.trained, spec.ema)
         self.done = step + 1
         return {**record, "lr": lr}
@@ -95,7 +100,7 @@ class AutoencoderTask(Task):
             mean, logvar = models.moments(self.vae, x)
         mean, logvar = wide(mean), wide(logvar)
         z = mean + torch.exp(0.5 * logvar) * batch.noise.to(self.device, non_blocking=True)
-        balanced = self.align is not None and self.spec.align.balance == "gradient"
+        balanced = self.spec.align is not None and self.spec.align.balance == "gradient"
         cut = CutLatents(z, share, processes) if balanced else None
         latents = z if cut is None else cut.latents
         with processes.autocast():
@@ -124,8 +129,9 @@ class AutoencoderTask(Task):
 
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The teacher's, of the very images the encoder sees."""
-        if batch.patch is not None:
+        if batch.patch is not None and batch.cls is not None:
             return batch.patch.to(self.device, non_blocking=True), batch.cls.to(self.device, non_blocking=True)
+        assert self.teacher is not None, "align networks without a teacher"
         with self.processes.autocast():
             return self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
 
@@ -139,7 +145,7 @@ class AutoencoderTask(Task):
             loss = gan.discriminator_loss(real.float(), fake.float())
             self.processes.backward(loss, share)
             add_weighted(record, {"discriminator": loss.detach()}, share.weight)
-        self.processes.average([p.grad for p in self.discriminator.parameters()])
+        self.processes.average([p.grad for p in self.discriminator.parameters() if p.grad is not None])
         record["discriminator_grad_norm"] = self.processes.step(self.discriminator_optimizer, self.spec.grad_clip)
         return record
 
@@ -211,6 +217,7 @@ class CutLatents:
         """The factor of lambda_a, once the gradient of Eq. 3 is in the decoder's parameters and at the latents."""
         self.processes.backward(pixel_loss, self.share)
         (gradient,) = torch.autograd.grad(align_loss * self.share.weight, self.latents, retain_graph=True)
+        assert self.latents.grad is not None, "the backward pass ends at the latents"
         return gradient_balance(self.latents.grad, gradient, self.processes.average)
 
     def backward(self, loss: AutoencoderLoss) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from reals.training.batches import data_order
 from reals.training.schedule import cosine, set_lr
 from reals.training.task import Task
 from reals.training.tasks.augmentation import cropped, shifted
+
+if TYPE_CHECKING:  # timm is imported where it is used: it takes seconds
+    from timm.models.vision_transformer import VisionTransformer
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's
 
@@ -43,7 +47,7 @@ class ClassifierTask(Task):
     def __post_init__(self):
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
-    def update(self, step: int) -> dict[str, Tensor]:
+    def update(self, step: int) -> dict[str, Tensor | float]:
         indices = data_order(self.seed, step, self.batch, len(self.images))
         g = rng.generator(self.seed, "augmentation", step)
         flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
@@ -61,10 +65,11 @@ class ClassifierTask(Task):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         if self.patch_loss is None:
             return F.cross_entropy(self.network(x), y)
-        tokens = self.network.forward_features(x)
-        patches = self.network.head(tokens[:, self.network.num_prefix_tokens :]).transpose(1, 2)
+        network = cast("VisionTransformer", self.network)  # a teacher
+        tokens = network.forward_features(x)
+        patches = network.head(tokens[:, network.num_prefix_tokens :]).transpose(1, 2)
         of_patches = F.cross_entropy(patches, y[:, None].expand(-1, patches.shape[2]))
-        return F.cross_entropy(self.network.forward_head(tokens), y) + self.patch_loss * of_patches
+        return F.cross_entropy(network.forward_head(tokens), y) + self.patch_loss * of_patches
 
     @property
     def _device(self) -> torch.device:

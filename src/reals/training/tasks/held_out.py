@@ -1,18 +1,22 @@
 """How the autoencoder does on a fixed batch of held-out images while it is trained: numbers for the log, and a picture."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from reals import files
 from reals.data.dataset import Images
 from reals.measure.metrics.reconstruction import psnr
 from reals.method.models import autoencoder as models
 from reals.method.models.autoencoder import to_uint8
+
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 BATCH = 64  # encoded and decoded at a time
 GRID_ROWS = 8  # of two pairs
@@ -21,7 +25,7 @@ GRID_ROWS = 8  # of two pairs
 class HeldOut:
     """The first ``count`` held-out images, on the device, and what ``vae`` makes of them."""
 
-    def __init__(self, vae: nn.Module, images: Images, count: int, device: torch.device):
+    def __init__(self, vae: "AutoencoderKL", images: Images, count: int, device: torch.device):
         self.vae = vae
         self.pixels = torch.from_numpy(images.batch(np.arange(min(count, len(images))))).to(device)
 

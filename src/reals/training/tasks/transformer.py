@@ -77,7 +77,7 @@ class TransformerTask(Task):
         tokens = pixels = None
         if self.images is not None:
             pixels = torch.from_numpy(self.images.batch(mine, flips))
-        elif self.teacher is not None:
+        elif isinstance(self.teacher, CachedFeatures):
             tokens = pooled(self.teacher(mine, flips, None)[0], spec.latent_size // spec.patch)
         x = self.latents.batch(mine, flips, posterior[rows])
         return pinned(Batch(mine, flips, x, noise[rows], t[rows], y[rows], tokens, pixels), self.device)
@@ -117,12 +117,17 @@ class TransformerTask(Task):
         if batch.pixels is not None:
             patches, _ = self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
             tokens = pooled(patches, self.spec.latent_size // self.spec.patch)
+        assert tokens is not None and self.spec.repa is not None, "a teacher, but neither its tokens nor the images"
         tokens = tokens.to(self.device, non_blocking=True)
-        return objectives.repa_loss(self.call, x, y, t, noise, tokens, self.spec.repa.coefficient)
+        return objectives.repa_loss(self.call_projecting, x, y, t, noise, tokens, self.spec.repa.coefficient)
 
-    def call(self, *arguments: Tensor, **named: bool) -> Tensor | tuple[Tensor, Tensor]:
+    def call(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with self.processes.autocast():
-            return self.network(*arguments, **named)
+            return self.network(x, t, y)
+
+    def call_projecting(self, x: Tensor, t: Tensor, y: Tensor, project: bool) -> tuple[Tensor, Tensor]:
+        with self.processes.autocast():
+            return self.network(x, t, y, project=project)
 
     @torch.no_grad()
     def extras(self) -> dict[str, Tensor]:
