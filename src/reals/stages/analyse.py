@@ -25,7 +25,7 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
     trained = ae.spec if isinstance(ae.spec, TrainedAutoencoderSpec) else None
     source = registry.folder(ae)
     files.verified(source)
-    vae = models.load(source, context.device).to(memory_format=torch.channels_last)
+    vae = models.channels_last(models.load(source, context.device), context.device)
     held_out, train = context.images("held_out"), context.images("train")
     n = min(settings.images, len(held_out))
     lpips = scale.autoencoder.lpips

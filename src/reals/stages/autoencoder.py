@@ -10,6 +10,7 @@ from reals import files, rng
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.artefact import Artefact
+from reals.experiment.networks import PretrainedBase
 from reals.experiment.specs import AutoencoderSpec, PretrainedAutoencoderSpec
 from reals.machine.usage import work
 from reals.measure.latents import latent_statistics
@@ -36,7 +37,7 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
     """
     folder, spec = context.begin(artefact), artefact.spec
     if isinstance(spec, PretrainedAutoencoderSpec):
-        _bring_in(context, artefact, folder)
+        _bring_in(context, artefact.name, spec, folder)
         return
     registry, config, engine = context.registry, context.scale.autoencoder, context.scale.engine
     if spec.init is None:
@@ -48,8 +49,9 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         files.verified(start)
         vae = models.load(start)
         if spec.unit_scale:
-            models.rescale_latents(vae, vae.config.scaling_factor)
-    align = teacher = None
+            models.rescale_latents(vae, vae.config["scaling_factor"])
+    align: AlignNetworks | None = None
+    teacher: TeacherFeatures | None = None
     if spec.align is not None:
         if spec.features is not None:
             teacher = CachedFeatures(registry.folder(artefact.needed("features")), context.images("train"))
@@ -60,7 +62,9 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         alignment.initialise(align, rng.generator(spec.seed, "align weights"))
     lpips = lpips_network(spec.lpips.net, spec.lpips.backbone, config.lpips.weights)
     with Processes(spec.precision or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
-        if teacher is not None:  # not before: cuBLAS reads what makes it deterministic once, at its first product
+        if (
+            teacher is not None and spec.align is not None
+        ):  # not before: cuBLAS reads what makes it deterministic once, at its first product
             _check_grid(teacher, context.images("train"), context.scale.latent_size, spec.align.patch, context.device)
         task = AutoencoderTask(spec, vae, align, teacher, lpips, context.images("train"), context.images("held_out"),
                                processes, config.held_out_images, config.held_out_every)  # fmt: skip
@@ -85,7 +89,10 @@ def _check_grid(teacher: TeacherFeatures, images: Images, side: int, patch: bool
         )
 
 
-def _latent_statistics(context: Context, vae: "AutoencoderKL", spec: AutoencoderSpec) -> models.LatentStatistics:
+def _latent_statistics(context: Context, vae: "AutoencoderKL", spec: AutoencoderSpec) -> models.LatentStatistics | None:
+    """Of the training images; None of a published autoencoder that keeps its own scale."""
+    if spec.scale_images is None or spec.seed is None or spec.flip is None:
+        return None
     with work():
         return latent_statistics(vae, context.images("train"), spec.scale_images, spec.seed, spec.flip)
 
@@ -103,12 +110,14 @@ def _seal(
     names = models.save(vae, 1 / statistics.std if statistics else None, folder)
     if align is not None:
         names += models.save_align(align, folder)
-    files.seal(folder, names, steps=steps, scaling_factor=vae.config.scaling_factor, **facts)
+    files.seal(folder, names, steps=steps, scaling_factor=vae.config["scaling_factor"], **facts)
 
 
-def _bring_in(context: Context, artefact: Artefact[PretrainedAutoencoderSpec], folder: Path) -> None:
+def _bring_in(context: Context, name: str, spec: PretrainedAutoencoderSpec, folder: Path) -> None:
     """An autoencoder made elsewhere, checked before it is used; align networks that lie beside it come along."""
-    spec, path, where = artefact.spec, context.scale.bases[artefact.name].path, f"bases.{artefact.name}"
+    base, where = context.scale.bases[name], f"bases.{name}"
+    assert isinstance(base, PretrainedBase)  # whose spec this is
+    path = base.path
     try:
         if spec.sha256 is not None:
             weights = models.find(path)[1]
@@ -119,13 +128,12 @@ def _bring_in(context: Context, artefact: Artefact[PretrainedAutoencoderSpec], f
     except ValueError as error:
         raise ValueError(f"{where}.path: {error}") from None
     for what, expected, got in (
-        ("latent channels", context.scale.latent.channels, vae.config.latent_channels),
-        ("times downsampling", context.scale.latent.factor, 2 ** (len(vae.config.block_out_channels) - 1)),
+        ("latent channels", context.scale.latent.channels, vae.config["latent_channels"]),
+        ("times downsampling", context.scale.latent.factor, 2 ** (len(vae.config["block_out_channels"]) - 1)),
     ):
         if expected != got:
             raise ValueError(f"{where}.path: {path}: has {got} {what}, this scale's latents {expected}")
     if vae.config.get("shift_factor"):
-        raise ValueError(f"{where}.path: {path}: has shift_factor {vae.config.shift_factor}; latents here are scaled only")
-    vae = vae.to(memory_format=torch.channels_last)
-    statistics = _latent_statistics(context, vae, spec) if spec.scale_images is not None else None
-    _seal(folder, vae, align, statistics, steps=0)
+        raise ValueError(f"{where}.path: {path}: has shift_factor {vae.config['shift_factor']}; latents here are scaled only")
+    vae = models.channels_last(vae, context.device)
+    _seal(folder, vae, align, _latent_statistics(context, vae, spec), steps=0)

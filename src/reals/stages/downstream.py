@@ -36,7 +36,7 @@ def run(context: Context, artefact: Artefact[DownstreamSpec]) -> None:
     folder = context.begin(artefact)
     samples = artefact.needed("samples")
     source_ae = registry.folder(samples.needed("autoencoder"))
-    align = models.load_align(source_ae, context.device)
+    align = _align_networks(source_ae, context.device)
     kept = min(spec.gallery, len(shard_range(samples.spec.n, 0, registry.shards(samples))))
     z, images, labels = gallery(registry.folder(samples), kept)
     settings = HeadSettings(spec.seed, spec.steps, spec.batch, spec.lr, context.device)
@@ -130,6 +130,14 @@ def _read_ink(
     return values, {"mask": mask.sigmoid().cpu().numpy(), "depth": depth.cpu().numpy()}
 
 
+def _align_networks(autoencoder: Path, device: torch.device) -> AlignNetworks:
+    """Those of the samples' autoencoder, which the sheets say was aligned. MissingArtefact where they are gone."""
+    networks = models.load_align(autoencoder, device)
+    if networks is None:
+        raise files.MissingArtefact(f"{autoencoder}: its align networks are gone; delete it and run again")
+    return networks
+
+
 class Sources(NamedTuple):
     """What heads can be fed with: the teacher's features, the align network's of latents, the base's latents themselves."""
 
@@ -151,7 +159,7 @@ def sources(context: Context, artefact: Artefact[DownstreamSpec]) -> Sources:
     for folder in (aligned, base, teacher_folder):
         files.verified(folder)
     teacher = teachers.load(teacher_folder, device)
-    align, vae, start = models.load_align(aligned, device), models.load(aligned, device), models.load(base, device)
+    align, vae, start = _align_networks(aligned, device), models.load(aligned, device), models.load(base, device)
 
     def of_latents(z: Tensor) -> Tensor:
         return networks.as_map(align(z)[0])

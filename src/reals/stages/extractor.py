@@ -30,7 +30,7 @@ def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
     images = context.images("train")
     network = SmallCNN(SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1))
     initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
-    network = network.to(context.device, memory_format=torch.channels_last)
+    network = network.to(context.device).to(memory_format=torch.channels_last)
     task = ClassifierTask(
         network, lambda x: x, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip
     )

@@ -32,7 +32,7 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
         "data": artefact.spec.data,
         "data_sha256": images.fingerprint(),
     }
-    vae = models.load(source, context.device).to(memory_format=torch.channels_last)
+    vae = models.channels_last(models.load(source, context.device), context.device)
     channels, counted = context.scale.latent.channels, 2 if context.scale.data.flip else 1
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
         mean, square = (np.sum([f[key] for f in facts], axis=0) / count for key in ("sum", "sum_of_squares"))
         std = float(np.sqrt(square.mean() - mean.mean() ** 2))
         return {
-            "scaling_factor": vae.config.scaling_factor,
+            "scaling_factor": vae.config["scaling_factor"],
             "std": std,
             "channel_mean": mean.tolist(),
             "channel_std": np.sqrt(square - mean**2).tolist(),

@@ -1,10 +1,10 @@
 """Stage `sample`: images of one evaluation as uint8 shards; image i depends on (seed, i) alone."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from reals import files
 from reals.arrays import save_array, save_npz
@@ -18,6 +18,9 @@ from reals.progress import Progress
 from reals.stages.context import Context
 from reals.stages.inputs import checkpoint, load_transformer, sampling_of
 
+if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
 
 def labels_of(spec: SamplesSpec, classes: int) -> np.ndarray:
     """The class of each sample, int64 [n]: drawn uniformly (as DiT and SiT do), or i mod classes where balanced."""
@@ -25,12 +28,12 @@ def labels_of(spec: SamplesSpec, classes: int) -> np.ndarray:
     return np.arange(n) % classes if spec.labels == "balanced" else random_labels(spec.seed, range(n), classes)
 
 
-def loaded(context: Context, artefact: Artefact[SamplesSpec]) -> tuple[Transformer, dict, nn.Module]:
+def loaded(context: Context, artefact: Artefact[SamplesSpec]) -> tuple[Transformer, dict, "AutoencoderKL"]:
     """What samples are drawn by: (network, its checkpoint's facts, autoencoder), refused where one was made with another copy."""
     path, source = checkpoint(context, artefact), context.folder(artefact.needed("autoencoder"))
     model, facts = load_transformer(path, context.device)
     files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
-    return model, facts, models.load(source, context.device).to(memory_format=torch.channels_last)
+    return model, facts, models.channels_last(models.load(source, context.device), context.device)
 
 
 def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from reals import files, rng
+from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import RunSpec
@@ -62,7 +63,8 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
     if (autoencoder / files.MANIFEST).exists():  # where the cache was pulled alone it is not needed
         here = files.fingerprint(files.read_json(autoencoder / files.MANIFEST))
         files.refuse_other_copy(here, made_with, autoencoder, registry.folder(artefact.needed("latents")))
-    teacher = online = None
+    teacher: CachedFeatures | OnlineFeatures | None = None
+    online: Images | None = None
     if spec.repa is not None:
         grid = spec.latent_size // spec.patch
         if spec.features is not None:

@@ -1,6 +1,5 @@
 """What one step of the autoencoder's training sees: images, flips, posterior noise and, from the cache, the teacher's features."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +10,12 @@ from reals import rng
 from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures
 from reals.experiment.specs import TrainedAutoencoderSpec
+from reals.method.models.teacher import OnlineFeatures
 from reals.training.batches import data_order, pinned
 from reals.training.processes import Processes
 
-TeacherFeatures = Callable[[list[int], np.ndarray, Tensor | None], tuple[Tensor, Tensor]]
-"""(indices, flips, images uint8 [B, 3, R, R]) -> (patches [B, T, D], cls [B, D]): `CachedFeatures` or `OnlineFeatures`."""
+TeacherFeatures = CachedFeatures | OnlineFeatures
+"""(indices, flips, images uint8 [B, 3, R, R]) -> (patches [B, T, D], cls [B, D])."""
 
 
 class Batch(NamedTuple):
