@@ -52,6 +52,21 @@ def project(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def context(project: Path):
+    """The smoke scale with prepared images of both flips."""
+    from reals.experiment.load import load
+    from reals.experiment.registry import Registry
+    from reals.stages import data
+    from reals.stages.context import Context
+
+    edit(project / "config/scales/smoke.yaml", "flip: false", "flip: true")
+    edit(project / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
+    made = Context(Registry(load("smoke")))
+    data.run(made, made.registry.data)
+    return made
+
+
 def copy_project(folder: Path) -> None:
     for name in ("config", "workflow"):
         shutil.copytree(REPOSITORY / name, folder / name)

@@ -8,6 +8,7 @@ import torch
 
 from reals import rng
 from reals.experiment.specs import AlignSpec, GanSpec, LpipsSpec, RunSpec, TrainedAutoencoderSpec
+from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn
 from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models.lpips import lpips_network
@@ -90,3 +91,18 @@ def random_inception_weights(path):
             state[name] = value
     torch.save(state, path)
     return path
+
+
+def image_bytes(n: int, size: int = 32, seed: int = 0) -> torch.Tensor:
+    """uint8 [n, 3, size, size]."""
+    return torch.randint(0, 256, (n, 3, size, size), generator=generator(seed, "bytes"), dtype=torch.uint8)
+
+
+def small_cnn(**config) -> SmallCNN:
+    """An untrained feature extractor of small images, in eval mode."""
+    model = SmallCNN(SmallCNNConfig(**{"classes": 10, **config}))
+    initialise_small_cnn(model, generator(0, "judge"))
+    model.train()
+    with torch.no_grad():
+        model(image_bytes(16, model.config.resolution))  # moves the running statistics off their start
+    return model.eval()

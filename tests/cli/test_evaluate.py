@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from reals.cli import main as cli
 from reals.measure.extractor import Extractor, Features, extract
@@ -23,19 +21,10 @@ from reals.measure.extractors.small_cnn import (
     save_small_cnn,
     small_cnn_extractor,
 )
-from reals.measure.metrics.contributions import class_contributions
-from reals.measure.metrics.frechet import Moments, frechet_distance
-from reals.measure.metrics.generation import generation_metrics, reference_of, streamed_reference
-from reals.measure.metrics.intervals import (
-    bootstrap_frechet,
-    bootstrap_inception_score,
-    bootstrap_share,
-    centred_interval,
-    counts_of,
-)
+from reals.measure.metrics.generation import generation_metrics, reference_of
 from reals.measure.references import any_reference, reference_rows
 from reals.measure.sources.by_path import open_source
-from reals.measure.stored import load_arrays, own_rows, save_arrays
+from reals.measure.stored import load_arrays, save_arrays
 from reals.rng import generator
 
 NAME = "tiny-cnn"
@@ -167,28 +156,6 @@ def test_a_reference_made_in_shards_agrees_to_rounding(here, capsys):
     for name in ("mu", "sigma", "mu_s", "sigma_s"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-12, atol=1e-12 * np.abs(a[name]).max())
     assert json.loads(str(a["facts"]))["images"] == 80
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 99))
-def test_a_streamed_reference_is_blind_to_batches(sizes, seed):
-    n = sum(sizes) + 1
-    x = torch.randn(n, 6, generator=generator(seed, "stream")).float()
-    features = Features(x, x[:, :4], x[:, :0])
-    chosen = reference_rows(n, n // 2, seed)
-    cut = [Features(*(t for t in parts)) for parts in zip(*(f.split([*sizes, 1]) for f in (
-        features.pool, features.spatial, features.logits)), strict=True)]  # fmt: skip
-    pool, spatial, kept = streamed_reference(cut, chosen)
-    assert torch.equal(pool.scatter, Moments.of(features.pool).scatter)
-    assert torch.equal(spatial.mean, Moments.of(features.spatial).mean)
-    assert torch.equal(kept, x[torch.from_numpy(chosen)])
-
-
-@given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 9))
-def test_shards_cover_every_image_once_in_whole_batches(n, batch, shards):
-    spans = [own_rows(n, batch, k, shards) for k in range(shards)]
-    assert [i for start, stop in spans for i in range(start, stop)] == list(range(n))
-    assert all(start % batch == 0 or start == n for start, _ in spans)
 
 
 def test_fewer_samples_are_refused_or_flagged(here, capsys):
@@ -355,56 +322,6 @@ def test_class_shares_sum_to_the_fid_and_name_the_guilty_class(here):
     total = sum(c["share"] for c in shares["classes"].values()) + shares["remainder"]
     assert total == pytest.approx(record["metrics"][f"FID ({NAME})"], rel=1e-9)
     assert [c["samples"] for c in shares["classes"].values()] == [30, 30, 30]
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([12, 200]))
-def test_contributions_are_an_exact_split_for_any_rank(seed, n):
-    draw = generator(seed, "contributions")
-    x = torch.randn(n, 16, generator=draw, dtype=torch.float64) * torch.linspace(0.3, 2, 16)
-    labels = torch.arange(n) % 4
-    x[labels == 2] += 3
-    real = Moments.of(torch.randn(300, 16, generator=draw, dtype=torch.float64)).finalize()
-    own = Moments.of(x).finalize()
-    found = class_contributions(x, labels, 4, real)
-    distance = frechet_distance(own.mu, own.sigma, real.mu, real.sigma)
-    assert float(found.share.sum()) + found.remainder == pytest.approx(distance, rel=1e-9)
-    assert (found.share >= 0).all()
-    if n > 16:
-        assert abs(found.remainder) < 1e-9 and found.share.argmax() == 2
-
-
-def test_intervals_cover_what_new_samples_do(here):
-    draw = generator(0, "intervals")
-    real = Moments.of(torch.randn(4000, 6, generator=draw)).finalize()
-
-    def distance(x):
-        own = Moments.of(x).finalize()
-        return frechet_distance(own.mu, own.sigma, real.mu, real.sigma)
-
-    sets = [1.2 * torch.randn(500, 6, generator=draw) for _ in range(60)]
-    spread = np.std([distance(x) for x in sets])
-    boot = bootstrap_frechet(sets[0], real, 60, seed=0)
-    value = distance(sets[0])
-    interval = centred_interval(value, boot)
-    assert interval.low < value < interval.high
-    assert 0.6 < interval.std / spread < 1.6
-    assert boot.mean() > value  # resampling repeats rows, which raises FID: hence the centring
-
-
-def test_replicates_are_the_metrics_of_resampled_rows():
-    draw = generator(1, "replicates")
-    x, logits = torch.randn(40, 3, generator=draw), torch.randn(40, 5, generator=draw)
-    rows = torch.repeat_interleave(torch.arange(40), counts_of(40, 7, 2))
-    real = Moments.of(torch.randn(50, 3, generator=draw)).finalize()
-    own = Moments.of(x[rows]).finalize()
-    expected = frechet_distance(own.mu, own.sigma, real.mu, real.sigma)
-    assert float(bootstrap_frechet(x, real, 3, seed=7, block=16)[2]) == pytest.approx(expected, rel=1e-9)
-    from reals.measure.metrics.inception_score import inception_score
-
-    assert float(bootstrap_inception_score(logits, 5000, 3, seed=7)[2]) == pytest.approx(inception_score(logits[rows])[0])
-    inside = x[:, 0] > 0
-    assert float(bootstrap_share(inside, 3, seed=7)[2]) == pytest.approx(float(inside[rows].double().mean()))
 
 
 def test_the_bootstrap_is_in_the_record(here):

@@ -4,11 +4,13 @@ import inspect
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reals.experiment.sampler_table import CHAIN_STEPS, PATH_NAMES, SAMPLERS
 from reals.method import paths, samplers
 from reals.method.models.transformer import TransformerConfig
-from reals.method.sampling import Sampling
+from reals.method.sampling import Sampling, shard_range
 
 CONFIG = TransformerConfig(
     width=8, depth=1, heads=1, patch=2, latent_channels=1, latent_size=2, classes=2, learn_sigma=True
@@ -67,3 +69,10 @@ def test_the_chain_has_as_many_steps_as_the_table_says():
     from reals.method import ddpm
 
     assert len(ddpm.linear_schedule()) == CHAIN_STEPS
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_shards_cover_every_sample_once(n, shards):
+    ranges = [list(shard_range(n, k, shards)) for k in range(shards)]
+    assert [i for r in ranges for i in r] == list(range(n))
+    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1

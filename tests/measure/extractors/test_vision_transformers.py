@@ -1,0 +1,46 @@
+"""DINOv2 and CLIP give pool features alone, with positions resampled as DINOv2 does."""
+
+import hashlib
+
+import pytest
+import torch
+from small import image_bytes
+
+from reals.measure.extractors.vision_transformers import Vit, dinov2_positions, vision_transformer
+from reals.rng import generator
+
+
+def test_positions_are_resampled_as_dinov2_does():
+    # The authors' own code gave the same bits for this draw; here: no antialiasing, no mixing of rows and columns.
+    positions = torch.randn(1, 1 + 37 * 37, 4, generator=generator(0, "positions"))
+    found = dinov2_positions(positions, 16)
+    assert found.shape == (1, 257, 4) and torch.equal(found[:, 0], positions[:, 0])
+    smooth = torch.linspace(0, 1, 37).view(1, 37, 1, 1).expand(1, 37, 37, 4).reshape(1, -1, 4)
+    ramp = dinov2_positions(torch.cat([positions[:, :1], smooth], 1), 16)[0, 1:].view(16, 16, 4)
+    assert (ramp.std(dim=1) < 1e-6).all() and (ramp.diff(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_vision_transformer_gives_pool_features_alone(tmp_path, projected):
+    timm = pytest.importorskip("timm")
+    vit = Vit("small", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", projected=projected)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        peer = timm.create_model(vit.timm, num_classes=1000 if projected else 0).eval()
+    torch.save(peer.state_dict(), tmp_path / "w.pth")
+    extractor = vision_transformer(vit, tmp_path / "w.pth", hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest())
+    x = image_bytes(2, 48)
+    features = extractor.features(x)
+    resized = torch.nn.functional.interpolate(x.float(), size=(224, 224), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        expected = peer((resized / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(features.pool, expected, rtol=1e-3, atol=1e-4)
+    assert features.spatial.shape == features.logits.shape == (2, 0)
+    assert extractor.sha256 == vision_transformer(vit, tmp_path / "w.pth").sha256
+    with pytest.raises(ValueError, match="fetch the file again"):
+        vision_transformer(vit, tmp_path / "w.pth", "0" * 64)
+    (tmp_path / "w.pth").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"small: .*w\.pth cannot be loaded"):
+        vision_transformer(vit, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="no such file"):
+        vision_transformer(vit, tmp_path / "nowhere.pth")

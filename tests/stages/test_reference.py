@@ -1,0 +1,42 @@
+"""Each feature extractor has a reference of its own."""
+
+import pytest
+from conftest import edit
+
+from reals.experiment import registry
+from reals.experiment.load import load
+from reals.measure.extractor import extract
+from reals.measure.features import batches
+from reals.measure.metrics.generation import generation_metrics
+from reals.stages import (
+    data,
+    extractor,
+    inputs,
+    reference,
+)
+from reals.stages.context import Context
+
+
+def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(project):
+    edit(
+        project / "config/scales/smoke.yaml", "  pr_reference:",
+        "  second: {kind: small-cnn, name: other-cnn, width: 4, blocks: 2, steps: 2, batch: 8, lr: 1.0e-3, seed: 99}\n  pr_reference:",
+    )  # fmt: skip
+    context = Context(registry.Registry(load("smoke")))
+    r = context.registry
+    data.run(context, r.data)
+    extractor.run(context, r.extractor)
+    extractor.run(context, r.second_extractor)
+    assert r.second_extractor.id != r.extractor.id and "other-cnn" in r.second_reference.id
+    reference.run(context, r.reference)
+    reference.run(context, r.second_reference)
+    evaluation = r.evaluations["sit-b2-reals_400K"]
+    assert [n.kind for n in evaluation.needs] == ["samples", "reference", "reference"]
+    second = inputs.load_extractor(context, r.second_extractor)
+    assert second.network.config.blocks == 2
+    real = inputs.load_reference(context, r.second_reference)
+    images = context.images("train")
+    found = extract(second, batches(images))
+    assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
+    plain = registry.Registry(load("demo")).evaluations["sit-b2-reals_400K"]
+    assert "second" not in plain.identity
