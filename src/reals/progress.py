@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TextIO
 
 LINE_SECONDS = 10.0  # between plain lines in a log file
 LIVE_SECONDS = 0.2
@@ -23,7 +24,7 @@ class Progress:
     """Counts towards ``total`` from ``start`` (work done in an earlier process) and estimates the time left."""
 
     def __init__(
-        self, label: str, total: int, start: int = 0, stream=None, quiet: bool = False, now: Callable[[], float] = time.monotonic
+        self, label: str, total: int, start: int = 0, stream: TextIO | None = None, quiet: bool = False, now: Callable[[], float] = time.monotonic
     ):  # fmt: skip
         self.label, self.total, self.done = label, total, start
         self.stream, self.quiet, self.now = stream or sys.stderr, quiet, now

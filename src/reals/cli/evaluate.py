@@ -2,9 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reals.cli.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
 from reals.cli.subcommands import Subcommands
+
+if TYPE_CHECKING:  # numpy and torch are imported where they are used: they take seconds
+    import numpy as np
+
+    from reals.measure.source import Source
 
 
 def add(commands: Subcommands) -> None:
@@ -26,7 +32,6 @@ def add(commands: Subcommands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Cheap refusals first, then features, then metrics; writes the JSON and prints one line."""
     _check(options)
-    import numpy as np
 
     from reals import files
     from reals.machine import memory
@@ -43,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.samples}: {n} image, at least 2 are needed for a covariance")
     if options.pr_reference and n <= ADM_K:
         raise ValueError(f"{options.samples}: {n} images, too few for precision and recall; add some, or --pr-reference 0")
-    labels = _labels(options, source, n, np)
+    labels = _labels(options, source, n)
     place = options.samples.resolve()  # '.' has no name of its own
     out = options.out or place.with_name(place.name + ".metrics.json")
     refuse_unwritable("--out", out)
@@ -76,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
             "reference and balls stay as they are",
             **named(spread, extractor.name),
         }
-    if options.per_class:
+    if labels is not None:
         written["per_class"] = per_class(samples, labels, None if options.labels else source.classes, reference)
     if clock.total:
         written["extraction"] = clock.facts(n)
@@ -102,8 +107,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--reference {options.reference}: no such file or folder")
 
 
-def _labels(options: argparse.Namespace, source, n: int, np):
+def _labels(options: argparse.Namespace, source: "Source", n: int) -> "np.ndarray | None":
     """int64 [n] where --per-class asks for them."""
+    import numpy as np
+
     if not options.per_class:
         return None
     if options.labels is not None:

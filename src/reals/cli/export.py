@@ -2,8 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reals.cli.subcommands import Subcommands
+
+if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
+    from torch import Tensor
+
+    from reals.method.checkpoints import Checkpoint
 
 
 def add(commands: Subcommands) -> None:
@@ -38,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.out}: {family}, {held}")
 
 
-def _raw_weights(path: Path, checkpoint):
+def _raw_weights(path: Path, checkpoint: "Checkpoint") -> "dict[str, Tensor] | None":
     """The weights that our run's EMA averages, where the training state of the same step is still there."""
     from reals.training.states import States
 

@@ -3,6 +3,12 @@
 import argparse
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
+    import torch
+
+    from reals.measure.extractor import Extractor
 
 SHIPPED = ("inception", "dinov2", "clip")
 
@@ -51,7 +57,7 @@ def refuse_unwritable(option: str, path: Path | None) -> None:
         raise ValueError(f"{path}: cannot be written ({error.strerror}); give another place with {option}") from None
 
 
-def device_of(name: str | None):
+def device_of(name: str | None) -> "torch.device":
     """The torch device that ``name`` is, else a GPU where there is one, with float32 as it is said. ValueError for a device
     that is not here."""
     import torch
@@ -67,7 +73,7 @@ def device_of(name: str | None):
     return device
 
 
-def make_network(options: argparse.Namespace):
+def make_network(options: argparse.Namespace) -> "Extractor":
     """The Extractor that the options name, on its device. ValueError for an unknown network or a wrong file."""
     from reals import files
     from reals.measure.extractors.by_kind import make_extractor
@@ -99,7 +105,7 @@ def make_network(options: argparse.Namespace):
     return extractor.to(device)
 
 
-def _called(name: str):
+def _called(name: str) -> "Extractor":
     from reals.experiment.metric_table import ADM_EXTRACTOR
     from reals.measure.extractor import Extractor
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ class Bf16(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
 
-    def compile(self, **options) -> None:
+    def compile(self, **options: Any) -> None:
         self.model.compile(**options)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ class States:
         )
 
 
-def size(value) -> int:
+def size(value: object) -> int:
     """Bytes of all tensors in a state."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
@@ -135,7 +135,7 @@ def size(value) -> int:
     return sum(map(size, value)) if isinstance(value, list | tuple) else 0
 
 
-def snapshot(value, into=None):
+def snapshot(value: Any, into: Any = None) -> Any:
     """A copy in host memory, into the tensors of an earlier snapshot where they fit; CUDA copies are only enqueued."""
     if isinstance(value, Tensor):
         if not (isinstance(into, Tensor) and into.shape == value.shape and into.dtype == value.dtype):
@@ -153,7 +153,7 @@ def snapshot(value, into=None):
 class _Digest:
     """Hashes what is written as it is written: a state is not read again, and the checksum is of what was meant."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.hash, self.bytes = hashlib.sha256(), 0
         self.failure: OSError | None = None
 
@@ -170,7 +170,7 @@ class _Digest:
             self.file.flush()
             os.fsync(self.file.fileno())
 
-    def write(self, data) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         try:
             if self.failure is None:
                 self.file.write(data)

@@ -207,7 +207,7 @@ def rescale_latents(vae: "AutoencoderKL", factor: float) -> None:
 class LatentStatistics:
     """Mean and variance of sampled latents, from posterior moments: E[z^2] = mean^2 + var, without sampling. float64."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.total = self.square = torch.zeros((), dtype=torch.float64)  # from the first batch on per channel
         self.count = 0
 

@@ -4,6 +4,8 @@ The same function and gradients as `F.linear` and `F.scaled_dot_product_attentio
 Everywhere else (float32, a GPU, no gradients) these are the stock calls.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,13 +43,13 @@ class _Linear(torch.autograd.Function):
     """oneDNN's bfloat16 product runs at half speed when its left operand is a transposed view; a copy costs far less."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.dtype, half = weight.dtype, weight.to(x.dtype)
         ctx.save_for_backward(x, half)
         return F.linear(x, half, bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         outer, inner = grad.flatten(0, -2), x.flatten(0, -2)
         if outer.shape[1] > inner.shape[1]:  # the narrower one is the cheaper to copy
@@ -75,12 +77,12 @@ def _(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, qkv: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor) -> Tensor:
         ctx.save_for_backward(qkv)
         return _attended(qkv)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _attention_backward(*ctx.saved_tensors, grad)
 
 

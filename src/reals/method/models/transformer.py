@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class TransformerConfig:
     projector_dim: int | tuple[int, ...] | None = None
     projector_hidden: int = 2048
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = ["width", "depth", "heads", "patch", "latent_channels", "latent_size", "classes"]
         for name in [*sizes, "projector_hidden"]:
             if getattr(self, name) < 1:
@@ -262,7 +263,7 @@ class Transformer(nn.Module):
             return output
         return output, projected if isinstance(self.config.projector_dim, tuple | list) else projected[0]
 
-    def compile(self, **options) -> None:
+    def compile(self, **options: Any) -> None:
         """torch.compile of the blocks, in place: they share one graph, made in seconds where the whole network takes minutes.
 
         `options` are torch.compile's.

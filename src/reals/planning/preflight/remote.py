@@ -5,8 +5,12 @@ import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reals.experiment.reading import ConfigError
+
+if TYPE_CHECKING:  # dvc is imported where it is used: it takes seconds
+    from dvc.fs import FileSystem
 
 SECONDS = 15.0  # for a host to answer
 
@@ -39,7 +43,7 @@ def dvc_remote(folder: Path) -> str:
         raise ConfigError(f"DVC: {error}; see `dvc remote list`") from None
 
 
-def _takes_objects(fs, folder: str) -> str:
+def _takes_objects(fs: "FileSystem", folder: str) -> str:
     """``fs`` is one of DVC's file systems, each of which has exceptions of its own."""
     where, content = folder if fs.protocol in ("http", "https") else f"{fs.protocol}:{folder}", os.urandom(32)
     if fs.protocol in ("http", "https"):

@@ -44,7 +44,7 @@ class ClassifierTask(Task):
     crop_scale: tuple[float, float] | None = None
     patch_loss: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
     def update(self, step: int) -> dict[str, Tensor | float]:
