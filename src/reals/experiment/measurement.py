@@ -13,7 +13,7 @@ class SamplingConfig(Strict):
     """The samples that evaluations measure."""
 
     steps: int = Field(ge=2)
-    """Of the sampler, where a row of evaluations.tsv states none (sampler_table says what they mean)."""
+    """Steps of the sampler where a row of evaluations.tsv states none: network evaluations of an image, in most samplers."""
     samples: int = Field(gt=0)
     """Images that an evaluation measures."""
     gallery: int = Field(gt=0)

@@ -61,7 +61,7 @@ class TrainedTeacher(Strict):
     lr: float = Field(gt=0)
     """Learning rate."""
     seed: Seed
-    """Of its weights and batches."""
+    """Seed of its weights and batches."""
     crop_scale: tuple[float, float] | None = None
     """Train on random resized crops of this share of the area, as DINOv2 does; null: small shifts."""
     patch_loss: float | None = Field(default=None, gt=0)
@@ -196,7 +196,7 @@ class AutoencoderConfig(Strict):
     held_out_every: int = Field(default=50, gt=0)
     """Steps between those."""
     precision: AutoencoderPrecision = None
-    """Of the networks' products: fp32 (default), tf32 or bf16. Part of the id."""
+    """Precision of the networks' matrix products: fp32 (default), tf32 or bf16. Part of the id."""
 
 
 class SizeConfig(Strict):
@@ -231,7 +231,7 @@ class TransformerTraining(Strict):
     ema: float = Field(ge=0, lt=1)
     """Decay of the average of the weights, which samples are drawn from."""
     precision: Precision = None
-    """Of the networks' products: fp32 (default), tf32, bf16 or fp16. Part of the id."""
+    """Precision of the networks' matrix products: fp32 (default), tf32, bf16 or fp16. Part of the id."""
 
 
 class TrainedExtractor(Strict):
@@ -250,7 +250,7 @@ class TrainedExtractor(Strict):
     lr: float = Field(gt=0)
     """Learning rate."""
     seed: Seed
-    """Of its weights and batches."""
+    """Seed of its weights and batches."""
     blocks: Annotated[int, Field(ge=1)] | None = None
     """Residual blocks a stage; 1 unless set."""
 

@@ -77,7 +77,7 @@ class Repeatable(Strict):
     name: Name
     """Unique in the sheet; part of the ids."""
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] = ()
-    """Seeds to train with, such as 0,1,2; '-' or no column: the scale's."""
+    """Seeds to train with, such as 0,1,2; '-' or no column: the scale's. In evaluations.tsv: which of its run's seeds; else all."""
     repeat_of: str | None = None  # never in a sheet: what repeats.py writes
 
     @model_validator(mode="after")

@@ -50,7 +50,7 @@ class Scale(Strict):
     """A folder of config/sheets/: its autoencoders.tsv, runs.tsv, evaluations.tsv, tables.yaml, tables/ and figures.yaml, each
     where present, take the place of config/'s own."""
     paper: bool = False
-    """True only where data, sizes, steps and feature extractor are the paper's; otherwise every table says that its figures are
+    """True only where data, sizes, steps and feature extractor are the paper's; otherwise every table says that its numbers are
     not comparable with the published ones."""
     description: str
     """One line that tables and figures print."""
@@ -61,12 +61,12 @@ class Scale(Strict):
     latent: LatentConfig
     """Shape and scale of the latents."""
     lambda_k_factor: float = Field(gt=0)
-    """Multiplies the sheets' lambda_k: the KL is a sum over latent dimensions (see demo.yaml)."""
+    """Multiplies the sheets' lambda_k, because the KL is a sum over latent dimensions (see demo.yaml)."""
     teachers: dict[Literal["large", "base"], Teacher]
     """The teachers that rows of autoencoders.tsv and REPA name."""
     features: Literal["cached", "cls", "online"]
     """Where teachers' features come from. online: computed in training; cached: on disk (images x tokens x width x 2 bytes, twice
-    with flips); cls: only the cls token is cached, for autoencoders aligned to it alone, and what needs patches computes them
+    with flips); cls: only the cls token is cached, for autoencoders aligned to it alone; what needs patches computes them
     online (docs/caches.md)."""
     bases: dict[str, Base]
     """What each row of autoencoders.tsv with `init: base` starts from."""

@@ -79,7 +79,8 @@ def key_tables(kind: Any) -> str:
     _find_blocks(made, known, "", places)
     parts = [_table(made, known)]
     for name, at in places.items():
-        parts += [f"**{', '.join(f'`{place}`' for place in at)}**: {known[name]['description']}", _table(known[name], known)]
+        said = f"**{', '.join(f'`{place}`' for place in at)}**: {known[name]['description']}"
+        parts += [textwrap.fill(said, 120, break_long_words=False, break_on_hyphens=False), _table(known[name], known)]
     return "\n\n".join(parts) + "\n"
 
 
