@@ -38,6 +38,28 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
+STARTED = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"}
+AT_ONCE = ("git", "lscpu", "sinfo", "sbatch", "squeue", "sacctmgr", "nvidia-smi")  # milliseconds, and often a test's own stand-in
+_forbidden: list[str] = []  # the test that must not start a process, while it runs
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if _forbidden and event in STARTED and not (arguments and arguments[0] in AT_ONCE):
+        raise AssertionError(f"{_forbidden[0]} starts a process ({event}: {arguments}); mark it with pytest.mark.process")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process(request):
+    """`make quick` leaves out what is marked `process`; this holds the rest to it."""
+    if not request.node.get_closest_marker("process"):
+        _forbidden.append(request.node.nodeid)
+    yield
+    _forbidden.clear()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _strict():
     torch.set_num_threads(1)

@@ -52,6 +52,7 @@ def test_a_changed_byte_is_found_where_files_are_read_before_they_are_used(tmp_p
         files.verified(tmp_path)
 
 
+@pytest.mark.process
 def test_a_lock_excludes_names_its_holder_and_dies_with_it(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from reals import files\n"

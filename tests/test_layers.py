@@ -86,11 +86,13 @@ def loaded_after(imports: str, names: tuple[str, ...]) -> list[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.mark.process
 def test_planning_the_dag_never_imports_torch():
     imports = "from reals.cli import driver\nfrom reals.experiment import figure_table\nfrom reals.planning import cost"
     assert loaded_after(imports, ("torch", "numpy")) == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("module", ["handover", "dispatch", "prefork"])
 def test_what_starts_every_job_imports_the_standard_library_only(module: str):
     assert loaded_after(f"import reals.machine.{module}", ("torch", "numpy", "yaml", "pydantic")) == []

@@ -74,6 +74,7 @@ def test_a_mistake_in_the_config_is_one_line(project, config, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.process
 def test_a_mistake_ends_snakemake_while_it_reads_the_rules(project, capfd):
     pid = os.fork()
     if pid == 0:

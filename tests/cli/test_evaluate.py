@@ -135,6 +135,7 @@ def test_features_made_in_shards_merge_to_the_same_bits(here, capsys, shards):
         assert np.array_equal(joined, np.load(here / "whole.npz")[field])
 
 
+@pytest.mark.process
 def test_shards_made_by_processes_of_their_own_merge_to_the_same_bits(here):
     whole = evaluate()
     command = [sys.executable, "-m", "reals", "evaluate", "samples.npz", "--network", NAME, "--n", "90", "--batch", "16",

@@ -124,6 +124,7 @@ def test_batches_and_shards_make_the_same_images(made, whole, tmp_path):
     assert close(images(tmp_path / "sharded.npz"), whole)
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on(made, whole, tmp_path):
     out = tmp_path / "killed.npz"
     call = [

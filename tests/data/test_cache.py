@@ -101,6 +101,7 @@ def test_any_sharding_holds_the_same_rows(whole, tmp_path):
         assert np.array_equal(one.rows("a", range(50), [f] * 50), many.rows("a", range(50), [f] * 50))
 
 
+@pytest.mark.process
 def test_many_writers_killed_at_random_moments_leave_the_same_files(whole, tmp_path):
     folder, fork = tmp_path / "cache", multiprocessing.get_context("fork")
     draw, killed = np.random.default_rng(1), 0
@@ -214,6 +215,7 @@ def test_a_disk_too_small_is_said_before_anything_is_computed(tmp_path):
         fill(tmp_path / "cache", replace(LAYOUT, fields={"a": (10**15,)}), work=None)
 
 
+@pytest.mark.process
 def test_a_full_disk_ends_in_an_error_and_no_half_file(tmp_path):
     """A file size limit stands for the full disk: the write itself fails."""
     import resource

@@ -20,6 +20,7 @@ def changed(before, after) -> set[tuple[str, str]]:
     return {key for key in after if before.get(key) != after[key]}
 
 
+@pytest.mark.process
 def test_ids_are_the_same_in_every_process(project):
     program = "from reals.experiment.load import load; from reals.experiment.registry import Registry; print(Registry(load('demo')).runs['sit-b2-reals'].id)"
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=project)

@@ -62,6 +62,7 @@ def with_probe(program: str, cwd=REPOSITORY) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_a_stage_that_is_added_is_known_to_command_line_and_dvc():
     printed = with_probe("""
 from reals.cli import main

@@ -58,6 +58,7 @@ def test_gpus_that_pytorch_cannot_use_end_the_job(monkeypatch, tmp_path):
     dispatch.refuse_idle_gpus(0, "2.0")
 
 
+@pytest.mark.process
 def test_many_leases_at_once_never_share_a_gpu_and_a_large_one_is_not_starved(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from reals.machine import dispatch\n"
@@ -76,6 +77,7 @@ def test_many_leases_at_once_never_share_a_gpu_and_a_large_one_is_not_starved(tm
             assert b <= c or d <= a or not gpus & others
 
 
+@pytest.mark.process
 def test_a_killed_job_gives_its_gpus_back(tmp_path):
     program = "import sys, time; from pathlib import Path; from reals.machine import dispatch; dispatch.lease(2, ['0', '1'], Path(sys.argv[1])); print(flush=True); time.sleep(60)"
     job = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=ENVIRONMENT, stdout=subprocess.PIPE)
@@ -85,6 +87,7 @@ def test_a_killed_job_gives_its_gpus_back(tmp_path):
     assert dispatch.lease(2, ["0", "1"], tmp_path)[0] == ["0", "1"]
 
 
+@pytest.mark.process
 def test_one_process_on_one_machine_is_the_plain_command(tmp_path):
     done = run(tmp_path, "--gpus", "8", "--threads", "2", "--together", "ids", "--config", "scale=smoke")
     out, err = done.communicate(timeout=60)
@@ -92,6 +95,7 @@ def test_one_process_on_one_machine_is_the_plain_command(tmp_path):
     assert "sit-b2-reals" in out
 
 
+@pytest.mark.process
 def test_in_an_allocation_of_ones_own_gpus_are_leased_too(tmp_path):
     done = run(tmp_path, "--gpus", "1", "ids", "--config", "scale=smoke", SLURM_JOB_ID="5", CUDA_VISIBLE_DEVICES="2,3")
     out, err = done.communicate(timeout=60)
@@ -100,6 +104,7 @@ def test_in_an_allocation_of_ones_own_gpus_are_leased_too(tmp_path):
     assert {p.name for p in tmp_path.rglob("reals-gpus-*/*")} == {"queue", "2"}
 
 
+@pytest.mark.process
 def test_a_mistake_keeps_its_exit_code_and_its_one_line(tmp_path):
     done = run(tmp_path, "stage", "transformer", "no-such-id", "2", "--config", "scale=smoke")
     _, err = done.communicate(timeout=60)
@@ -107,6 +112,7 @@ def test_a_mistake_keeps_its_exit_code_and_its_one_line(tmp_path):
     assert len(err.splitlines()) == 1 and "no-such-id" in err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("asked", "starts", "threads"),
     [
@@ -131,6 +137,7 @@ def test_what_a_slurm_job_starts(tmp_path, asked, starts, threads):
     assert said["REALS_THREADS"] == threads
 
 
+@pytest.mark.process
 def test_several_nodes_are_one_srun_that_says_everything_again(tmp_path):
     (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "srun").chmod(0o755)
@@ -143,6 +150,7 @@ def test_several_nodes_are_one_srun_that_says_everything_again(tmp_path):
     assert out.strip().endswith("-m reals.machine.dispatch --nodes 2 --gpus 8 --threads 32 --together stage transformer x 2")
 
 
+@pytest.mark.process
 def test_the_sites_lines_container_and_scratch_come_before_the_command(tmp_path):
     site = {
         "setup": "export FROM_SETUP='two words'\necho loaded >&2",
@@ -161,6 +169,7 @@ def test_the_sites_lines_container_and_scratch_come_before_the_command(tmp_path)
     assert 3250 < float(said["REALS_STOP_AT"]) - began < 3310  # five minutes before the end of the hour
 
 
+@pytest.mark.process
 def test_the_log_of_each_start_of_a_training_stays_and_each_start_is_booked(tmp_path):
     told = ENVIRONMENT | {"SLURM_JOB_ID": "31", "SLURM_STEP_NUM_NODES": "1", "SLURMD_NODENAME": "n7"}
     told |= {"REALS_SITE": json.dumps({"python": stand_in(tmp_path)}), "REALS_STARTS": str(tmp_path / "book")}
@@ -178,6 +187,7 @@ def test_the_log_of_each_start_of_a_training_stays_and_each_start_is_booked(tmp_
     assert restarts.started_again(tmp_path / "book", since=time.time()) == []
 
 
+@pytest.mark.process
 def test_failing_setup_lines_stop_the_job(tmp_path):
     site = json.dumps({"setup": "false", "python": stand_in(tmp_path)})
     job = run(tmp_path, "stage", "sample", "x", "0", SLURM_JOB_ID="1", SLURM_STEP_NUM_NODES="1", REALS_SITE=site)

@@ -23,6 +23,7 @@ print(leave, faults())
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallopt") or torch.cuda.is_available(), reason="needs the GNU C library, no GPU"
 )

@@ -59,6 +59,7 @@ def run(env, *arguments, **kwargs):
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
+@pytest.mark.process
 def test_streams_folder_environment_and_exit_code(server, tmp_path):
     env, _ = server
     for arguments, code in ((["code", "0"], 0), (["code", "75"], 75), (["raise"], 1)):
@@ -70,6 +71,7 @@ def test_streams_folder_environment_and_exit_code(server, tmp_path):
     assert "RuntimeError: boom" in err
 
 
+@pytest.mark.process
 def test_commands_run_side_by_side(server):
     env, _ = server
     began = time.monotonic()
@@ -92,6 +94,7 @@ def gone(pid: int, seconds: float = 15) -> bool:
     return False
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_no_child_outlives_who_waits_for_it(server, tmp_path, victim):
     env, process = server
@@ -108,6 +111,7 @@ def test_no_child_outlives_who_waits_for_it(server, tmp_path, victim):
         assert "is gone" in client.stderr.read()
 
 
+@pytest.mark.process
 def test_without_a_server_the_command_runs_by_itself(server, tmp_path):
     env, process = server
     process.kill()

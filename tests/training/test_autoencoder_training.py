@@ -123,6 +123,7 @@ def final(folder: Path) -> dict:
     return {f"{part}.{k}": v for part in ("vae", "align", "discriminator") for k, v in state[part].items()}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_processes_train_as_one_does(tmp_path, name):
     """Also the discriminator's batch norm over 3 + 4 images, and weights made of gradients."""

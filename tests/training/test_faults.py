@@ -35,6 +35,7 @@ def advanced(folder, step):
         time.sleep(0.005)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path, kills):
     chance = random.Random(kills)
@@ -99,6 +100,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_last_state(small_disk, tm
     check_full_disk(small_disk / "a", tmp_path)
 
 
+@pytest.mark.process
 def test_a_file_size_limit_is_a_full_disk(tmp_path):
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -131,6 +133,7 @@ def test_a_damaged_state_is_said_loudly_and_the_one_before_used(tmp_path, damage
     assert "resumed at 3 of 9" in out.err
 
 
+@pytest.mark.process
 def test_a_second_writer_is_refused_and_names_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "LOCK_SECONDS", 0.2)
     child = fork(lambda: train_slowly(tmp_path / "a", 9000, tmp_path / "told"))

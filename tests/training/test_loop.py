@@ -56,6 +56,7 @@ def test_states_kept_are_milestones_and_the_last_two(tmp_path):
     assert states(tmp_path).steps() == [2, 6, 8]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_warning_saves_and_exits_with_the_documented_code(tmp_path, number, capfd):
     child = fork(lambda: loop.train(Slow(tmp_path / "told"), tmp_path / "a", 500, label="line", engine=EACH_STEP))

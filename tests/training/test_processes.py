@@ -37,6 +37,8 @@ from reals.training.processes import Processes, shares
 from reals.training.states import States
 from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks
 
+pytestmark = pytest.mark.process
+
 IMAGES, CLASSES, TEACHER = 24, 5, 6
 FAMILIES = {
     "SiT": RUN,

@@ -9,6 +9,8 @@ import pytest
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.process
+
 PIP = '#!/bin/sh\necho "$@" >> pip-was-asked\n'
 NO_PIP = '#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n'
 

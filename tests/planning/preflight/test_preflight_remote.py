@@ -9,6 +9,7 @@ from reals.experiment.reading import ConfigError
 from reals.planning.preflight import remote
 
 
+@pytest.mark.process
 def test_a_dvc_remote(project):
     pytest.importorskip("dvc")
 
