@@ -76,13 +76,13 @@ def by_seeds(task_, lambda_g: float):
             loss = loss + weights["gan"] * terms["gan"]
         if a is not None:
             aligned = alignment.align_loss(
-                task_.align, latents, *teacher(batch.indices, None, None), AlignWeights(a["lambda_1"], a["lambda_2"], 1.0)
+                task_.align, latents, *teacher(batch.indices, None, None), AlignWeights(a.lambda_1, a.lambda_2, 1.0)
             )
-            terms["align"], weights["align"] = aligned.total, a["lambda_a"]
-            if a["balance"] == "gradient":
+            terms["align"], weights["align"] = aligned.total, a.lambda_a
+            if a.balance == "gradient":
                 (share.weight * loss).backward()
                 (pull,) = torch.autograd.grad(share.weight * aligned.total, latents, retain_graph=True)
-                weights["align"] = a["lambda_a"] * latents.grad.norm() / max(pull.norm(), TINY)
+                weights["align"] = a.lambda_a * latents.grad.norm() / max(pull.norm(), TINY)
                 loss = weights["align"] * aligned.total
             else:
                 loss = loss + weights["align"] * aligned.total

@@ -49,7 +49,10 @@ def test_the_log_never_repeats_a_step(tmp_path):
         log.write({"step": step})
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # a line a kill cut short
-    Log(tmp_path / "log.jsonl", 3, 6).write({"step": 4})
+    log.file.close()
+    log = Log(tmp_path / "log.jsonl", 3, 6)
+    log.write({"step": 4})
+    log.file.close()
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
