@@ -95,6 +95,7 @@ def check_full_disk(folder, tmp_path):
     assert same(run(folder, 6), run(tmp_path / "b", 6))
 
 
+@pytest.mark.process
 def test_a_full_disk_stops_with_one_line_and_keeps_the_last_state(small_disk, tmp_path):
     loop.train(Growing(), small_disk / "a", 3, label="line")
     check_full_disk(small_disk / "a", tmp_path)

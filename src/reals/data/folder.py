@@ -79,7 +79,8 @@ def _classes(tops: dict[str, Path]) -> list[str]:
     """The class folders of the training split, at least two; ConfigError where the held-out split has others."""
     classes = _class_folders(tops["train"])
     if not classes:
-        loose = any(e.is_file() and Path(e.name).suffix.lower() in EXTENSIONS for e in os.scandir(tops["train"]))
+        with os.scandir(tops["train"]) as entries:
+            loose = any(entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries)
         state = "holds images but no class folders" if loose else "is empty"
         raise ConfigError(f"data.path: {tops['train']} {state}; put each class's images in a folder of its own")
     if len(classes) < 2:

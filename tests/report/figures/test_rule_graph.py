@@ -78,6 +78,7 @@ def test_layout_refuses_what_does_not_fit():
         rule_graph.layout(graph, width=3.0, box=1.0)
 
 
+@pytest.mark.process
 def test_figure2_does_not_depend_on_the_hash_seed(tmp_path):
     code = (
         "import sys; from pathlib import Path; from reals.report.figures import rule_graph;"
