@@ -1,8 +1,13 @@
 """Each feature extractor has a reference of its own."""
 
-import pytest
-from conftest import edit
+from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, edit
+
+from reals import rng
 from reals.experiment import registry
 from reals.experiment.load import load
 from reals.measure.extractor import extract
@@ -40,3 +45,24 @@ def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(pro
     assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
     plain = registry.Registry(load("demo")).evaluations["sit-b2-reals_400K"]
     assert "second" not in plain.identity
+
+
+def test_the_analysis_seed_chooses_the_images_of_precision_and_recall(project):
+    scale = project / "config/scales/smoke.yaml"
+    edit(scale, "pr_reference: 100", "pr_reference: 12")
+    context = Context(registry.Registry(load("smoke")))
+    r = context.registry
+    data.run(context, r.data)
+    extractor.run(context, r.extractor)
+    reference.run(context, r.reference)
+    images, seed = context.images("train"), context.scale.seeds.analysis
+    rows = rng.permutation(seed, "reference features", n=len(images))[:12]
+    kept = inputs.load_reference(context, r.reference).features
+    every = extract(inputs.load_extractor(context), batches(images)).pool
+    assert torch.equal(kept, every[np.sort(rows)])
+    other = registry.Registry(load("smoke", seed=seed + 1)).reference
+    assert other.spec == replace(r.reference.spec, seed=seed + 1) and other.id != r.reference.id
+
+
+def test_a_published_reference_has_no_choice_and_no_seed():
+    assert registry.Registry(load("imagenet256", folder=REPOSITORY / "config")).reference.spec.seed is None

@@ -265,6 +265,7 @@ class ReferenceSpec:
     extractor: str
     source: str | None
     pr_reference: int
+    seed: int | None  # chooses the images of precision and recall; None: the published file's first ones
 
 
 @dataclass(frozen=True, kw_only=True)

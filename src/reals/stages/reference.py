@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
@@ -13,7 +11,7 @@ from reals.machine.usage import work
 from reals.measure.extractor import Features, extract
 from reals.measure.features import BATCH, batches
 from reals.measure.metrics.generation import streamed_reference
-from reals.measure.references import adm_reference, merged_reference, reference_arrays
+from reals.measure.references import adm_reference, merged_reference, reference_arrays, reference_rows
 from reals.progress import Progress
 from reals.stages.context import Context
 from reals.stages.inputs import extractor_sha256, load_extractor
@@ -22,20 +20,20 @@ from reals.stages.inputs import extractor_sha256, load_extractor
 def run(context: Context, artefact: Artefact[ReferenceSpec]) -> None:
     """Writes reference.npz: mu, sigma, mu_s, sigma_s (ADM's keys), how many images, pool features for P/R and KID.
 
-    The statistics are of all training images (as ADM's are), the features those of a fixed random choice of them;
-    or everything comes from ADM's own .npz where the scale names one.
+    The statistics are of all training images (as ADM's are), the features those of some of them, which the spec's seed
+    chooses; or everything comes from ADM's own .npz where the scale names one (and the features are those of its first images).
     """
-    folder = context.begin(artefact)
+    folder, seed = context.begin(artefact), artefact.spec.seed
     needed = artefact.needed("extractor")
     extractor = load_extractor(context, needed)
     config = context.scale.evaluation
-    if config.reference is not None and needed is context.registry.extractor:
+    if seed is None:
+        assert config.reference is not None
         found = adm_reference(Path(config.reference), extractor, config.pr_reference, BATCH)
     else:
         images = context.images("train")
         progress = Progress(f"reference {artefact.name}", len(images))
-        wanted = min(config.pr_reference, len(images))
-        chosen = np.sort(np.random.default_rng(artefact.stage.rev).permutation(len(images))[:wanted])
+        chosen = reference_rows(len(images), config.pr_reference, seed)
         with work():
             features = (extract(extractor, [batch]) for batch in batches(images))
             found = merged_reference([streamed_reference(_counted(features, progress), chosen)])

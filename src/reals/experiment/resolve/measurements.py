@@ -26,7 +26,7 @@ def reference(experiment: Experiment, data: Artefact[DataSpec], extractor: Artef
     config = experiment.scale.evaluation
     spec = ReferenceSpec(
         data=data.id, extractor=extractor.id, source=config.reference and Path(config.reference).name,
-        pr_reference=config.pr_reference,
+        pr_reference=config.pr_reference, seed=None if config.reference else experiment.scale.seeds.analysis,
     )  # fmt: skip
     return Artefact(data.name, spec, (data, extractor))
 
@@ -35,7 +35,10 @@ def second_reference(
     experiment: Experiment, data: Artefact[DataSpec], extractor: Artefact[ExtractorSpec]
 ) -> Artefact[ReferenceSpec]:
     """By the second feature extractor: always of the training images, since published statistics are of the first."""
-    spec = ReferenceSpec(data=data.id, extractor=extractor.id, source=None, pr_reference=experiment.scale.evaluation.pr_reference)
+    spec = ReferenceSpec(
+        data=data.id, extractor=extractor.id, source=None, pr_reference=experiment.scale.evaluation.pr_reference,
+        seed=experiment.scale.seeds.analysis,
+    )  # fmt: skip
     return Artefact(f"{data.name}_{extractor.name}", spec, (data, extractor))
 
 
