@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--regen",
+        "--fix",
         action="store_true",
         help="write anew what tests compare with: golden results, frozen ids, schemas and key tables",
     )

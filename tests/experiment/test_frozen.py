@@ -1,6 +1,6 @@
 """What a results folder made before relies on: ids and files of every artefact of the shipped scales, names inside weights and states.
 
-python -m pytest tests/test_frozen.py --regen     # only with a raised `rev`, or a row or scale that is new
+python -m pytest tests/experiment/test_frozen.py --fix     # only with a raised `rev`, or a row or scale that is new
 """
 
 import json
@@ -61,9 +61,9 @@ def compare(part: str, now: dict, regen: bool) -> None:
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_ids_and_files_are_those_of_before(scale, pytestconfig):
-    compare(scale, named(scale), pytestconfig.getoption("--regen"))
+    compare(scale, named(scale), pytestconfig.getoption("--fix"))
 
 
 @pytest.mark.workflow
 def test_weights_and_states_have_the_names_of_before(finished, pytestconfig):
-    compare("inside", inside(finished), pytestconfig.getoption("--regen"))
+    compare("inside", inside(finished), pytestconfig.getoption("--fix"))

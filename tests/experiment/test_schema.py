@@ -1,6 +1,6 @@
 """Schemas and key tables are those of the models, every key is explained, and the shipped files are what their schemas say.
 
-python -m pytest tests/experiment/test_schema.py --regen     # after a change of a model: writes schemas and tables anew
+python -m pytest tests/experiment/test_schema.py --fix     # after a change of a model: writes schemas and tables anew
 """
 
 import re
@@ -24,18 +24,18 @@ YAML = sorted(path for path in CONFIG.rglob("*.yaml") if path.name not in OF_OTH
 @pytest.mark.parametrize("name", FILES)
 def test_a_schema_is_that_of_its_model(name, pytestconfig):
     path = CONFIG / f"schema/{name}.json"
-    if pytestconfig.getoption("--regen"):
+    if pytestconfig.getoption("--fix"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(schema.document(FILES[name]))
-    assert path.read_text() == schema.document(FILES[name]), "a model changed: --regen (see above)"
+    assert path.read_text() == schema.document(FILES[name]), "a model changed: --fix (see above)"
 
 
 def test_the_manual_has_the_keys_of_the_models(pytestconfig):
     path = CONFIG / "README.md"
-    if pytestconfig.getoption("--regen"):
+    if pytestconfig.getoption("--fix"):
         path.write_text(schema.with_key_tables(path.read_text()))
     text = path.read_text()
-    assert text == schema.with_key_tables(text), "a model changed: --regen (see above)"
+    assert text == schema.with_key_tables(text), "a model changed: --fix (see above)"
     for name in ("scale", *schema.SHEETS):
         assert f"<!-- keys of {name} -->" in text
 

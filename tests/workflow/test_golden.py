@@ -1,6 +1,6 @@
 """What each stage made when its `rev` was last looked at: results that change without a new `rev` would be taken for the old ones.
 
-python -m pytest tests/test_golden.py --regen     # after raising `rev` of the changed stages in reals/experiment/stage_table.py
+python -m pytest tests/test_golden.py --fix     # after raising `rev` of the changed stages in reals/experiment/stage_table.py
 """
 
 import json
@@ -75,15 +75,15 @@ def upstream_kinds(registry: Registry) -> dict[str, set[str]]:
 def test_no_result_changed_without_its_rev(finished, pytestconfig):
     registry = Registry(load("smoke", folder=finished / "config"))
     now = measured(finished, registry)
-    if pytestconfig.getoption("--regen"):
+    if pytestconfig.getoption("--fix"):
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
     golden = json.loads(GOLDEN.read_text())
     guilty = changed_without_rev(golden, now, upstream_kinds(registry))
     assert not guilty, (
-        f"results of {', '.join(guilty)} changed: raise their `rev` in src/reals/experiment/stage_table.py, then --regen (see above)"
+        f"results of {', '.join(guilty)} changed: raise their `rev` in src/reals/experiment/stage_table.py, then --fix (see above)"
     )
-    assert {k: v["rev"] for k, v in golden.items()} == REVS, "a rev was raised: write the new results down with --regen"
-    assert all(close(golden[kind]["artefacts"], now[kind]["artefacts"]) for kind in now), "results moved with a rev: --regen"
+    assert {k: v["rev"] for k, v in golden.items()} == REVS, "a rev was raised: write the new results down with --fix"
+    assert all(close(golden[kind]["artefacts"], now[kind]["artefacts"]) for kind in now), "results moved with a rev: --fix"
 
 
 def test_a_change_is_blamed_on_the_stage_that_made_it():
