@@ -7,6 +7,14 @@ from typing import Any
 
 from reals.cli.experiment import add_experiment, experiment_of
 from reals.cli.subcommands import Subcommands
+from reals.experiment.stage_table import OF_COMMAND
+
+GROUPS = {
+    "Data, teachers, extractors": ("data", "teacher", "features", "extractor", "reference"),
+    "Autoencoders": ("autoencoder",), "Latent caches": ("latents",), "Runs, by milestone": ("transformer",),
+    "Samples": ("sample",), "Evaluations": ("evaluate", "analyse", "downstream"),
+}  # fmt: skip
+"""Title -> stages whose jobs stand below it; a stage that is in none has its own command as the title."""
 
 NOTE = """\
 FLOPs are those of the networks (2 per multiply-add; a training step is three forward passes of what is trained).
@@ -78,13 +86,12 @@ def printed(plan: dict) -> str:
         )
     if not plan["data"]["known"]:
         lines.append(f"  The images are not counted yet: {plan['data']['images']:,} are assumed.")
-    groups = {
-        "Data, teachers, extractors": ("data", "teacher", "features", "extractor", "reference"),
-        "Autoencoders": ("autoencoder",), "Latent caches": ("latents",), "Runs, by milestone": ("transformer",),
-        "Samples": ("sample",), "Evaluations": ("evaluate", "analyse", "downstream"),
-    }  # fmt: skip
-    for title, stages in groups.items():
+    grouped = {command for stages in GROUPS.values() for command in stages}
+    own = {command: (command,) for command in OF_COMMAND if command not in grouped}
+    for title, stages in (GROUPS | own).items():
         jobs = [j for j in plan["jobs"] if j["stage"] in stages]
+        if not jobs:
+            continue
         several = len(stages) > 1
         rows = [
             row(j, **({"stage": j["stage"]} if several else {}), name=j["name"], **({"step": j["step"]} if j["step"] else {}))

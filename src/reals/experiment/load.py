@@ -87,7 +87,7 @@ def scale_path(folder: Path, scale: str) -> Path:
     path = folder / "scales" / f"{scale}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in (folder / "scales").glob("*.yaml"))
-        raise ConfigError(f"scale: {unknown(scale, known, 'scale')}; or give the path of a scale file")
+        raise ConfigError(f"{unknown(scale, known, 'scale')} (or give the path of a scale file)")
     return path
 
 
