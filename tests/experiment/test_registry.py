@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import edit
 
+from reals.experiment.artefact import Artefact
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
@@ -25,6 +26,20 @@ def test_ids_are_the_same_in_every_process(project):
     program = "from reals.experiment.load import load; from reals.experiment.registry import Registry; print(Registry(load('demo')).runs['sit-b2-reals'].id)"
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=project)
     assert other.stdout.strip() == ids()["run", "sit-b2-reals"]
+
+
+def test_all_holds_every_artefact_once_after_what_it_is_made_from(project):
+    registry = Registry(load("smoke"))
+    held = [
+        artefact
+        for value in vars(registry).values()
+        for artefact in (value.values() if isinstance(value, dict) else [value])
+        if isinstance(artefact, Artefact)
+    ]
+    everything = registry.all()
+    assert sorted((a.kind, a.name) for a in held) == sorted((a.kind, a.name) for a in everything)
+    for place, artefact in enumerate(everything):
+        assert all(needed in everything[:place] for needed in artefact.needs), artefact.name
 
 
 def test_comments_notes_batches_and_paths_change_nothing(project):

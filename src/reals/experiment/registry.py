@@ -1,7 +1,7 @@
 """All artefacts of an experiment: by kind and name, by id, and their places on disk."""
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from reals.experiment import stage_table
 from reals.experiment.artefact import Artefact
@@ -11,6 +11,8 @@ from reals.experiment.resolve import autoencoders, images, measurements, transfo
 from reals.experiment.resolve.shared import Sources
 from reals.experiment.specs import ExtractorSpec, ReferenceSpec, Spec
 
+A = TypeVar("A", bound=Artefact[Spec])
+
 
 class Registry:
     """All artefacts of an experiment, by kind and name (those of teachers by their key in the scale)."""
@@ -19,53 +21,60 @@ class Registry:
         """Raises ConfigError where Figures 3 and 4 name what they cannot be drawn from."""
         self.experiment = experiment
         self.root = Path("results") / experiment.scale.name
-        self.data = images.data(experiment)
-        self.teachers = images.teachers(experiment, self.data)
-        self.features = images.features(experiment, self.data, self.teachers)
-        sources = Sources(experiment.scale.features, self.teachers, self.features)
+        self._all: list[Artefact[Spec]] = []  # what `_one` and `_each` were given, in the order of the lines below
 
         config = experiment.scale.evaluation
-        self.extractor = images.extractor(experiment, self.data, config.extractor)
-        self.reference = measurements.reference(experiment, self.data, self.extractor)
+        self.data = self._one(images.data(experiment))
+        self.extractor = self._one(images.extractor(experiment, self.data, config.extractor))
         self.second_extractor: Artefact[ExtractorSpec] | None = None
-        self.second_reference: Artefact[ReferenceSpec] | None = None
         if config.second is not None:
-            self.second_extractor = images.extractor(experiment, self.data, config.second)
-            self.second_reference = measurements.second_reference(experiment, self.data, self.second_extractor)
+            self.second_extractor = self._one(images.extractor(experiment, self.data, config.second))
+        self.reference = self._one(measurements.reference(experiment, self.data, self.extractor))
+        self.second_reference: Artefact[ReferenceSpec] | None = None
+        if self.second_extractor is not None:
+            self.second_reference = self._one(measurements.second_reference(experiment, self.data, self.second_extractor))
 
-        self.autoencoders = autoencoders.autoencoders(experiment, self.data, sources)
-        self.latents = {name: transformers.latents(self.data, made) for name, made in self.autoencoders.items()}
-        self.runs = {
+        self.teachers = self._each(images.teachers(experiment, self.data))
+        self.features = self._each(images.features(experiment, self.data, self.teachers))
+        sources = Sources(experiment.scale.features, self.teachers, self.features)
+        self.autoencoders = self._each(autoencoders.autoencoders(experiment, self.data, sources))
+        self.latents = self._each({name: transformers.latents(self.data, made) for name, made in self.autoencoders.items()})
+        self.runs = self._each({
             name: transformers.run(experiment, row, self.latents[row.autoencoder], sources)
             for name, row in experiment.runs.items()
-        }
-        self.samples = {
+        })  # fmt: skip
+        self.samples = self._each({
             name: transformers.samples(
                 experiment, row, self.runs[row.run], self.autoencoders[experiment.runs[row.run].autoencoder]
             )
             for name, row in experiment.evaluations.items()
-        }
-        self.evaluations = {
+        })  # fmt: skip
+        self.evaluations = self._each({
             name: measurements.evaluation(experiment, drawn, self.reference, self.second_reference)
             for name, drawn in self.samples.items()
-        }
-        self.analyses = {
+        })  # fmt: skip
+        self.analyses = self._each({
             name: measurements.analysis(experiment, self.data, made, self.extractor) for name, made in self.autoencoders.items()
-        }
+        })  # fmt: skip
         figures = experiment.figures
-        self.downstream = {
+        self.downstream = self._each({
             name: measurements.downstream(experiment, self.samples[name], self.data, sources, self.autoencoders)
             for name in (figures.figure3["evaluation"], figures.figure4["evaluation"])
-        }
+        })  # fmt: skip
+
+    def _one(self, artefact: A) -> A:
+        """The artefact, which is one of `all` from now on."""
+        self._all.append(artefact)
+        return artefact
+
+    def _each(self, artefacts: dict[str, A]) -> dict[str, A]:
+        """The artefacts by name, which are among `all` from now on."""
+        self._all += artefacts.values()
+        return artefacts
 
     def all(self) -> list[Artefact[Spec]]:
         """Every artefact after those it is made from; one that several rows stand for comes once for each."""
-        single = [self.data, self.extractor, self.second_extractor, self.reference, self.second_reference]
-        groups: tuple[Mapping[str, Artefact[Spec]], ...] = (
-            self.teachers, self.features, self.autoencoders, self.latents, self.runs, self.samples, self.evaluations,
-            self.analyses, self.downstream,
-        )  # fmt: skip
-        return [a for a in single if a is not None] + [a for group in groups for a in group.values()]
+        return list(self._all)
 
     def find(self, kind: str, id: str) -> Artefact:
         """The artefact with this id; ConfigError where the sheets (now) define none."""
