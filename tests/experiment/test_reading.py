@@ -15,6 +15,13 @@ MISTAKES = [
     ("config/scales/demo.yaml", "latent: {channels: 4,", "latent: {channels: 4, channels: 8,", "key 'channels' stands there twice"),
     ("config/runs.tsv", "dit-b2-reals\tDiT-B/2\treals\tno\t400K", "dit-b2-reals DiT-B/2 reals no 400K", "cells"),
     ("config/paper.yaml", "lambda_1: 0.9", "lambda1: 0.9", "lambda1"),
+    ("config/scales/demo.yaml", "large: {kind: trained", "large: {kind: traind", "demo.yaml: teachers.large.kind: 'traind' is not defined; did you mean 'trained'?"),
+    ("config/scales/demo.yaml", "large: {kind: trained,", "large: {kind: trained, widht: 8,", "teachers.large.trained.widht: unknown key; did you mean 'width'?"),
+    ("config/scales/demo.yaml", "held_out:", "heldout:", "data.heldout: unknown key; did you mean 'held_out'?"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\nengin: {}", "demo.yaml: engin: unknown key; did you mean 'engine'?"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\nqqq: 1", "demo.yaml: qqq: unknown key"),
+    ("config/scales/demo.yaml", "400K: 400,", "400K: many,", "milestones.400K: expected a whole number (got 'many')"),
+    ("config/scales/demo.yaml", "400K: 400,", "400K: 0.5,", "milestones.400K: expected a whole number (got 0.5)"),
 ]  # fmt: skip
 
 

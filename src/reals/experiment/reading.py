@@ -2,9 +2,11 @@
 
 import csv
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -52,26 +54,57 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_error(error)}") from None
+        raise ConfigError(f"{where}: {_first_error(error, model)}") from None
 
 
-def _first_error(error: ValidationError) -> str:
-    """The most telling error as one line: an unknown key comes before a missing one, which may be the same key misspelt."""
+def _first_error(error: ValidationError, model: type[Strict]) -> str:
+    """The most telling error as one line. An unknown key comes first: it may be a key misspelt that is then missed as well."""
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     where = ".".join(str(p) for p in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
+        *parent, key = first["loc"]
         missing = [str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]]
-        what = "unknown key" + (f"; did you mean '{missing[0]}'?" if missing else "")
+        meant = difflib.get_close_matches(str(key), _keys(model, parent), n=1) or missing
+        what = "unknown key" + (f"; did you mean '{meant[0]}'?" if meant else "")
+    elif first["type"] == "union_tag_invalid":
+        tags = re.findall("'([^']*)'", first["ctx"]["expected_tags"])
+        key = first["ctx"]["discriminator"].strip("'")
+        return unknown(first["ctx"]["tag"], tags, f"{where}.{key}:" if where else f"{key}:") + more
+    elif first["type"] in ("int_parsing", "int_type", "int_from_float"):
+        what = f"expected a whole number (got {first['input']!r})"
     elif first["type"] not in ("missing", "value_error"):
         what += f" (got {first['input']!r})"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
 
 
+def _keys(annotation: Any, place: Sequence[int | str]) -> list[str]:
+    """The keys of the models at a place (an error's ``loc``) inside what is annotated so; none where there is no model."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        fields = annotation.model_fields
+        if not place:
+            return list(fields)
+        return _keys(fields[str(place[0])].annotation, place[1:]) if place[0] in fields else []
+    inside = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _keys(inside[0], place)
+    if get_origin(annotation) in (Union, UnionType):
+        found: list[str] = []
+        for member in inside:
+            # The place of an error in a union of several kinds names the kind.
+            kind = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, Strict) else None
+            if kind is None:
+                found += _keys(member, place)
+            elif place and place[0] in get_args(kind.annotation):
+                found += _keys(member, place[1:])
+        return found
+    return _keys(inside[-1], place[1:]) if inside and place else []
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that is there twice: YAML would silently take the last, so that one of two blocks would count for nothing."""
+    """Refuses a key that stands twice in one mapping, of which PyYAML would silently keep the last value and drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
