@@ -73,3 +73,5 @@ def test_weights_of_a_hub_without_network(monkeypatch):
         ConfigError, match=r"teachers.x: nobody/nothing is not in the hub's cache .* run `hf download nobody/nothing`"
     ):
         weights.hub_weights("teachers.x", "nobody/nothing", "model.safetensors")
+    with pytest.raises(ConfigError, match=r"bases.x: nobody/nothing is not in .*, or give path: a local folder or file"):
+        weights.diffusers_base("bases.x", PretrainedBase(kind="diffusers", path="nobody/nothing"))

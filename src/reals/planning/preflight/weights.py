@@ -56,11 +56,11 @@ def stated_files(registry: Registry) -> Iterator[Stated]:
     scale = registry.experiment.scale
     extractor = scale.evaluation.extractor
     measured = list(registry.analyses.values())
-    judged = [registry.extractor, registry.reference, *registry.evaluations.values(), *measured]
+    with_extractor = [registry.extractor, registry.reference, *registry.evaluations.values(), *measured]
     trained = [ae for ae in registry.autoencoders.values() if isinstance(ae.spec, TrainedAutoencoderSpec)]
     stated: list[tuple[str, str | None, str | None, Iterable[Artefact]]] = [
         ("evaluation.reference", scale.evaluation.reference, None, [registry.reference]),
-        ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None), judged),
+        ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None), with_extractor),
         ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None, [*trained, *measured]),
         *((f"{what}.head", labels.head, None, registry.downstream.values()) for what, labels in labelled_folders(registry)),
         *(
@@ -118,7 +118,7 @@ def diffusers_base(what: str, base: PretrainedBase) -> str:
     if folder.is_file():
         return f"{folder}, sha256 {_whole(folder)[:16]}"
     if not folder.is_dir():
-        return hub_weights(what, base.path, *DIFFUSERS_FILES)
+        return hub_weights(what, base.path, *DIFFUSERS_FILES, instead="path: a local folder or file")
     for name in DIFFUSERS_FILES:
         if (folder / "config.json").is_file() and (folder / name).is_file():
             return f"{folder / name}, sha256 {_whole(folder / name)[:16]}"
@@ -140,8 +140,8 @@ def _whole(path: Path) -> str:
     return files.sha256(path)
 
 
-def hub_weights(what: str, repository: str, *names: str) -> str:
-    """One of some files of a Hugging Face repository: in the cache, or to be had."""
+def hub_weights(what: str, repository: str, *names: str, instead: str = "weights: a local file") -> str:
+    """One of some files of a Hugging Face repository: in the cache, or to be had; ``instead``: the key that may name a local one."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     cached = next((found for name in names if isinstance(found := try_to_load_from_cache(repository, name), str)), None)
@@ -156,7 +156,7 @@ def hub_weights(what: str, repository: str, *names: str) -> str:
     if constants.HF_HUB_OFFLINE or not remote.reachable("huggingface.co"):
         raise ConfigError(
             f"{what}: {repository} is not in the hub's cache and the hub cannot be reached; run `hf download {repository}` where "
-            f"there is a network (with the same HF_HOME), or give weights: a local file"
+            f"there is a network (with the same HF_HOME), or give {instead}"
         )
     return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `hf download {repository}`)"
 
