@@ -4,6 +4,7 @@ python -m pytest tests/experiment/test_frozen.py --fix     # only with a raised 
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,25 @@ def compare(part: str, now: dict, regen: bool) -> None:
     if regen:
         FROZEN.write_text(json.dumps({**frozen, part: now}, indent=0, sort_keys=True) + "\n")
         return
-    assert {k: v for k, v in now.items() if frozen[part].get(k) != v} == {}, "results made before would be made again"
-    assert frozen[part].keys() - now.keys() == set()
+    before = frozen.get(part, {})
+    assert {k: v for k, v in now.items() if before.get(k, v) != v} == {}, "changed: results made before would be made again"
+    assert before.keys() - now.keys() == set(), "gone: results made before would be of no use"
+    new = sorted(now.keys() - before.keys())
+    assert not new, f"new: {', '.join(new)}; write it down with --fix"
+
+
+def test_what_is_new_is_told_from_what_changed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules[__name__], "FROZEN", tmp_path / "frozen.json")
+    compare("scale", {"data x": ["x-1"]}, regen=True)
+    compare("scale", {"data x": ["x-1"]}, regen=False)
+    for now, says in (
+        ({"data x": ["x-1"], "run y": ["y-1"]}, "new: run y; write it down with --fix"),
+        ({"data x": ["x-2"], "run y": ["y-1"]}, "changed: results made before"), ({}, "gone: "),
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match=says):
+            compare("scale", now, regen=False)
+    with pytest.raises(AssertionError, match="new: data x; write it down"):
+        compare("another scale", {"data x": ["x-1"]}, regen=False)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -1,6 +1,6 @@
 """What each stage made when its `rev` was last looked at: results that change without a new `rev` would be taken for the old ones.
 
-python -m pytest tests/test_golden.py --fix     # after raising `rev` of the changed stages in reals/experiment/stage_table.py
+python -m pytest tests/workflow/test_golden.py --fix     # after raising `rev` of the changed stages in reals/experiment/stage_table.py
 """
 
 import json
@@ -61,6 +61,17 @@ def changed_without_rev(golden: dict, now: dict, upstream: dict[str, set[str]]) 
     return sorted(kind for kind in moved - raised if not upstream[kind] & (moved | raised))
 
 
+def known_and_new(golden: dict, now: dict) -> tuple[dict, list[str]]:
+    """What is now of the artefacts that ``golden`` holds, and "kind name" of those that it does not."""
+    known, new = {}, []
+    for kind, made in now.items():
+        before = golden.get(kind, {"artefacts": {}})["artefacts"]
+        new += [f"{kind} {name}" for name in made["artefacts"] if name not in before]
+        if kind in golden:
+            known[kind] = made | {"artefacts": {name: v for name, v in made["artefacts"].items() if name in before}}
+    return known, new
+
+
 def upstream_kinds(registry: Registry) -> dict[str, set[str]]:
     """kind -> other kinds that its artefacts are made from, near and far."""
     direct: dict[str, set[str]] = {kind: set() for kind in REVS}
@@ -78,10 +89,12 @@ def test_no_result_changed_without_its_rev(finished, pytestconfig):
     if pytestconfig.getoption("--fix"):
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
     golden = json.loads(GOLDEN.read_text())
-    guilty = changed_without_rev(golden, now, upstream_kinds(registry))
+    known, new = known_and_new(golden, now)
+    guilty = changed_without_rev(golden, known, upstream_kinds(registry))
     assert not guilty, (
         f"results of {', '.join(guilty)} changed: raise their `rev` in src/reals/experiment/stage_table.py, then --fix (see above)"
     )
+    assert not new, f"new: {', '.join(new)}; write it down with --fix"
     assert {k: v["rev"] for k, v in golden.items()} == REVS, "a rev was raised: write the new results down with --fix"
     assert all(close(golden[kind]["artefacts"], now[kind]["artefacts"]) for kind in now), "results moved with a rev: --fix"
 
@@ -95,6 +108,12 @@ def test_a_change_is_blamed_on_the_stage_that_made_it():
     assert changed_without_rev(golden, now, upstream) == ["run"]
     now["run"]["rev"] = 2
     assert changed_without_rev(golden, now, upstream) == []
+
+
+def test_what_is_new_is_no_change():
+    golden = {"run": {"rev": 1, "artefacts": {"x": {"v": 1.0}}}}
+    now = {"run": {"rev": 1, "artefacts": {"x": {"v": 1.0}, "y": {"v": 2.0}}}, "probe": {"rev": 1, "artefacts": {"z": {}}}}
+    assert known_and_new(golden, now) == (golden, ["run y", "probe z"])
 
 
 def test_one_more_step_or_another_seed_moves_a_summary_beyond_the_tolerance():
