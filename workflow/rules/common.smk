@@ -33,8 +33,8 @@ wildcard_constraints:
 def inputs(stage):
     """Input function of a stage's rule: nothing where the job's files exist already.
 
-    ancient() alone does not do: where an input is missing too and made again for another job (as in a clone that pulled
-    a part), Snakemake would run this one again as well.
+    ancient() alone is not enough: it ignores an input's age, but where the input is missing and another job has it made again
+    (as in a clone that pulled only some results), Snakemake would run this finished job again as well.
     """
 
     def of(wildcards):

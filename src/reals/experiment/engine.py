@@ -10,7 +10,7 @@ from reals.experiment.stage_table import OF_COMMAND
 if TYPE_CHECKING:
     Rule = str
 else:
-    Rule = Literal[("default", *OF_COMMAND)]  # one of these, but what is made at run time is no type to a type checker
+    Rule = Literal[("default", *OF_COMMAND)]  # type checkers cannot read a Literal computed from a table
 
 
 class EngineConfig(Strict):

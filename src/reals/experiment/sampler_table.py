@@ -69,7 +69,7 @@ class Sampler:
     family: Family  # of the networks it draws from
     printed: str
     settings: tuple[Setting, ...]  # what may be set of it
-    times: Times | None  # None: it takes as many evaluations as its tolerance asks for, wherever it wants them
+    times: Times | None  # None: it chooses number and times of its evaluations itself, by its tolerance
     sde: bool = False  # with noise along the way, in one of the diffusion forms, and a last step of its own
     even: bool = False  # its steps are evaluations, two for each step of the solver
 

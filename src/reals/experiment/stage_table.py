@@ -34,7 +34,7 @@ class Stage:
     run: str  # module:function that makes the artefact; imported in the job alone, since it imports torch
     folder: str  # below results/<scale>/
     rev: int  # part of every id of this kind; raise it when a change of the code changes results
-    priority: int  # of its jobs: those that more waits for come first
+    priority: int  # of its jobs: the higher, the earlier they run; higher where more other jobs wait for them
     outputs: tuple[str, ...] = ("index.json",)  # files that an artefact is finished with; {number} is that of the job
     numbering: Numbering | None = None  # None: one job makes the whole artefact
     together: bool = False  # one process for each GPU of the job; else a job works on one GPU

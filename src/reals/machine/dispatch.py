@@ -26,7 +26,9 @@ from typing import NoReturn
 
 from reals.machine.signals import STOP_AT
 
-STOP_SHARE, STOP_SECONDS = 0.2, 300.0  # of the time limit, at most: to save in, and what starting up had used of the limit
+# A job ends itself before its time limit by this share of the limit, or by these seconds where they are less: time to save in,
+# and for the start-up that the limit had counted already.
+STOP_SHARE, STOP_SECONDS = 0.2, 300.0
 SITE = "REALS_SITE"  # JSON: setup, scratch, container, python of the site file; set in jobs that our workflow sent
 GRANTED = "REALS_GPUS"  # how many GPUs of this node the job was given
 STARTS = "REALS_STARTS"  # the file that records which SLURM job started what

@@ -32,7 +32,7 @@ class Source:
     count: int
     size: tuple[int, int]
     read: Read
-    members: tuple[Path, ...]  # the files behind it, for the checksum
+    members: tuple[Path, ...]  # all files that the images are read from; the checksum is taken over them
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()

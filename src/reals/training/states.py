@@ -105,7 +105,8 @@ class States:
             self._failure = self._explained(error, step, state)
             return
         self.written, self.bytes = self.written + 1, digest.bytes
-        # Later states, where a milestone is put in between afterwards, are not this run's to count.
+        # States of later steps exist where an earlier milestone was added after training had gone further: they are neither
+        # counted among the last ones nor deleted here.
         for old in self.upto(step)[:-KEPT]:
             if old not in self.keep:
                 self.path(old).with_suffix(".sha256").unlink(missing_ok=True)

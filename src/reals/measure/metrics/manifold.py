@@ -12,7 +12,7 @@ _NEAR = 32  # candidates a row keeps from the coarse pass
 _GROUP = 64  # columns looked at together in search of them
 _ROWS = 1024  # at a time, against all columns
 _CROWDED = 64  # undecided pairs a row, above which rows are computed in float64 first
-_OPEN = 1 << 24  # pairs looked at together for being undecided
+_OPEN = 1 << 24  # pairs that are searched for undecided ones at once
 _SMALL = 4096  # rows below which float64 is fast enough
 _SLACK = 1e-30  # of scaled squared distances, for products too small for float32
 
