@@ -54,6 +54,7 @@ def test_an_id_may_stand_on_either_side_of_the_keys(arguments):
         (["stage", "data", "--config", "an-id"], "reals stage data: --config an-id: expected KEY=VALUE"),
         (["ids", "--config", "scale=smoke", "sede=1"], "--config sede=1: expected KEY=VALUE"),
         (["ids", "--config", "scale=smoke", "seed=first"], "--config seed=first: expected a whole number"),
+        (["ids", "--config", "scale=smoke", "data="], "--config data=: no value; write one, or leave data out"),
         (["ids", "--config", "scale=smok"], "did you mean 'smoke'"),
     ],
 )

@@ -206,3 +206,16 @@ def test_the_manuals_example_runs():
     trained = [*vae.parameters(), *names["align"].parameters()]
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
     assert len(ast.parse(example).body) <= 10
+
+
+def test_half_precision_is_widened_and_what_does_not_fit_is_refused():
+    torch.manual_seed(0)
+    x, mean = torch.rand(2, 3, 8, 8), torch.randn(2, 4, 2, 2)
+    exact = autoencoder_loss(x, 1 - x, mean, mean, mean)
+    half = autoencoder_loss(x.bfloat16(), (1 - x).bfloat16(), mean.bfloat16(), mean.bfloat16(), mean.bfloat16())
+    assert half.total.dtype == torch.float32
+    torch.testing.assert_close(half.total, exact.total, rtol=2e-2, atol=0)
+    with pytest.raises(ValueError, match=r"the reconstruction is \(1, 3, 8, 8\), the images \(2, 3, 8, 8\)"):
+        autoencoder_loss(x, x[:1], mean, mean, mean)
+    with pytest.raises(ValueError, match="pixel 'L1': expected mse or l1"):
+        LossWeights(pixel="L1")

@@ -39,10 +39,13 @@ def one_each(arguments: list[str]) -> list[str]:
         spread.append(left.pop(0))
         if spread[-1] == "--":
             return spread + left
-        if spread[-1] != "--config" or not left:
+        if spread[-1].startswith("--config="):
+            _entry(spread[-1].removeprefix("--config="))
+        elif spread[-1] == "--config" and left:
+            _entry(left[0])
+            spread.append(left.pop(0))
+        else:
             continue
-        _entry(left[0])
-        spread.append(left.pop(0))
         while left and ENTRY.match(left[0]):
             spread += ["--config", left.pop(0)]
     return spread
@@ -53,6 +56,8 @@ def _entry(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or key not in KEYS:
         raise ConfigError(f"--config {text}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
+    if not value:  # an empty `data` would name the current folder
+        raise ConfigError(f"--config {text}: no value; write one, or leave {key} out")
     return key, value
 
 
@@ -84,7 +89,7 @@ def experiment_from(stated: Mapping[str, Any], sheets: Path = Path("config")) ->
     if "scale" not in stated:
         raise ConfigError(f"{sheets / 'config.yaml'} names no scale; pass --config scale=<name>")
     data, seed = stated.get("data"), stated.get("seed")
-    if seed is not None and not str(seed).isdecimal():
+    if seed is not None and not (str(seed).isascii() and str(seed).isdecimal()):
         raise ConfigError(f"--config seed={seed}: expected a whole number")
     return load(
         str(stated["scale"]), data=None if data is None else str(data), seed=None if seed is None else int(seed),

@@ -7,6 +7,7 @@ L        = L_pixel + L_latent                           (5)
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from reals.method.alignment import AlignNetworks, AlignWeights, align_loss
 from reals.method.models.autoencoder import kl_per_image
 from reals.method.models.discriminator import generator_loss
+from reals.method.objectives import wide
 
 LARGEST_FACTOR = 1e4  # VQGAN's clamp of its adaptive weight
 
@@ -29,12 +31,17 @@ class LossWeights:
     The paper gives no lambda_p, lambda_g and lambda_a: these are our choice.
     """
 
-    pixel: str = "mse"
+    pixel: Literal["mse", "l1"] = "mse"
     lambda_p: float = 1.0
     lambda_g: float = 0.1
     lambda_k: float = 2e-5
     lambda_a: float = 1.0
     align: AlignWeights = field(default_factory=AlignWeights)
+
+    def __post_init__(self) -> None:
+        """ValueError for a pixel loss that there is not: a script would else train on another one than it names."""
+        if self.pixel not in ("mse", "l1"):
+            raise ValueError(f"LossWeights: pixel {self.pixel!r}: expected mse or l1")
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,18 @@ def autoencoder_loss(
 
     Pixel loss and LPIPS are means over everything. The KL is summed over a latent's dimensions and averaged over images, the
     only reading in which the paper's lambda_k matters. L_align compares what ``align`` makes of z with the ``teacher``'s
-    features (patches [B, h*w, D], cls [B, D]) of the same images. A term takes part where its network is given and its lambda
-    is above 0, the KL always. ``gan_balance`` and ``align_balance`` give factors of lambda_g and lambda_a, from the
-    reconstruction's loss (without the GAN) and L_GAN, and from L_pixel and L_align.
+    features (patches [B, h*w, D], cls [B, D]) of the same images. LPIPS and GAN take part where their network is given and their
+    lambda is above 0, the alignment where its networks are given, the KL always. All is computed in float32 or wider, whatever the
+    networks ran in. ``gan_balance`` and ``align_balance`` give factors of lambda_g and lambda_a, from the
+    reconstruction's loss (without the GAN) and L_GAN, and from L_pixel and L_align. Raises ValueError where shapes do not match or
+    the teacher's features are missing.
     """
     lambda_p, lambda_k = weights.lambda_p, weights.lambda_k
     lambda_g: Tensor | float = weights.lambda_g
     lambda_a: Tensor | float = weights.lambda_a
+    if reconstruction.shape != x.shape:
+        raise ValueError(f"autoencoder_loss: the reconstruction is {tuple(reconstruction.shape)}, the images {tuple(x.shape)}")
+    x, reconstruction, mean, logvar, z = (wide(tensor) for tensor in (x, reconstruction, mean, logvar, z))
     absent = x.new_zeros(())
     lpips = gan = aligned = absent
     parts: dict[str, Tensor] = {}
