@@ -77,7 +77,7 @@ class TransformerTask(Task):
         tokens = pixels = None
         if self.images is not None:
             pixels = torch.from_numpy(self.images.batch(mine, flips))
-        elif isinstance(self.teacher, CachedFeatures):
+        elif self.teacher is not None and not isinstance(self.teacher, OnlineFeatures):
             tokens = pooled(self.teacher(mine, flips, None)[0], spec.latent_size // spec.patch)
         x = self.latents.batch(mine, flips, posterior[rows])
         return pinned(Batch(mine, flips, x, noise[rows], t[rows], y[rows], tokens, pixels), self.device)
