@@ -12,7 +12,10 @@ from reals.report.figures import image_grids
 from reals.report.tables.build import build
 from reals.report.tables.conditions import Conditions
 
-pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
+]
 
 EXTRACTOR = "photo-cnn"
 VALUES = {"a": 30.0, "b": 9.5, "c": 100.25}
