@@ -75,11 +75,12 @@ def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
     registry = context.registry
     folder = context.begin(artefact)
     samples = artefact.needed("samples")
-    source = registry.folder(samples)
-    paths = [source / f"shard_{k:03d}.npy" for k in range(registry.shards(samples))]
+    paths = registry.outputs(samples)
     shards = [np.load(path, mmap_mode="r") for path in paths]
     if (n := sum(map(len, shards))) != samples.spec.n:
-        raise ValueError(f"{source} holds {n} samples, {samples.spec.n} expected; delete the folder and run again")
+        raise ValueError(
+            f"{registry.folder(samples)} holds {n} samples, {samples.spec.n} expected; delete the folder and run again"
+        )
     real = load_reference(context, registry.reference)
     with work():
         values = measured(context, artefact, shards, real)

@@ -10,6 +10,7 @@ from reals import files
 from reals.experiment.artefact import Artefact
 from reals.experiment.networks import InceptionExtractor, TrainedExtractor
 from reals.experiment.specs import ExtractorSpec, ReferenceSpec, SamplesSpec
+from reals.experiment.stage_table import OF_KIND
 from reals.measure.extractor import Extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
@@ -65,7 +66,8 @@ def load_reference(context: Context, artefact: Artefact[ReferenceSpec]) -> Refer
 
 def weights_path(folder: Path, step: int) -> Path:
     """The EMA weights of a run's milestone ``step``."""
-    return folder / f"step_{step}.safetensors"
+    (name,) = OF_KIND["run"].files(step)
+    return folder / name
 
 
 def load_transformer(path: Path, device: torch.device) -> tuple[Transformer, dict]:

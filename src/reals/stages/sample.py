@@ -71,7 +71,8 @@ def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:
         kept = {"latents": np.concatenate(latents)[:first], "images": np.concatenate(images)[:first], "labels": labels[:first]}
         files.write_atomically(folder / "gallery.npz", lambda p: save_npz(p, **kept))
     # Last, because it is what says that the shard is done.
-    save_array(folder / f"shard_{shard:03d}.npy", np.concatenate(images))
+    (path,) = registry.files(artefact, shard)
+    save_array(path, np.concatenate(images))
     for part in (folder / "parts").glob(f"{shard:03d}_*"):
         part.unlink()
 
