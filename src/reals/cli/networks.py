@@ -62,7 +62,7 @@ def device_of(name: str | None) -> "torch.device":
     that is not here."""
     import torch
 
-    from reals.training.processes import allow_tf32
+    from reals.method.precision import allow_tf32
 
     allow_tf32(False)
     try:

@@ -28,11 +28,11 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from reals.machine import dispatch, memory
+    from reals.method.precision import allow_tf32
     from reals.planning import rates
     from reals.records import journal, provenance
     from reals.stages.context import Context
     from reals.training import loop
-    from reals.training.processes import allow_tf32
 
     dispatch.refuse_idle_gpus(torch.cuda.device_count(), torch.__version__)
     loop.set_threads()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reals.machine.signals import EXIT_PEER, GO_ON
+from reals.method import precision as precisions
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 45.0  # without a sign of life, and a process counts as dead: all must end within a minute
 STUCK = timedelta(minutes=10)  # longest wait for the others in one exchange: the first step may compile for minutes
@@ -69,28 +69,19 @@ def add_weighted(sums: dict[str, Tensor], terms: dict[str, Tensor], weight: floa
         sums[name] = sums[name] + weight * value if name in sums else weight * value
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Whether float32 products and convolutions may round to TF32 (10 bits) on GPUs that have it. cuDNN does unless told
-    otherwise, and features, decoded images and scores would differ from a CPU's."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 class Processes:
     """The processes of this training: `torchrun` makes several (on one or more nodes) and numbers them, else there is one.
 
     The gradient is that of the mean over the global batch, whatever the number of processes and of accumulation steps.
 
-    ``precision`` is that of matrix products and convolutions: ``fp32``; ``tf32`` (float32 storage, 10-bit mantissa in products, on
-    GPUs that have it); ``bf16`` and ``fp16`` by autocast, weights and optimizer in float32, fp16 with a loss scale.
+    ``precision`` is one of `method.precision.PRECISIONS`; weights and optimizer are float32, and fp16 has a loss scale.
     ``deterministic`` picks CUDA kernels that give the same bits each time (they may be slower); CPU kernels do anyway.
     """
 
     def __init__(
         self, precision: str = "fp32", accumulate: int = 1, compiled: bool = False, deterministic: bool = False
     ):  # fmt: skip
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        precisions.check(precision)
         cuda = torch.cuda.is_available()
         if cuda and deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
@@ -104,7 +95,7 @@ class Processes:
                 torch.cuda.set_device(self.device)
             dist.init_process_group("nccl" if cuda else "gloo", timeout=STUCK)
         self.precision, self.accumulate, self.compiled = precision, accumulate, compiled
-        allow_tf32(precision == "tf32")
+        precisions.allow_tf32(precision == "tf32")
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._control = _all_by_cpu() if self.count > 1 else None
         self._vote: tuple[Tensor, dist.Work | None] | None = None
@@ -139,8 +130,7 @@ class Processes:
 
     def autocast(self) -> AbstractContextManager:
         """Around the networks' calls, not around the losses."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        return precisions.autocast(self.device, self.precision)
 
     def exchange(self, module: nn.Module, share: Share) -> AbstractContextManager:
         """Around call and `backward` of a prepared module: gradients are exchanged only with the last share."""
