@@ -1,5 +1,7 @@
-"""Batches: which images a step trains on, its batch made ready while the step before still runs, and rows of it."""
+"""Batches: which images a step trains on, batches made ready while the steps before still run, and rows of them."""
 
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor
 
 from reals import rng
+from reals.machine.cores import cores
 
+MOST_THREADS = 4  # decoding has threads of its own, and one draws the noise of 100 steps a second at the papers' batch
 Batch = TypeVar("Batch")
 Columns = TypeVar("Columns", bound=NamedTuple)
 """A NamedTuple of tensors, arrays and lists with one row a sample, or None for what a batch does not have."""
@@ -26,24 +30,48 @@ def data_order(seed: int, step: int, batch: int, n: int) -> list[int]:
     return indices
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # batches in flight may be of two epochs
 def _epoch(seed: int, epoch: int, n: int) -> np.ndarray:
     return rng.permutation(seed, "data order", epoch, n=n)
 
 
 class Ahead(Generic[Batch]):
-    """``make(step)``, a pure function, computed in a thread one step before it is asked for."""
+    """``make(step)``, a pure function, computed by ``threads`` threads while the steps before still run.
 
-    def __init__(self, make: Callable[[int], Batch]):
-        self.make, self.pool = make, ThreadPoolExecutor(1)
-        self.next: tuple[int, Future[Batch]] | None = None
+    Steps are to be asked for in order; another step than the next one begins anew there. What `make` raises is raised by the call
+    that asks for that step. Each thread holds one batch, so that ``threads`` + 1 are in memory, with the one in use.
+    ``waited`` is how many seconds the calls have waited for their batches so far.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], threads: int | None = None):
+        self.make, self.threads = make, threads or min(cores(), MOST_THREADS)
+        self.waited = 0.0
+        self._pool: ThreadPoolExecutor | None = None
+        self._coming: deque[tuple[int, Future[Batch]]] = deque()
 
     def __call__(self, step: int) -> Batch:
-        if self.next is None or self.next[0] != step:
-            self.next = step, self.pool.submit(self.make, step)
-        batch = self.next[1].result()
-        self.next = step + 1, self.pool.submit(self.make, step + 1)
+        began = time.perf_counter()
+        if self._coming and self._coming[0][0] != step:
+            self.close()
+        self._fill(step)
+        _, coming = self._coming.popleft()
+        batch = coming.result()
+        self._fill(step + 1)
+        self.waited += time.perf_counter() - began
         return batch
+
+    def _fill(self, step: int) -> None:
+        """Batches from ``step`` on are under way."""
+        self._pool = self._pool or ThreadPoolExecutor(self.threads, "batches")
+        for later in range(step + len(self._coming), step + self.threads):
+            self._coming.append((later, self._pool.submit(self.make, later)))
+
+    def close(self) -> None:
+        """No thread is left; what was made ahead is dropped. The next call starts anew."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+        self._coming.clear()
 
 
 def rows_of(batch: Columns, rows: slice) -> Columns:

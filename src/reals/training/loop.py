@@ -56,7 +56,7 @@ def train(
     """
     processes, engine = processes or Processes(), engine or EngineConfig()
     saved = States(states or folder / "state", {*keep, steps})
-    with _peer_loss_named(processes, label, saved), stop_requests() as stops, _lock(folder, processes):
+    with _peer_loss_named(processes, label, saved), stop_requests() as stops, _lock(folder, processes), _loading(task):
         done = _resume(task, steps, processes, saved, folder)
         with saved, _records(folder, done, steps, processes, engine) as records:
             watch, pace = Watch(label, processes, saved), Pace(label, steps, done, quiet=not processes.main)
@@ -127,6 +127,16 @@ def _peer_loss_named(processes: Processes, label: str, states: States) -> Iterat
 def _lock(folder: Path, processes: Processes) -> AbstractContextManager:
     """Against a second run; the main process holds it for all."""
     return files.lock(folder / ".lock", str(folder), LOCK_SECONDS) if processes.main else nullcontext()
+
+
+@contextmanager
+def _loading(task: Task) -> Iterator[None]:
+    """Whatever happens inside, no thread that makes batches is left."""
+    try:
+        yield
+    finally:
+        if task.batches is not None:
+            task.batches.close()
 
 
 def _resume(task: Task, steps: int, processes: Processes, states: States, folder: Path) -> int:

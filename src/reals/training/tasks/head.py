@@ -1,6 +1,7 @@
 """Heads read on features, and their training: AdamW at a constant rate, a few hundred steps, no state on disk."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,8 @@ def trained_on_labels(
             return F.cross_entropy(predicted, truth, ignore_index=IGNORE, reduction="sum") / (truth != IGNORE).sum().clamp_min(1)
         return networks.depth_loss(predicted, truth, bool(pairs.config.relative))
 
-    train_head(head, loss_at, settings, f"{kind} head on {name}", f"downstream: the {kind} head's")
+    with closing(batches):
+        train_head(head, loss_at, settings, f"{kind} head on {name}", f"downstream: the {kind} head's")
     return head
 
 
