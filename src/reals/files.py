@@ -24,6 +24,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: numpy's "N re
 class MissingArtefact(ValueError):
     """A file another stage should have made is missing or damaged; the message names it and says how to remake it."""
 
+    passing = True  # on a shared file system, whose other nodes' files may come late
+
+
+class Busy(ValueError):
+    """Another process writes there; the message names it."""
+
+    passing = True
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -189,7 +197,7 @@ def refuse_damaged(path: Path, digest: str, record: Path) -> None:
 
 @contextmanager
 def lock(path: Path, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Holds ``path`` against a second writer of ``what``; raises ValueError naming the holder.
+    """Holds ``path`` against a second writer of ``what``; raises Busy naming the holder.
 
     An ``flock``: the kernel releases it when the process ends, however it ends. ``wait_seconds`` lets a predecessor
     that was told to stop save its state first.
@@ -205,7 +213,7 @@ def lock(path: Path, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
                 if time.monotonic() > until:
                     file.seek(0)
                     holder = file.read().strip() or "another process"
-                    raise ValueError(f"{what} is being written by {holder}; wait for it or stop it") from None
+                    raise Busy(f"{what} is being written by {holder}; wait for it or stop it") from None
                 time.sleep(0.5)
         file.truncate(0)
         file.write(f"{socket.gethostname()} pid {os.getpid()}\n")

@@ -123,6 +123,31 @@ def test_training_is_tried_again_by_the_first_process_on_a_cluster_alone(project
     assert smoke(jobs=50, main=False, remote=True).training_retries is None
 
 
+def test_a_saved_stop_uses_up_no_try_and_a_hopeless_failure_all(project):
+    own = smoke(jobs=50)
+    jobs = {number: SimpleNamespace(attempt=2, restart_times=3) for number in (1, 2, 3)}
+    own.workflow.dag = SimpleNamespace(jobs=jobs.values(), jobid=lambda job: next(n for n, other in jobs.items() if other is job))
+    begun = {"began": 1.0, "node": "n1", "command": ["stage", "transformer", "x", "2"]}
+    book(
+        own.starts,
+        begun | {"job": "71"},
+        begun | {"job": "72"},
+        {"ended": 2.0, "job": "71", "how": "stopped"},
+        {"ended": 2.0, "job": "72", "how": "hopeless"},
+        begun | {"job": "73"},
+        {"ended": 2.0, "job": "73", "how": "stopped"},
+        begun | {"job": "73"},  # preempted, and killed the second time
+    )
+
+    def said(number: int) -> str:
+        return own._outlook(SimpleNamespace(jobid=number, rule_msg=f"SLURM-job '7{number}' failed, SLURM status is: 'FAILED'."))
+
+    assert said(1) == "" and jobs[1].attempt == 1
+    assert said(2) == "; not tried again, since it would fail in the same way" and jobs[2].attempt > jobs[2].restart_times
+    assert said(3) == "" and jobs[3].attempt == 2
+    assert own._outlook(SimpleNamespace(jobid=1, rule_msg=None)) == ""
+
+
 def test_gpus_are_counted_on_one_machine(project, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     for named, expected in (

@@ -52,7 +52,7 @@ def test_gpus_that_pytorch_cannot_use_end_the_job(monkeypatch, tmp_path):
     monkeypatch.setattr(dispatch, "Path", lambda *parts: tmp_path)
     assert dispatch.visible_gpus({}) == ["0", "1"]  # as CUDA counts them
     dispatch.refuse_idle_gpus(2, "2.0")
-    with pytest.raises(ValueError, match=r"given 2 GPUs on .*PyTorch 2\.0 can use 1"):
+    with pytest.raises(OSError, match=r"given 2 GPUs on .*PyTorch 2\.0 can use 1"):
         dispatch.refuse_idle_gpus(1, "2.0")
     monkeypatch.delenv(dispatch.GRANTED)
     dispatch.refuse_idle_gpus(0, "2.0")

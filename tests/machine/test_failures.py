@@ -31,6 +31,14 @@ def test_without_a_log_it_says_what_snakemake_says(tmp_path):
     assert "killed, or out of memory" in failures.line(record("job_error", rule_msg=None, **facts))
 
 
+def test_the_line_ends_with_the_outlook(capsys):
+    lines = failures.Lines(lambda failed: f"; job {failed.jobid}, SLURM's {failures.slurm_job(failed)}: no further try")
+    said = "SLURM-job '12' failed, SLURM status is: 'FAILED'."
+    lines.emit(record("job_error", jobid=3, rule_name="data", rule_msg=said, log=[], output=[]))
+    lines.emit(record("job_finished"))
+    assert capsys.readouterr().err == f"reals: data  (SLURM job 12: FAILED): {said}; job 3, SLURM's 12: no further try\n"
+
+
 def test_other_records_are_none_of_its_business():
     assert failures.line(logging.makeLogRecord({"msg": "x"})) is None
     assert failures.line(record("job_finished")) is None

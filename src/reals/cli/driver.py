@@ -116,9 +116,23 @@ class Driver:
         if self.workflow.remote_exec:
             os.environ |= site.environment(self.site, sys.executable, self.starts)
         if self.workflow.is_main_process:
-            logging.getLogger("snakemake.logging").addHandler(failures.Lines())
+            logging.getLogger("snakemake.logging").addHandler(failures.Lines(self._outlook))
             if not self.on_cluster:
                 self._count_gpus()
+
+    def _outlook(self, failed: failures.FailedJob) -> str:
+        """Has a stop with a saved state use up no try, and a failure that would come again all that are left; says so.
+
+        Snakemake asks for tries that are left after it has told of the failure.
+        """
+        number = failures.slurm_job(failed)
+        how = restarts.how_it_ended(self.starts, number) if number else None
+        if how is None:
+            return ""
+        for job in list(self.workflow.dag.jobs):
+            if self.workflow.dag.jobid(job) == failed.jobid:
+                job.attempt = job.attempt - 1 if how == "stopped" else job.restart_times + 1
+        return "; not tried again, since it would fail in the same way" if how == "hopeless" else ""
 
     def _count_gpus(self) -> None:
         """Lets Snakemake count this machine's GPUs, as it does cores, unless --resources gpu=... said how many."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from reals.cli import check, evaluate, export, ids, measure, plan, publish, reference, render, stage, why
 from reals.cli.experiment import one_each
 from reals.cli.sample import command as sample
+from reals.machine import restarts
 from reals.machine.signals import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_PEER, EXIT_STOPPED
 
 COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, check, why, ids)
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
         if not _ours(error):
             traceback.print_exception(error)
+        elif not isinstance(error, OSError) and not getattr(error, "passing", False):
+            restarts.note_end("hopeless")
         if stage.is_first() or not getattr(error, "agreed", False):
             print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -53,6 +56,7 @@ def main(arguments: list[str]) -> int:
         from reals.training.processes import PeerLost
 
         if isinstance(error, Stopped):
+            restarts.note_end("stopped")
             return EXIT_STOPPED
         if isinstance(error, PeerLost):
             print(f"{called}: {error}", file=sys.stderr)

@@ -47,13 +47,13 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def refuse_idle_gpus(usable: int, version: str) -> None:
-    """ValueError where the job holds GPUs that PyTorch (``version``) cannot use: it would crawl on the CPU instead.
+    """OSError where the job holds GPUs that PyTorch (``version``) cannot use: it would crawl on the CPU instead.
 
     Nothing where there is no GPU at all, as on the pretended nodes of a test cluster.
     """
     granted = int(os.environ.get(GRANTED, "0"))
     if usable < granted and any(Path("/dev").glob(DEVICES)):
-        raise ValueError(
+        raise OSError(
             f"this job was given {granted} GPUs on {socket.gethostname()}, PyTorch {version} can use {usable}: look at nvidia-smi there "
             f"and at torch.version.cuda, or keep jobs away from that node"
         )

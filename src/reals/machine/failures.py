@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
@@ -13,6 +13,7 @@ SLURM = re.compile(r"SLURM-job '(?P<job>\S+)' failed.*?(?:status is: '(?P<state>
 class FailedJob(Protocol):
     """What Snakemake's log record of a failed job carries."""
 
+    jobid: int
     rule_name: str
     rule_msg: str | None
     log: Sequence[str]
@@ -23,7 +24,13 @@ def _is_failed_job(record: logging.LogRecord | FailedJob) -> TypeGuard[FailedJob
     return getattr(getattr(record, "event", None), "value", None) == "job_error"
 
 
-def line(record: logging.LogRecord) -> str | None:
+def slurm_job(record: FailedJob) -> str | None:
+    """The SLURM job that failed."""
+    ended = SLURM.search(record.rule_msg or "")
+    return ended["job"] if ended else None
+
+
+def line(record: logging.LogRecord | FailedJob) -> str | None:
     """The line for one of Snakemake's log records; None where it does not tell of a failed job."""
     if not _is_failed_job(record):
         return None
@@ -47,9 +54,12 @@ def _last_words(log: Path) -> str | None:
 
 
 class Lines(logging.Handler):
-    """Prints them, as they come, to standard error."""
+    """Prints them, as they come, to standard error, each with what ``outlook`` says of further tries."""
+
+    def __init__(self, outlook: Callable[[FailedJob], str]):
+        super().__init__()
+        self.outlook = outlook
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = line(record)
-        if text is not None:
-            print(f"reals: {text}", file=sys.stderr, flush=True)
+        if _is_failed_job(record):
+            print(f"reals: {line(record)}{self.outlook(record)}", file=sys.stderr, flush=True)

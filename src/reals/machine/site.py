@@ -29,7 +29,7 @@ class Site(Strict):
     max_runtime: int = Field(gt=0)
     """Minutes a job may ask for: the shortest limit of the partitions above. Training goes on in the next job."""
     training_retries: int = Field(ge=0)
-    """How often a training job is sent again after a time limit, a lost node or another failure."""
+    """How often a training job is sent again after a lost node or another failure. Stops before the time limit do not count."""
     options: str | None
     """More sbatch options, e.g. --exclusive --mail-type=FAIL."""
     scratch: str | None
@@ -89,7 +89,7 @@ class Site(Strict):
 
     def runtime(self, resources: Resources, attempt: int) -> int:
         """Minutes: more with each attempt, never beyond what the site allows."""
-        return min(resources.runtime * attempt, self.max_runtime)
+        return min(resources.runtime * max(1, attempt), self.max_runtime)
 
 
 def load(path: Path) -> Site:

@@ -1,0 +1,44 @@
+"""What a job on a node notes of its end, for the process that decides whether it is tried again."""
+
+import pytest
+
+from reals import files
+from reals.cli import main, stage
+from reals.experiment.reading import ConfigError
+from reals.machine import dispatch, restarts
+from reals.training.finite import NotFinite
+from reals.training.loop import Stopped
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [
+        (Stopped(), "stopped"),
+        (NotFinite("loss is nan"), "hopeless"),
+        (ConfigError("no such id"), "hopeless"),
+        (files.Busy("another process writes there"), None),  # it may end
+        (files.MissingArtefact("not yet visible on this node"), None),
+        (OSError("a disk of this node"), None),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_ends_that_decide_on_further_tries_are_noted(tmp_path, monkeypatch, error, noted):
+    def run(options):
+        raise error
+
+    monkeypatch.setattr(stage, "run", run)
+    monkeypatch.setattr(main, "_ours", lambda error: True)
+    monkeypatch.setenv(dispatch.STARTS, str(tmp_path / "book"))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    main.main(["stage", "transformer", "x", "2"])
+    assert restarts.how_it_ended(tmp_path / "book", "7") == noted
+    assert restarts.started_again(tmp_path / "book", since=0) == []
+
+
+def test_outside_of_our_jobs_and_on_a_full_disk_nothing_is_noted(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv(dispatch.STARTS, raising=False)
+    restarts.note_end("hopeless")
+    monkeypatch.setenv(dispatch.STARTS, str(tmp_path / "none" / "book"))
+    restarts.note_end("hopeless")
+    assert restarts.how_it_ended(tmp_path / "none" / "book", "7") is None
