@@ -65,6 +65,27 @@ def gradient(made, step: int):
     return record, [p.grad for p in made.trained]
 
 
+def test_encoder_and_teacher_see_the_same_mirrored_images(monkeypatch):
+    made, seen = task(), {}
+
+    def teacher(indices, flips, images):
+        seen["teacher"] = images
+        return torch.ones(len(indices), 64, 6), torch.ones(len(indices), 6)
+
+    def moments(vae, x):
+        seen["encoder"] = x
+        return encode(vae, x)
+
+    encode, made.teacher = models.moments, teacher
+    monkeypatch.setattr(models, "moments", moments)
+    made.update(2)
+    batch = made.batch(2)
+    assert batch.flips.any() and not batch.flips.all()
+    expected = torch.from_numpy(Pictures().pixels[batch.indices])
+    expected[batch.flips] = expected[batch.flips].flip(-1)
+    assert torch.equal(seen["teacher"], expected) and torch.equal(seen["encoder"], models.to_input(expected))
+
+
 @pytest.mark.parametrize("pixel", ["mse", "l1"])
 def test_the_gradient_is_that_of_eq_5_in_one_graph(pixel):
     made, plain = task(pixel=pixel), task(pixel=pixel)

@@ -8,12 +8,13 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lines import EACH_STEP, Line
 
 from reals import rng
-from reals.training.batches import Ahead, data_order
+from reals.training.batches import Ahead, data_order, mirrored
 from reals.training.loop import Stopped, train
 
 
@@ -114,3 +115,11 @@ def test_no_loader_is_left_however_training_ends(broken, ends, tmp_path):
     task = Loaded(broken=11)  # never asked for
     train(task, tmp_path, 10, label="line", engine=EACH_STEP)
     assert not loaders() and task.batches.waited > 0
+
+
+def test_images_are_mirrored_where_flips_say_so():
+    pixels = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
+    flips = torch.tensor([True, False, False, True, True])
+    expected = np.where(flips.numpy()[:, None, None, None], pixels.numpy()[..., ::-1], pixels.numpy())
+    made = mirrored(pixels, flips, torch.device("cpu"))
+    assert made.dtype == torch.uint8 and np.array_equal(made.numpy(), expected)

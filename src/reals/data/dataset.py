@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from reals import files
-from reals.data.decode import THREADS, decode
+from reals.data.decode import decode
+from reals.machine.cores import cores
 
 AHEAD = 2  # batches decoded before they are asked for
 
@@ -32,7 +33,7 @@ class Images:
             self._array = None
             root = root or folder / self.manifest["root"]
             self._paths = [root / p for p in files.read_json(folder / f"{split}_files.json")]
-            self._pool = ThreadPoolExecutor(THREADS)
+            self._pool = ThreadPoolExecutor(cores())
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,14 +1,10 @@
 """One image file to bytes: read whole, turned upright, made RGB, cut to a square."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-THREADS = max(1, CORES // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's processes share a node's cores
 
 
 class Unreadable(ValueError):

@@ -8,11 +8,12 @@ import numpy as np
 
 from reals import files, rng
 from reals.arrays import save_array
-from reals.data.decode import THREADS, Unreadable, decode
+from reals.data.decode import Unreadable, decode
 from reals.data.folder import SMALLEST_SPLIT, SPLITS, Listing, list_folder, listing_hash
 from reals.data.shipped import PAINTED_FOLDER, cifar10, digits, paint
 from reals.experiment.datasets import DataConfig
 from reals.experiment.reading import ConfigError
+from reals.machine.cores import cores
 from reals.progress import Progress
 
 
@@ -48,7 +49,7 @@ def unreadable_among(listing: Listing, config: DataConfig, seed: int, count: int
             return False
         return True
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return [path for path, good in zip(chosen, pool.map(readable, chosen), strict=True) if not good]
 
 
@@ -128,7 +129,7 @@ def _decoded_split(listing: Listing, split: str, config: DataConfig) -> tuple[np
         except Unreadable as error:
             return i, error
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for i, image in pool.map(one, range(len(paths))):
             if isinstance(image, Unreadable):
                 bad[i] = image

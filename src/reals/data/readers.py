@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reals.data.cache import Cache, Layout
 from reals.data.dataset import Images, Indices
+
+Flips = Indices | Tensor
 
 
 def feature_layout(images: int, flips: int, grid: int, width: int, cls_only: bool = False) -> Layout:
@@ -22,8 +25,9 @@ class CachedFeatures(Cache):
     def dim(self) -> int:
         return self.layout.fields["cls"][-1]
 
-    def __call__(self, indices: Indices, flips: Indices, images: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, indices: Indices, flips: Flips, images: Tensor | None) -> tuple[Tensor, Tensor]:
         """(patches [B, T, D], cls [B, D]), float32; T is 0 where the cls token alone was cached. ``images`` is not looked at."""
+        flips = np.asarray(flips)
         cls = torch.from_numpy(self.rows("cls", indices, flips)).float()
         if "patch" not in self.layout.fields:
             return cls.new_empty(len(cls), 0, self.dim), cls
@@ -42,8 +46,8 @@ class Latents(Cache):
         super().__init__(folder, images)
         self.scaling_factor: float = scaling_factor or self.manifest["scaling_factor"]
 
-    def batch(self, indices: Indices, flips: Indices, noise: Tensor) -> Tensor:
+    def batch(self, indices: Indices, flips: Flips, noise: Tensor) -> Tensor:
         """noise [B, C, h, w] -> (mean + std * noise) * scaling_factor, float32."""
-        mean, logvar = torch.from_numpy(self.rows("moments", indices, flips)).chunk(2, dim=1)
+        mean, logvar = torch.from_numpy(self.rows("moments", indices, np.asarray(flips))).chunk(2, dim=1)
         std = logvar.float().mul_(0.5).exp_()
         return torch.addcmul(mean.float(), std, noise).mul_(self.scaling_factor)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reals import files
-from reals.data.decode import THREADS
+from reals.machine.cores import cores
 
 Read = Callable[[int, int], np.ndarray]
 
@@ -55,7 +55,7 @@ class Source:
         """Of the file itself, or of the names and checksums of a folder's files."""
         if self.members == (self.path,):
             return files.sha256(self.path)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             digests = pool.map(files.sha256, self.members)
             lines = [f"{m.relative_to(self.path).as_posix()} {d}\n" for m, d in zip(self.members, digests, strict=True)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -74,6 +74,12 @@ class Ahead(Generic[Batch]):
         self._coming.clear()
 
 
+def mirrored(pixels: Tensor, flips: Tensor, device: torch.device) -> Tensor:
+    """uint8 images [B, 3, R, R] on the device, left and right exchanged there where ``flips`` [B] is true."""
+    pixels, flips = pixels.to(device, non_blocking=True), flips.to(device, non_blocking=True)
+    return torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+
+
 def rows_of(batch: Columns, rows: slice) -> Columns:
     """Some rows of every column."""
     return batch._make(column if column is None else column[rows] for column in batch)

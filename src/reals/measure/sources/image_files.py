@@ -12,8 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from reals.data.decode import THREADS
 from reals.data.folder import EXTENSIONS
+from reals.machine.cores import cores
 from reals.measure.source import Source, size_text
 
 PNG_DEPTH = 24  # where a PNG says its bits a channel
@@ -81,7 +81,7 @@ def _image_files(
     """The images ``names``, whose bytes are ``data(name)``; ValueError where there are none or of several sizes."""
     if not names:
         raise ValueError(f"{path}: no image in this {kind} ({', '.join(sorted(EXTENSIONS))})")
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(cores())
     found = list(sizes(pool))
     for name, size in zip(names, found, strict=True):
         if size != found[0]:

@@ -192,7 +192,7 @@ class OnlineFeatures:
     def dim(self) -> int:
         return self.teacher.dim
 
-    def __call__(self, indices: Sequence[int] | np.ndarray, flips: np.ndarray, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, indices: Sequence[int] | np.ndarray, flips: np.ndarray | Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """images uint8 [B, 3, R, R], already mirrored -> (patches [B, T, D], cls [B, D]), float32."""
         return self.teacher.features(images.float() / 255, self.grid)
 

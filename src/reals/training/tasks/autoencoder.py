@@ -16,7 +16,7 @@ from reals.method.autoencoder_loss import AutoencoderLoss, LossWeights, adaptive
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
 from reals.method.objectives import wide
-from reals.training.batches import Ahead, rows_of
+from reals.training.batches import Ahead, mirrored, rows_of
 from reals.training.ema import update_ema
 from reals.training.processes import Processes, Share, add_weighted
 from reals.training.schedule import cosine, set_lr
@@ -35,6 +35,8 @@ class AutoencoderTask(Task):
     processes' precision, losses in float32. With gradient accumulation the discriminator's batch statistics and adaptive weights
     are those of a share, as in the reference code; all else is that of the whole batch.
     """
+
+    batches: Ahead[Batch]
 
     def __init__(self, spec: TrainedAutoencoderSpec, vae: "AutoencoderKL", align: AlignNetworks | None, teacher: TeacherFeatures | None, lpips: nn.Module,
                  images: Images, held_out: Images, processes: Processes, held_out_images: int = 64, held_out_every: int = 50):  # fmt: skip
@@ -79,7 +81,8 @@ class AutoencoderTask(Task):
         self.discriminator.requires_grad_(False)
         for share in processes.shares(spec.batch):
             part = rows_of(batch, slice(share.rows.start - first, share.rows.stop - first))
-            x = models.to_input(part.pixels.to(self.device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+            part = part._replace(pixels=mirrored(part.pixels, part.flips, self.device))
+            x = models.to_input(part.pixels).contiguous(memory_format=torch.channels_last)
             terms, reconstruction = self.gradient(part, x, spec.lambda_g * self._ramp(step), share)
             add_weighted(record, terms, share.weight)
             pairs.append((share, x, reconstruction))
@@ -93,7 +96,7 @@ class AutoencoderTask(Task):
         return {**record, "lr": lr}
 
     def gradient(self, batch: Batch, x: Tensor, lambda_g: float, share: Share) -> tuple[dict[str, Tensor], Tensor]:
-        """Adds the gradient of Eq. 5 for one share; (its terms, raw and weighted; the reconstruction)."""
+        """Adds the gradient of Eq. 5 for one share, its pixels mirrored already; (its terms, raw and weighted; the reconstruction)."""
         processes = self.processes
         teacher = self._features(batch) if self.align is not None else None
         with processes.autocast():
@@ -133,7 +136,7 @@ class AutoencoderTask(Task):
             return batch.patch.to(self.device, non_blocking=True), batch.cls.to(self.device, non_blocking=True)
         assert self.teacher is not None, "align networks without a teacher"
         with self.processes.autocast():
-            return self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
+            return self.teacher(batch.indices, batch.flips, batch.pixels)
 
     def _update_discriminator(self, pairs: list[tuple[Share, Tensor, Tensor]]) -> dict[str, Tensor]:
         """One step on the images and reconstructions of all shares; its loss and the norm of its gradient."""

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +21,8 @@ class Batch(NamedTuple):
     """What one process needs of one step's batch, on the CPU; rows are samples."""
 
     indices: list[int]
-    flips: np.ndarray
-    pixels: Tensor  # uint8
+    flips: Tensor  # bool: which images are to be mirrored
+    pixels: Tensor  # uint8, not mirrored yet
     noise: Tensor  # of the posterior sample
     patch: Tensor | None  # the teacher's features, from the cache
     cls: Tensor | None
@@ -40,8 +39,8 @@ class Batches:
         spec, seed, n = self.spec, self.spec.seed, self.spec.batch
         rows = self.processes.rows(n)
         indices = data_order(seed, step, n, len(self.images))[rows]
-        flips = (torch.rand(n, generator=rng.generator(seed, "flip", step)) < 0.5).numpy()[rows] & spec.flip
-        pixels = torch.from_numpy(self.images.batch(indices, flips))
+        flips = (torch.rand(n, generator=rng.generator(seed, "flip", step)) < 0.5)[rows] & spec.flip
+        pixels = torch.from_numpy(self.images.batch(indices))
         side = pixels.shape[-1] // 2 ** (len(spec.block_out_channels) - 1)
         shape = (n, spec.latent_channels, side, side)
         noise = torch.randn(shape, generator=rng.generator(seed, "posterior", step))[rows]

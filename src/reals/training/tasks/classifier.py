@@ -1,7 +1,7 @@
 """The step of the classifiers that are trained here: stand-ins for a published teacher and for Inception."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +13,7 @@ from reals import rng
 from reals.data.dataset import Images
 from reals.machine.usage import work
 from reals.training import loop
-from reals.training.batches import data_order
+from reals.training.batches import Ahead, data_order, mirrored
 from reals.training.schedule import cosine, set_lr
 from reals.training.task import Task
 from reals.training.tasks.augmentation import cropped, shifted
@@ -43,17 +43,24 @@ class ClassifierTask(Task):
     flip: bool
     crop_scale: tuple[float, float] | None = None
     patch_loss: float | None = None
+    batches: Ahead[tuple[Tensor, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.batches = Ahead(self.loaded)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
-    def update(self, step: int) -> dict[str, Tensor | float]:
+    def loaded(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, 3, R, R], not augmented yet, and classes [B] of a step."""
         indices = data_order(self.seed, step, self.batch, len(self.images))
+        return torch.from_numpy(self.images.batch(indices)), torch.from_numpy(self.images.labels[indices])
+
+    def update(self, step: int) -> dict[str, Tensor | float]:
+        pixels, classes = self.batches(step)
         g = rng.generator(self.seed, "augmentation", step)
-        flips = (torch.rand(self.batch, generator=g) < 0.5).numpy() if self.flip else None
-        x = torch.from_numpy(self.images.batch(indices, flips)).to(self._device)
+        x, y = pixels.to(self._device), classes.to(self._device)
+        if self.flip:
+            x = mirrored(x, torch.rand(self.batch, generator=g) < 0.5, self._device)
         x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
-        y = torch.from_numpy(self.images.labels[indices]).to(self._device)
         set_lr(self.optimizer, cosine(self.lr, step, self.steps))
         self.network.train()
         loss = self.loss(self.inputs(x), y)

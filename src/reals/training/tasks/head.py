@@ -94,13 +94,19 @@ def trained_on_ink(
         heads.out.bias.zero_()
     heads = heads.to(settings.device)
 
-    def loss_at(step: int) -> Tensor:
+    def batch(step: int) -> tuple[list[int], Tensor]:
         indices = data_order(settings.seed, step, settings.batch, len(images))
-        pixels = torch.from_numpy(images.batch(indices))
+        return indices, torch.from_numpy(images.batch(indices))
+
+    batches = Ahead(batch)
+
+    def loss_at(step: int) -> Tensor:
+        indices, pixels = batches(step)
         tokens, _ = teacher(indices, np.zeros(len(indices), bool), pixels.to(settings.device))
         mask, depth = heads(tokens.to(settings.device))
         true_mask, true_depth = (t.to(settings.device) for t in ink(pixels))
         return F.binary_cross_entropy_with_logits(mask, true_mask) + F.l1_loss(depth, true_depth)
 
-    train_head(heads, loss_at, settings, "heads", "downstream heads: the")
+    with closing(batches):
+        train_head(heads, loss_at, settings, "heads", "downstream heads: the")
     return heads

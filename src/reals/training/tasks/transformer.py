@@ -3,7 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +14,7 @@ from reals.experiment.specs import RunSpec
 from reals.method import ddpm, objectives, paths
 from reals.method.models.teacher import OnlineFeatures, pooled
 from reals.method.models.transformer import Transformer
-from reals.training.batches import Ahead, data_order, pinned, rows_of
+from reals.training.batches import Ahead, data_order, mirrored, pinned, rows_of
 from reals.training.ema import update_ema
 from reals.training.processes import Processes, add_weighted
 from reals.training.task import Task
@@ -25,17 +24,19 @@ class Batch(NamedTuple):
     """What one process needs of one step's batch, on the CPU; rows are samples."""
 
     indices: list[int]
-    flips: np.ndarray
+    flips: Tensor
     x: Tensor
     noise: Tensor
     t: Tensor
     y: Tensor
     tokens: Tensor | None  # REPA: the teacher's, from the cache
-    pixels: Tensor | None  # REPA: images, for a teacher that runs along
+    pixels: Tensor | None  # REPA: images, for a teacher that runs along; not mirrored yet
 
 
 class TransformerTask(Task):
     """One AdamW step of the family's loss on one batch, then the EMA. What is random is keyed by the step's number."""
+
+    batches: Ahead[Batch]
 
     def __init__(self, spec: RunSpec, model: Transformer, latents: Latents, labels: Tensor, processes: Processes,
                  teacher: CachedFeatures | OnlineFeatures | None = None, images: Images | None = None):  # fmt: skip
@@ -61,7 +62,7 @@ class TransformerTask(Task):
             return rng.generator(seed, purpose, step)
 
         indices = data_order(seed, step, n, len(self.latents))
-        flips = (torch.rand(n, generator=draw("flip")) < 0.5).numpy() & spec.flip
+        flips = (torch.rand(n, generator=draw("flip")) < 0.5) & spec.flip
         shape = (n, spec.latent_channels, spec.latent_size, spec.latent_size)
         posterior = torch.randn(shape, generator=draw("posterior"))
         noise = torch.randn(shape, generator=draw("noise"))
@@ -76,7 +77,7 @@ class TransformerTask(Task):
         mine, flips = indices[rows], flips[rows]
         tokens = pixels = None
         if self.images is not None:
-            pixels = torch.from_numpy(self.images.batch(mine, flips))
+            pixels = torch.from_numpy(self.images.batch(mine))
         elif self.teacher is not None and not isinstance(self.teacher, OnlineFeatures):
             tokens = pooled(self.teacher(mine, flips, None)[0], spec.latent_size // spec.patch)
         x = self.latents.batch(mine, flips, posterior[rows])
@@ -115,7 +116,7 @@ class TransformerTask(Task):
             return objectives.flow_loss(self.call, x, y, t, noise, paths.PATHS[self.spec.interpolant or "linear"])
         tokens = batch.tokens
         if batch.pixels is not None:
-            patches, _ = self.teacher(batch.indices, batch.flips, batch.pixels.to(self.device, non_blocking=True))
+            patches, _ = self.teacher(batch.indices, batch.flips, mirrored(batch.pixels, batch.flips, self.device))
             tokens = pooled(patches, self.spec.latent_size // self.spec.patch)
         assert tokens is not None and self.spec.repa is not None, "a teacher, but neither its tokens nor the images"
         tokens = tokens.to(self.device, non_blocking=True)
