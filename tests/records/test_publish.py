@@ -176,11 +176,13 @@ def published(folder: Path, *names: str) -> dict[str, str]:
 
 def test_training_that_goes_on_damages_nothing(tmp_path, monkeypatch):
     record = "made/step_2.safetensors.json"
-    listed = published(tmp_path, "log.jsonl", "samples/step_2.png", "tensorboard/events.1", "step_2.safetensors", record)
+    beside = ("samples/step_2.png", "profile/steps_1-2.json.gz", "wandb/run/log")
+    listed = published(tmp_path, "log.jsonl", *beside, "tensorboard/events.1", "step_2.safetensors", record)
     monkeypatch.setattr(publish, "recorded", lambda folder: listed)
     (tmp_path / record).write_text("{}")
     (tmp_path / "log.jsonl").write_text("more lines")
-    (tmp_path / "samples/step_2.png").write_text("drawn again")
+    for name in beside:
+        (tmp_path / name).write_text("made again")
     (tmp_path / "tensorboard/events.1").unlink()
     (tmp_path / "step_4.safetensors").write_text("the next milestone")
     assert publish.damaged(tmp_path) == []

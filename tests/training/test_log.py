@@ -1,13 +1,15 @@
-"""A run's log has each step once, survives a kill, and tensorboard is shown the same numbers."""
+"""A run's log has each step once, survives a kill, and tensorboard and wandb are shown the same numbers."""
 
 import json
 import sys
 import types
 
+import pytest
 from lines import Line, run
 
 from reals.experiment.engine import EngineConfig
 from reals.training import loop
+from reals.training.batches import Ahead
 from reals.training.log import Log, read_log
 
 
@@ -41,6 +43,106 @@ def test_without_tensorboard_one_line_says_so_and_training_goes_on(tmp_path, mon
     loop.train(Line(), tmp_path, 2, label="line", engine=EngineConfig(log_every=1, tensorboard=True))
     assert "the package tensorboard is not installed; log.jsonl holds the same numbers" in capsys.readouterr().err
     assert len(read_log(tmp_path / "log.jsonl")) == 2
+
+
+class StandIn(types.ModuleType):
+    """As much of the package wandb as is called, and what it was told."""
+
+    def __init__(self, logged_in=False):
+        super().__init__("wandb")
+        self.logged_in, self.runs, self.written, self.broken = logged_in, [], {}, ()
+
+    def Settings(self, **settings):
+        return settings
+
+    def login(self, prompt):
+        assert prompt is False  # never a question in the middle of a job
+        if self.logged_in is None:
+            raise OSError("no network")
+        return self.logged_in
+
+    def init(self, **settings):
+        self.fail("init")
+        self.runs.append(settings)
+        return self
+
+    def log(self, record, step):
+        self.fail(f"log {step}")
+        self.written[step] = record
+
+    def finish(self):
+        self.fail("finish")
+        self.written["closed"] = True
+
+    def fail(self, call):
+        if call in self.broken:
+            raise RuntimeError(f"{call} is broken")
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    package = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return package
+
+
+WITH_WANDB = EngineConfig(log_every=1, wandb="mine")
+
+
+def test_a_resumed_training_goes_on_in_the_wandb_run_of_its_artefact(tmp_path, wandb):
+    folder = tmp_path / "sit-b2-0123456789"
+    for steps in (3, 6):
+        loop.train(Line(), folder, steps, label="line", engine=WITH_WANDB)
+        assert wandb.written.pop("closed")
+    first, second = wandb.runs
+    assert first == second
+    assert first["id"] == "sit-b2-0123456789" and first["resume"] == "allow" and first["project"] == "mine"
+    assert wandb.written == {record["step"]: record for record in read_log(folder / "log.jsonl")}
+
+
+@pytest.mark.parametrize(("logged_in", "mode"), [(True, "online"), (False, "offline"), (None, "offline")])
+def test_wandb_is_online_only_for_who_is_logged_in_and_reaches_it(tmp_path, wandb, logged_in, mode):
+    wandb.logged_in = logged_in
+    loop.train(Line(), tmp_path, 1, label="line", engine=EngineConfig(wandb=True))
+    assert wandb.runs[0]["mode"] == mode and wandb.runs[0]["project"] == "reals"
+
+
+def test_the_users_own_wandb_mode_is_left_alone(tmp_path, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    loop.train(Line(), tmp_path, 1, label="line", engine=WITH_WANDB)
+    assert wandb.runs[0]["mode"] is None
+
+
+@pytest.mark.parametrize(("call", "kept"), [("init", []), ("log 2", [1]), ("finish", [1, 2, 3])])
+def test_a_failing_wandb_is_said_once_and_training_goes_on(tmp_path, wandb, capsys, call, kept):
+    wandb.broken = (call,)
+    loop.train(Line(), tmp_path, 3, label="line", engine=WITH_WANDB)
+    assert capsys.readouterr().err.count(f"engine.wandb: RuntimeError: {call} is broken") == 1
+    assert [step for step in wandb.written if step != "closed"] == kept
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3]
+
+
+def test_without_wandb_one_line_says_so_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    loop.train(Line(), tmp_path, 2, label="line", engine=WITH_WANDB)
+    assert "the package wandb is not installed; log.jsonl holds the same numbers" in capsys.readouterr().err
+    assert len(read_log(tmp_path / "log.jsonl")) == 2
+
+
+def test_a_record_says_how_long_its_steps_waited_for_data(tmp_path):
+    class Waiting(Line):
+        def __init__(self):
+            super().__init__()
+            self.batches = Ahead(lambda step: step)
+            self.batches.waited = 1.0  # before the run began
+
+        def update(self, step):
+            self.batches.waited += step
+            return super().update(step)
+
+    loop.train(Waiting(), tmp_path, 5, label="line", engine=EngineConfig(log_every=2))
+    assert [record["data_wait"] for record in read_log(tmp_path / "log.jsonl")] == [0.5, 2.5, 4.0]
 
 
 def test_the_log_never_repeats_a_step(tmp_path):

@@ -1,8 +1,8 @@
 """How training runs, and what the jobs of a scale ask of machines; nothing here is part of an id."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reals.experiment.reading import Strict
 from reals.experiment.stage_table import OF_COMMAND
@@ -32,6 +32,16 @@ class EngineConfig(Strict):
     """Steps between pictures drawn by the averaged weights; 0: none."""
     tensorboard: bool = False
     """Write the log for TensorBoard too."""
+    wandb: bool | Annotated[str, Field(min_length=1)] = False
+    """Write the log for Weights & Biases too: the project's name, or true for `reals`."""
+    profile: tuple[int, int] | None = None
+    """First and last step, as the log counts them, whose times torch's profiler writes down."""
+
+    @model_validator(mode="after")
+    def _profiles_steps(self) -> Self:
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
+            raise ValueError(f"profile: {list(self.profile)} are no first and last step; write e.g. [10, 20]")
+        return self
 
 
 class Resources(Strict):

@@ -22,7 +22,7 @@ PARTIAL = tuple(
     name for stage in STAGES if stage.numbering == STEP for name in stage.published
 )  # worth storing after any milestone
 # What training writes, removes and writes again in a folder that is published already; states have checksums of their own.
-GROWING = re.compile(r"log\.jsonl$|step_\d+\.(pt|sha256)$|(made|samples|tensorboard)/")
+GROWING = re.compile(r"log\.jsonl$|step_\d+\.(pt|sha256)$|(made|profile|samples|tensorboard|wandb)/")
 NOTE = "Written by `reals registry`: what each artefact is made of and where it is. dvc.yaml reads it; do not edit."
 
 

@@ -18,6 +18,7 @@ from reals.training.finite import Watch
 from reals.training.log import Records
 from reals.training.pace import Pace
 from reals.training.processes import Agreed, PeerLost, Processes, is_peer_loss
+from reals.training.profile import Profile
 from reals.training.states import States
 from reals.training.task import Task
 
@@ -50,6 +51,7 @@ def train(
     is a function of its number. Saves every ``engine.save_seconds`` and at the end; states of the steps in ``keep`` are
     never removed. ``batch`` samples a step and ``utilisation`` (step seconds -> MFU) are for the log. ``sample`` draws a
     picture every ``engine.sample_every`` steps, in the main process. ``states`` is where states are (``folder``/state).
+    ``engine.profile`` has the times of some steps written to ``folder``/profile.
 
     Raises NotFinite (step and terms named, last good state kept), Stopped after saving on SIGTERM, SIGUSR1 or SIGINT to
     any process, PeerLost where another process is gone, and OSError where a state or the log cannot be written.
@@ -60,7 +62,9 @@ def train(
         done = _resume(task, steps, processes, saved, folder)
         with saved, _records(folder, done, steps, processes, engine) as records:
             watch, pace = Watch(label, processes, saved), Pace(label, steps, done, quiet=not processes.main)
+            profile = Profile(folder / "profile", engine.profile if processes.main else None)
             shown: dict[str, float] = {}
+            waited, logged_before = _waited(task), done
             last_save = time.monotonic()
 
             def save(made: int) -> None:
@@ -68,11 +72,12 @@ def train(
                     with pace.pause("save", pace.steps_in(engine.save_seconds, made)):
                         saved.save(made, {"step": made, "task": task.state(), "processes": processes.state()})
 
-            with work():
+            with work(), profile:
                 for step in range(done, steps):
+                    made, last = step + 1, step + 1 == steps
+                    profile.before(made)
                     terms = task.update(step)
                     watch.add(step, terms)
-                    made, last = step + 1, step + 1 == steps
                     logged = made % engine.log_every == 0 or last
 
                     # One answer for all processes: whether anyone was asked to stop, whether it is time to save.
@@ -83,7 +88,9 @@ def train(
 
                     if logged:
                         watch.check()
-                        means = processes.means({**terms, **task.extras()})
+                        waiting = (_waited(task) - waited) / (made - logged_before)
+                        waited, logged_before = _waited(task), made
+                        means = processes.means({**terms, **task.extras(), "data_wait": waiting})
                         record = _record(made, means, pace.lap(made), processes, batch, utilisation)
                         shown = {"loss": record["loss"]}
                         if records is not None:
@@ -107,6 +114,7 @@ def train(
                     if processes.device.type == "cpu" or logged or made - done <= FIRST_STEPS:
                         pace.progress.update(made, **shown)
                     saved.check()
+                    profile.after(made)
             if done < steps:
                 save(steps)
         if processes.main:
@@ -156,7 +164,7 @@ def _records(
     folder: Path, done: int, steps: int, processes: Processes, engine: EngineConfig
 ) -> AbstractContextManager[Records | None]:
     """The log, open in the main process alone."""
-    return closing(Records(folder, done, steps, engine.tensorboard)) if processes.main else nullcontext()
+    return closing(Records(folder, done, steps, engine)) if processes.main else nullcontext()
 
 
 def _record(
@@ -178,6 +186,11 @@ def _record(
     if mfu is not None:
         record["mfu"] = round(mfu, 4)
     return record
+
+
+def _waited(task: Task) -> float:
+    """Seconds that the task's steps have waited for their batches."""
+    return task.batches.waited if task.batches is not None else 0.0
 
 
 def _memory(processes: Processes) -> int:

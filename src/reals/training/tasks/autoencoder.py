@@ -66,7 +66,7 @@ class AutoencoderTask(Task):
         self.ema = [p.detach().clone() for p in self.trained] if spec.ema else []
         self.weights = loss_weights(spec)
         self.batch = Batches(spec, images, teacher, processes)
-        self.batches = Ahead(self.batch)
+        self.batches: Ahead[Batch] = Ahead(self.batch)
         self.done = 0
 
     def update(self, step: int) -> dict[str, Tensor | float]:

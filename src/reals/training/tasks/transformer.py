@@ -51,7 +51,7 @@ class TransformerTask(Task):
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(trained, lr=spec.lr, betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
         self.schedule = ddpm.linear_schedule() if spec.family == "DiT" else None
-        self.batches = Ahead(self.batch)
+        self.batches: Ahead[Batch] = Ahead(self.batch)
         self.rehearsed = processes.count < 3
 
     def batch(self, step: int) -> Batch:
