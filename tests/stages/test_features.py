@@ -20,7 +20,7 @@ def test_cached_and_online_features_agree_to_the_caches_precision(context):
     teacher.run(context, r.teachers["large"])
     features.run(context, r.features["large"])
     cached = readers.CachedFeatures(context.folder(r.features["large"]))
-    online = teachers.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
+    online = teachers.OnlineFeatures.of(context.folder(r.teachers["large"]), context.device)
     indices, flips = np.array([3, 11, 3, 40]), np.array([True, False, False, True])
     pixels = torch.from_numpy(context.images("train").batch(indices, flips))
     for a, b in zip(cached(indices, flips, None), online(indices, flips, pixels), strict=True):
@@ -40,7 +40,7 @@ def test_cls_tokens_alone_can_be_cached(context, project):
     folder = context.folder(r.features["large"])
     assert sorted(p.name for p in folder.glob("*.npy")) == ["cls_00000.npy"]
     cached = readers.CachedFeatures(folder)
-    online = teachers.OnlineFeatures(context.folder(r.teachers["large"]), context.device)
+    online = teachers.OnlineFeatures.of(context.folder(r.teachers["large"]), context.device)
     indices, flips = np.array([3, 11]), np.array([True, False])
     pixels = torch.from_numpy(context.images("train").batch(indices, flips))
     patches, cls = cached(indices, flips, None)

@@ -22,7 +22,7 @@ from reals.method.models.teacher import OnlineFeatures
 from reals.stages.context import Context
 from reals.training import loop
 from reals.training.processes import Processes
-from reals.training.tasks.autoencoder import AutoencoderTask
+from reals.training.tasks.autoencoder import AutoencoderTask, align_networks
 from reals.training.tasks.autoencoder_batches import TeacherFeatures
 
 if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
@@ -56,9 +56,8 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         if spec.features is not None:
             teacher = CachedFeatures(registry.folder(artefact.needed("features")), context.images("train"))
         else:
-            teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device)
-        a = spec.align
-        align = AlignNetworks(spec.latent_channels, teacher.dim, a.layers, a.hidden, a.patch, a.cls)
+            teacher = OnlineFeatures.of(registry.folder(artefact.needed("teacher")), context.device)
+        align = align_networks(spec, spec.align, teacher.dim)
         alignment.initialise(align, rng.generator(spec.seed, "align weights"))
     lpips = lpips_network(spec.lpips.net, spec.lpips.backbone, config.lpips.weights)
     with Processes(spec.precision or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:

@@ -109,7 +109,7 @@ def _read_ink(
     source = (
         CachedFeatures(registry.folder(needed), context.images("train"))
         if cached
-        else OnlineFeatures(teacher_folder, context.device)
+        else OnlineFeatures.of(teacher_folder, context.device)
     )
     heads = trained_on_ink(context.images("train"), source, scale.latent.factor, settings)
     held_out = context.images("held_out")

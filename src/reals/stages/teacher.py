@@ -18,14 +18,11 @@ def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
     """Trains the scale's small ViT, or brings timm's weights into a folder of the same form."""
     config = next(c for k, c in context.scale.teachers.items() if context.registry.teachers[k].id == artefact.id)
     folder = context.begin(artefact)
-    grid = context.scale.latent_size
     if config.kind == "timm":
-        _bring_in(config, grid, folder)
+        _bring_in(config, context.scale.latent_size, folder)
         return
     images = context.images("train")
-    built = teachers.TeacherConfig(
-        "", config.patch, grid, (0.5,) * 3, (0.5,) * 3, config.width, config.depth, config.heads, len(images.classes)
-    )
+    built = teachers.config_of(artefact.spec, len(images.classes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(config.seed, "teacher weights"))
         network = teachers.build(built)

@@ -20,18 +20,7 @@ from reals.training import loop
 from reals.training.processes import Processes
 from reals.training.states import States
 from reals.training.tasks.pictures import Pictures
-from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks
-
-
-def network_config(spec: RunSpec, classes: int, teacher_dim: int | None) -> TransformerConfig:
-    repa = spec.repa
-    return TransformerConfig(
-        width=spec.width, depth=spec.depth, heads=spec.heads, patch=spec.patch,
-        latent_channels=spec.latent_channels, latent_size=spec.latent_size, classes=classes,
-        learn_sigma=spec.learn_sigma, label_dropout=spec.label_dropout,
-        projector_depth=repa.depth if repa else None, projector_dim=teacher_dim if repa else None,
-        **({"projector_hidden": repa.hidden} if repa else {}),
-    )  # fmt: skip
+from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks, network_config
 
 
 def utilisation(config: TransformerConfig, batch: int, precision: str, devices: int, step_seconds: float) -> float | None:
@@ -70,7 +59,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
         if spec.features is not None:
             teacher = CachedFeatures(registry.folder(artefact.needed("features")), images)
         else:
-            teacher = OnlineFeatures(registry.folder(artefact.needed("teacher")), context.device, grid)
+            teacher = OnlineFeatures.of(registry.folder(artefact.needed("teacher")), context.device, grid)
             online = images
     config = network_config(spec, len(images.classes), teacher.dim if teacher else None)
     model = Transformer(config)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals import files
+from reals.experiment.specs import PretrainedTeacherSpec, TeacherSpec
 from reals.files import write_atomically, write_json
 
 if TYPE_CHECKING:  # timm is imported where it is used: it takes seconds
@@ -66,6 +67,13 @@ class Teacher:
             tokens = self.network.fc_norm(tokens)
         patches = tokens[:, self.network.num_prefix_tokens :].float()
         return patches, tokens[:, 0].float() if self.network.cls_token is not None else patches.mean(dim=1)
+
+
+def config_of(spec: TeacherSpec, classes: int) -> TeacherConfig:
+    """How to build and feed a teacher of the DAG; ``classes`` are those that one trained here tells apart."""
+    if isinstance(spec, PretrainedTeacherSpec):
+        return published(spec.model, spec.patch, spec.grid)
+    return TeacherConfig("", spec.patch, spec.grid, (0.5,) * 3, (0.5,) * 3, spec.width, spec.depth, spec.heads, classes)
 
 
 def published(model: str, patch: int, grid: int) -> TeacherConfig:
@@ -184,9 +192,14 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Teacher:
 class OnlineFeatures:
     """Teacher features computed from the very images the autoencoder sees."""
 
-    def __init__(self, folder: Path, device: torch.device, grid: int | None = None):
+    def __init__(self, teacher: Teacher, grid: int | None = None):
+        self.teacher, self.grid = teacher, grid
+
+    @classmethod
+    def of(cls, folder: Path, device: torch.device, grid: int | None = None) -> "OnlineFeatures":
+        """By the teacher in ``folder``, whose files are checked."""
         files.verified(folder)
-        self.teacher, self.grid = load(folder, device), grid
+        return cls(load(folder, device), grid)
 
     @property
     def dim(self) -> int:

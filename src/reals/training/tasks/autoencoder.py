@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reals import rng
 from reals.data.dataset import Images
-from reals.experiment.specs import TrainedAutoencoderSpec
+from reals.experiment.specs import AlignSpec, TrainedAutoencoderSpec
 from reals.method.alignment import AlignNetworks, AlignWeights
 from reals.method.autoencoder_loss import AutoencoderLoss, LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
 from reals.method.models import autoencoder as models
@@ -194,6 +194,11 @@ class AutoencoderTask(Task):
         for network in (self.vae, self.align):
             if network is not None:
                 network.eval().requires_grad_(False)
+
+
+def align_networks(spec: TrainedAutoencoderSpec, align: AlignSpec, dim: int) -> AlignNetworks:
+    """The MLPs of Eq. 1 that a spec asks for, for teachers' features of width ``dim``; call `alignment.initialise` after it."""
+    return AlignNetworks(spec.latent_channels, dim, align.layers, align.hidden, align.patch, align.cls)
 
 
 def loss_weights(spec: TrainedAutoencoderSpec) -> LossWeights:

@@ -13,7 +13,7 @@ from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.specs import RunSpec
 from reals.method import ddpm, objectives, paths
 from reals.method.models.teacher import OnlineFeatures, pooled
-from reals.method.models.transformer import Transformer
+from reals.method.models.transformer import Transformer, TransformerConfig
 from reals.training.batches import Ahead, data_order, mirrored, pinned, rows_of
 from reals.training.ema import update_ema
 from reals.training.processes import Processes, add_weighted
@@ -145,6 +145,18 @@ class TransformerTask(Task):
         self.optimizer.load_state_dict(state["optimizer"])
         for name, value in state["ema"].items():
             self.ema[name].copy_(value)
+
+
+def network_config(spec: RunSpec, classes: int, teacher_dim: int | None) -> TransformerConfig:
+    """A run's network; ``teacher_dim`` is the width of the features that REPA's projector gives."""
+    repa = spec.repa
+    return TransformerConfig(
+        width=spec.width, depth=spec.depth, heads=spec.heads, patch=spec.patch,
+        latent_channels=spec.latent_channels, latent_size=spec.latent_size, classes=classes,
+        learn_sigma=spec.learn_sigma, label_dropout=spec.label_dropout,
+        projector_depth=repa.depth if repa else None, projector_dim=teacher_dim if repa else None,
+        **({"projector_hidden": repa.hidden} if repa else {}),
+    )  # fmt: skip
 
 
 def checkpoint_blocks(model: Transformer) -> None:
