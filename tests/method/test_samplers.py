@@ -1,4 +1,6 @@
 import math
+import threading
+import time
 from itertools import pairwise
 
 import pytest
@@ -293,6 +295,30 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch():
     steps = [(together(k)[7], alone(k)[0], other_purpose(k)[0]) for k in range(5)]
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in steps)
     assert not torch.equal(steps[0][0], steps[1][0])
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 2, 2), (3, 5, 7), (4, 32, 32)])
+def test_noise_is_each_samples_stream_read_in_order(shape):
+    indices = [5, 0, 49_999]
+    generators = [rng.generator(3, "sde", index) for index in indices]
+    noise_at = samplers.per_sample_noise(3, indices, shape, "sde")
+    expected = [torch.stack([torch.randn(shape, generator=generator) for generator in generators]) for _ in range(4)]
+    assert all(torch.equal(noise_at(k), expected[k]) for k in range(4))
+    assert torch.equal(samplers.start_noise(3, indices, shape, "sde"), expected[0])
+
+
+def test_the_thread_that_draws_ahead_ends_with_its_noise():
+    def drawing():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("sample noise")]
+
+    noise_at = samplers.per_sample_noise(3, range(4), (4, 2, 2), "sde")
+    noise_at(0)
+    assert drawing()
+    del noise_at
+    until = time.monotonic() + 10
+    while drawing() and time.monotonic() < until:
+        time.sleep(0.001)
+    assert not drawing()
 
 
 def test_noise_is_standard_normal_in_the_asked_type():

@@ -7,6 +7,7 @@ step 0..999. Every sampler takes the initial noise as `x`, works in its dtype an
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,21 +33,40 @@ def per_sample_noise(
 ) -> NoiseAt:
     """A `noise_at` whose noise for sample i at step k depends on (seed, purpose, i, k), never on the batch.
 
-    `noise_at(k)` is [len(indices), *shape] ~ N(0, I), drawn in float32 on the CPU. Each sample has one
-    generator, read in order, so the steps must be asked for as 0, 1, 2, ..., each once; anything else is an
-    AssertionError.
+    `noise_at(k)` is [len(indices), *shape] ~ N(0, I), drawn in float32 on the CPU, from step 1 on by a thread while the step
+    before runs. Each sample has one generator, read in order, so the steps must be asked for as 0, 1, 2, ..., each once;
+    anything else is an AssertionError.
     """
     generators = [rng.generator(seed, purpose, index) for index in indices]
+    thread = ThreadPoolExecutor(1, "sample noise")  # ends with the function below, which alone holds it
+    ahead: Future[Tensor] | None = None
     expected = 0
 
     def noise_at(k: int) -> Tensor:
-        nonlocal expected
+        nonlocal expected, ahead
         assert k == expected, f"noise of step {k} asked for, step {expected} is next"
         expected += 1
-        drawn = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        return drawn.to(device, dtype)
+        drawn = _drawn(generators, shape, device) if ahead is None else ahead.result()
+        ahead = thread.submit(_drawn, generators, shape, device)
+        return drawn.to(device, dtype, non_blocking=True)
 
     return noise_at
+
+
+def start_noise(
+    seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: str, device: torch.device | str = "cpu"
+) -> Tensor:
+    """What `per_sample_noise` gives for step 0, where no other step is needed."""
+    generators = [rng.generator(seed, purpose, index) for index in indices]
+    return _drawn(generators, shape, device).to(device, non_blocking=True)
+
+
+def _drawn(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+    """The next noise of each generator, float32 [len(generators), *shape], in memory that is copied to a GPU in the background."""
+    noise = torch.empty(len(generators), *shape, pin_memory=torch.device(device).type == "cuda")
+    for row, generator in zip(noise, generators, strict=True):
+        row.normal_(generator=generator)
+    return noise
 
 
 def _check_steps(steps: int) -> None:

@@ -197,7 +197,7 @@ def draw(
         return torch.cat(alone)
     c = model.config
     shape = (c.latent_channels, c.latent_size, c.latent_size)
-    start = samplers.per_sample_noise(seed, indices, shape, "sample start", device)(0)
+    start = samplers.start_noise(seed, indices, shape, "sample start", device)
     noise_at = samplers.per_sample_noise(seed, indices, shape, "sample noise", device)
     return sampling.integrate(sampling.field(model, y, null=c.classes), start, noise_at, progress=progress)
 
