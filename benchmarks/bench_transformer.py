@@ -25,7 +25,7 @@ from reals import rng
 from reals.method import guidance
 from reals.method.models.bf16 import Linear
 from reals.method.models.transformer import FULL_SIZES, Transformer, TransformerConfig, initialise
-from reals.method.sampling import Bf16
+from reals.method.sampling import InPrecision
 
 GMAC = {"S/2": 6.06, "B/2": 23.01, "L/2": 80.70, "XL/2": 118.62}  # a forward pass of one image, 256 tokens
 SCALE, INTERVAL, STEPS, GUIDED = 1.5, (0.0, 0.75), 250, 185  # guided evaluations of 250 with this interval
@@ -224,7 +224,7 @@ def memory(arm: str, name: str, task: str, batch: int) -> float:
     elif arm == "diffusers":
         step = diffusers_step(model, batch)
     else:
-        step = our_step(Bf16(model) if arm == "ours recommended" else model, batch, guided=True)
+        step = our_step(InPrecision(model, "bf16") if arm == "ours recommended" else model, batch, guided=True)
     for _ in range(2):
         step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -304,7 +304,7 @@ def sample(name: str, mine: Transformer, nets: dict, batch: int, limit: dict, us
     steps = {"diffusers": diffusers_step(nets["diffusers"], batch)}
     steps |= {arm: our_step(nets[arm], batch, True) for arm in nets if arm.startswith("ours fp32")}
     if "ours recommended" in nets:
-        quick = Bf16(ours(name))
+        quick = InPrecision(ours(name), "bf16")
         if not options.eager:
             quick.compile()
         steps |= {"ours recommended": our_step(quick, batch, True), "unguided": our_step(quick, batch, False)}

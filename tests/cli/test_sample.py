@@ -264,7 +264,7 @@ def test_bf16_is_autocast_and_close():
         exact = model(x, t, y)
         with torch.autocast("cpu", torch.bfloat16):
             expected = model(x, t, y).float()
-        fast = sampling.Bf16(model)(x, t, y)
+        fast = sampling.InPrecision(model, "bf16")(x, t, y)
     assert fast.dtype == torch.float32
     assert torch.equal(fast, expected)
     assert 0 < (fast - exact).abs().max() < 0.03 * exact.abs().max()

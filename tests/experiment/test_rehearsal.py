@@ -32,6 +32,11 @@ def test_every_scale_rehearses_its_own_artefacts(scale):
         assert small.experiment.scale.resources[rule] == asked.model_copy(update={"threads": 1})
 
 
+def test_networks_are_not_compiled():
+    assert registry("imagenet256", False).experiment.scale.engine.compile
+    assert not registry("imagenet256").experiment.scale.engine.compile
+
+
 def test_it_costs_nothing():
     costs = Costs(registry("imagenet256"))
     assert sum(job.flops for job in costs.jobs.values()) < 1e12

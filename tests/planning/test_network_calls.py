@@ -14,7 +14,7 @@ from reals.planning.network_calls import network_calls
 SDE = SdeSpec(diffusion_form="sigma", diffusion_norm=1.0, last_step="mean", last_step_size=0.04)
 SAMPLES = SamplesSpec(
     run="r", autoencoder="a", step=1, sampler="sde", cfg=1.0, steps=1, interval=None, interval_time=None, cfg_channels="all", n=1,
-    labels="random", seed=0, interpolant=None, eta=None, sde=SDE,
+    labels="random", seed=0, interpolant=None, eta=None, sde=SDE, precision=None,
 )  # fmt: skip
 
 

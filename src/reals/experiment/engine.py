@@ -19,7 +19,7 @@ class EngineConfig(Strict):
     accumulate: int = Field(default=1, ge=1)
     """Shares of a batch that a process computes one after the other, to save memory."""
     compile: bool = False
-    """torch.compile the networks."""
+    """torch.compile the networks that are trained, and the transformer that draws samples."""
     checkpoint_blocks: bool = False
     """Recompute activations in the backward pass, to save memory."""
     deterministic: bool = True

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from reals.experiment.datasets import LabelsConfig
-from reals.experiment.networks import Extractor, TrainedExtractor
+from reals.experiment.networks import AutoencoderPrecision, Extractor, TrainedExtractor
 from reals.experiment.reading import Strict
 
 
@@ -24,6 +24,9 @@ class SamplingConfig(Strict):
     """Jobs that an evaluation's images are drawn in."""
     labels: Literal["random", "balanced"] = "random"
     """random: each drawn uniformly, as DiT and SiT do; balanced: class i mod the number of classes."""
+    precision: AutoencoderPrecision = None
+    """Precision of matrix products in the transformer and the decoder that draw samples: fp32 (default), tf32 or bf16. Part of
+    the id."""
 
     @model_validator(mode="after")
     def _no_empty_shard(self) -> Self:

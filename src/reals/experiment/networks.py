@@ -20,7 +20,7 @@ Precision = Annotated[
     BeforeValidator(_fp32_is_none),
     WithJsonSchema({"enum": ["fp32", "tf32", "bf16", "fp16", None]}),
 ]
-# fp16 is left out: the activations of SD-VAE's decoder overflow it.
+# fp16 is left out where an autoencoder runs: the activations of SD-VAE's decoder overflow it.
 AutoencoderPrecision = Annotated[
     Literal["tf32", "bf16"] | None,
     BeforeValidator(_fp32_is_none),
@@ -197,6 +197,15 @@ class AutoencoderConfig(Strict):
     """Steps between those."""
     precision: AutoencoderPrecision = None
     """Precision of the networks' matrix products: fp32 (default), tf32 or bf16. Part of the id."""
+
+
+class EncodingConfig(Strict):
+    """What frozen networks make of the training images once, for the trainings to read: latents, and features where they are
+    cached."""
+
+    precision: AutoencoderPrecision = None
+    """Precision of matrix products in the encoder, and in the teacher of cached features: fp32 (default), tf32 or bf16. Part of
+    the id."""
 
 
 class SizeConfig(Strict):

@@ -13,7 +13,8 @@ def protocol(registry: Registry) -> dict[str, str]:
         "data": f"{scale.data.name}, {scale.data.resolution}x{scale.data.resolution} ({scale.description})",
         "transformer steps": f"{steps}, batch {scale.transformer.batch}",
         "samples": f"{scale.sampling.samples:,}, {scale.sampling.labels} labels",
-        "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)",
+        "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)"
+        + (f", {scale.sampling.precision}" if scale.sampling.precision else ""),
         "feature extractor": scale.evaluation.extractor.name,
         "reference": Path(scale.evaluation.reference).name if scale.evaluation.reference else "all training images; "
         f"precision and recall against {scale.evaluation.pr_reference:,} of them",

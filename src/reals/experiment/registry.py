@@ -38,7 +38,9 @@ class Registry:
         self.features = self._each(images.features(experiment, self.data, self.teachers))
         sources = Sources(experiment.scale.features, self.teachers, self.features)
         self.autoencoders = self._each(autoencoders.autoencoders(experiment, self.data, sources))
-        self.latents = self._each({name: transformers.latents(self.data, made) for name, made in self.autoencoders.items()})
+        self.latents = self._each(
+            {name: transformers.latents(experiment, self.data, made) for name, made in self.autoencoders.items()}
+        )
         self.runs = self._each({
             name: transformers.run(experiment, row, self.latents[row.autoencoder], sources)
             for name, row in experiment.runs.items()

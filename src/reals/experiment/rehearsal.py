@@ -29,8 +29,8 @@ def rehearse(scale: Scale) -> Scale:
 
     Pretrained autoencoders, teachers and feature extractors become ones of their kind that are made here in a step or two;
     an ImageFolder that is not there becomes procedural pictures. What a cluster sees stays: which jobs, how many shards,
-    and the GPUs, memory and time they ask for (threads are one each: at these sizes more are in each other's way). Its
-    results have a root of their own, and no table takes them for the paper's.
+    and the GPUs, memory and time they ask for (threads are one each: at these sizes more are in each other's way). Networks are
+    not compiled: for each process that would take longer than its two steps, and a C++ compiler. Its results have a root of their own, and no table takes them for the paper's.
     """
     resolution = max(SMALLEST_RESOLUTION, LATENTS * scale.latent.factor)
     values = scale.model_dump()
@@ -51,6 +51,7 @@ def rehearse(scale: Scale) -> Scale:
         "evaluation": _evaluation(scale),
         "analysis": {"images": 20, "reconstruction_images": 30, "probe_images": 40, "tsne_classes": 10, "tsne_images": 4},
         "downstream": _downstream(scale),
+        "engine": values["engine"] | {"compile": False},
         "resources": {rule: asked | {"threads": 1} for rule, asked in values["resources"].items()},
     }
     return Scale.model_validate(changed)

@@ -11,6 +11,7 @@ from reals.experiment.measurement import AnalysisConfig, DownstreamConfig, Evalu
 from reals.experiment.networks import (
     AutoencoderConfig,
     Base,
+    EncodingConfig,
     LatentConfig,
     Positive,
     RepaConfig,
@@ -72,6 +73,8 @@ class Scale(Strict):
     """What each row of autoencoders.tsv with `init: base` starts from."""
     autoencoder: AutoencoderConfig
     """Architecture and fine-tuning of the autoencoder."""
+    encoding: EncodingConfig = EncodingConfig()
+    """The latents that transformers train on, and cached features."""
     models: dict[Literal["S", "B", "L", "XL"], SizeConfig]
     """The transformer sizes that rows of runs.tsv name."""
     repa: RepaConfig

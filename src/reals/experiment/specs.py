@@ -90,7 +90,8 @@ class FeaturesSpec:
     kind: ClassVar[str] = "features"
     data: str
     teacher: str
-    precision: str
+    precision: str  # of what is stored
+    compute: Literal["tf32", "bf16"] | None  # precision of the teacher's products; None: float32
     flip: bool
     targets: Literal["cls"] | None  # None: patches and cls
 
@@ -185,7 +186,8 @@ class LatentsSpec:
     kind: ClassVar[str] = "latents"
     data: str
     autoencoder: str
-    precision: str
+    precision: str  # of what is stored
+    compute: Literal["tf32", "bf16"] | None  # precision of the encoder's products; None: float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +256,7 @@ class SamplesSpec:
     interpolant: Literal["gvp", "vp"] | None  # that of the run
     eta: float | None
     sde: SdeSpec | None = field(metadata={"key": "path"})  # of the SDE samplers
+    precision: Literal["tf32", "bf16"] | None  # of the products in transformer and decoder; None: float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from reals import rng
 from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, PathName, Sampler, SamplerName, samplers_of
 from reals.method import ddpm, guidance, paths, samplers
+from reals.method import precision as precisions
 from reals.method.models.autoencoder import to_uint8
 from reals.method.models.transformer import Transformer, TransformerConfig
 from reals.method.objectives import Network
 
 if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -146,24 +145,26 @@ class Sampling:
         return ddpm.respace(ddpm.linear_schedule(), self.steps)
 
 
-class Bf16(nn.Module):
-    """The network with its products in bfloat16 and everything else (residual stream, norms, state) in float32.
+class InPrecision(nn.Module):
+    """The network with its products in fp32, tf32 or bf16 and everything else (residual stream, norms, state) in float32.
 
-    The same numbers as autocast on float32 weights; they are cast here once, in place, and not at each call.
+    bf16 gives the same numbers as autocast on float32 weights; they are cast here once, in place, and not at each call.
     """
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, precision: str):
         super().__init__()
-        self.model, self.config = model, model.config
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(torch.bfloat16)
+        precisions.check(precision)
+        self.model, self.config, self.precision = model, model.config, precision
+        if precision == "bf16":
+            for module in model.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(torch.bfloat16)
 
     def compile(self, **options: Any) -> None:
         self.model.compile(**options)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with precisions.running(x.device, self.precision):
             return self.model(x, t, y).to(x.dtype)
 
 
@@ -178,7 +179,7 @@ def shard_range(n: int, shard: int, shards: int) -> range:
 
 
 def draw(
-    model: Transformer | Bf16,
+    model: Transformer | InPrecision,
     sampling: Sampling,
     seed: int,
     y: Tensor,
@@ -203,10 +204,12 @@ def draw(
 
 
 @torch.no_grad()
-def decode(vae: "AutoencoderKL", z: Tensor, indices: list[int], what: str) -> Tensor:
+def decode(vae: "AutoencoderKL", z: Tensor, indices: list[int], what: str, precision: str = "fp32") -> Tensor:
     """Unscaled latents [B, C, h, w] -> uint8 images [B, 3, H, W]; FloatingPointError names `what` is not finite."""
     if not torch.isfinite(z).all():
         raise FloatingPointError(
             f"{what}: sampling gave non-finite latents (samples {indices[0]} to {indices[-1]}); the network has diverged"
         )
-    return to_uint8(vae.decode(z.float()).sample)
+    with precisions.running(z.device, precision):
+        images = vae.decode(z.float()).sample
+    return to_uint8(images.float())

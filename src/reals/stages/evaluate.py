@@ -40,6 +40,7 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
         "batch": scale.transformer.batch,
         "sampler": sampler.described,
         "network evaluations": sampler.evaluations or "adaptive",
+        **({"sampling precision": spec.precision} if spec.precision else {}),
         "guidance": guidance,
         "samples": spec.n,
         "labels": spec.labels,

@@ -10,6 +10,7 @@ from reals.data.readers import feature_layout
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import FeaturesSpec
 from reals.method.models import teacher as teachers
+from reals.method.precision import running
 from reals.stages.context import Context
 
 BATCH = 64
@@ -36,7 +37,8 @@ def run(context: Context, artefact: Artefact[FeaturesSpec]) -> None:
         batches = (np.arange(start, min(start + BATCH, span.stop)) for start in range(span.start, span.stop, BATCH))
         for _, pixels in images.ahead(batches):
             x = torch.from_numpy(pixels).to(context.device)
-            views = [teacher.features(view.float() / 255) for view in (x, x.flip(-1))[:flips]]
+            with running(context.device, artefact.spec.compute or "fp32"):
+                views = [teacher.features(view.float() / 255) for view in (x, x.flip(-1))[:flips]]
             rows = {
                 name: torch.stack(parts, dim=1) for name, parts in zip(("patch", "cls"), zip(*views, strict=True), strict=True)
             }

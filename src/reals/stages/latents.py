@@ -10,6 +10,7 @@ from reals.data.readers import latent_layout
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import LatentsSpec
 from reals.method.models import autoencoder as models
+from reals.method.precision import running
 from reals.stages.context import Context
 
 BATCH = 64
@@ -20,7 +21,7 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
 
     logvar and not std, because a tiny std underflows in float16. The index holds ``scaling_factor``, the autoencoder's own
     (one scalar; z_scaled = z * scaling_factor), and the std and per-channel mean and std of the sampled latents of all
-    training images, from sums in float64 that each shard brings. The encoder runs in float32, as the references' does.
+    training images, from sums in float64 that each shard brings.
     """
     folder = context.begin(artefact)
     images = context.images("train")
@@ -43,7 +44,8 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
             x = models.to_input(torch.from_numpy(pixels).to(context.device)).contiguous(memory_format=torch.channels_last)
             rows = []
             for f, view in enumerate((x, x.flip(-1))):
-                mean, logvar = models.moments(vae, view)
+                with running(context.device, artefact.spec.compute or "fp32"):
+                    mean, logvar = models.moments(vae, view)
                 rows.append(torch.cat([mean, logvar], dim=1).half())
                 if f < counted:
                     m, v = mean.double(), logvar.double().exp()

@@ -12,8 +12,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.specs import SamplesSpec
 from reals.machine.usage import work
 from reals.method.models import autoencoder as models
-from reals.method.models.transformer import Transformer
-from reals.method.sampling import decode, draw, random_labels, shard_range
+from reals.method.sampling import InPrecision, decode, draw, random_labels, shard_range
 from reals.progress import Progress
 from reals.stages.context import Context
 from reals.stages.inputs import checkpoint, load_transformer, sampling_of
@@ -28,12 +27,15 @@ def labels_of(spec: SamplesSpec, classes: int) -> np.ndarray:
     return np.arange(n) % classes if spec.labels == "balanced" else random_labels(spec.seed, range(n), classes)
 
 
-def loaded(context: Context, artefact: Artefact[SamplesSpec]) -> tuple[Transformer, dict, "AutoencoderKL"]:
+def loaded(context: Context, artefact: Artefact[SamplesSpec]) -> tuple[InPrecision, dict, "AutoencoderKL"]:
     """What samples are drawn by: (network, its checkpoint's facts, autoencoder), refused where one was made with another copy."""
     path, source = checkpoint(context, artefact), context.folder(artefact.needed("autoencoder"))
     model, facts = load_transformer(path, context.device)
     files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
-    return model, facts, models.channels_last(models.load(source, context.device), context.device)
+    network = InPrecision(model, artefact.spec.precision or "fp32")
+    if context.scale.engine.compile:
+        network.compile()
+    return network, facts, models.channels_last(models.load(source, context.device), context.device)
 
 
 def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:
@@ -43,9 +45,9 @@ def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:
     """
     spec, scale, registry = artefact.spec, context.scale, context.registry
     folder = context.begin(artefact)
-    model, facts, vae = loaded(context, artefact)
-    labels, sampling = labels_of(spec, model.config.classes), sampling_of(spec)
-    sampling.check(facts["family"], model.config)
+    network, facts, vae = loaded(context, artefact)
+    labels, sampling = labels_of(spec, network.config.classes), sampling_of(spec)
+    sampling.check(facts["family"], network.config)
     own = shard_range(spec.n, shard, registry.shards(artefact))
     batches = [list(own[i : i + scale.sampling.batch]) for i in range(0, len(own), scale.sampling.batch)]
     rounds = spec.steps or 1  # dopri5 has none, and counts images
@@ -58,10 +60,10 @@ def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:
             if not part.exists():  # parts are renamed into place, so one that exists is whole
                 y = torch.from_numpy(labels[indices]).to(context.device)
                 before = sum(len(b) for b in batches[:number]) * rounds
-                z = draw(model, sampling, spec.seed, y, indices, context.device,
+                z = draw(network, sampling, spec.seed, y, indices, context.device,
                          partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
                 z = z / facts["scaling_factor"]
-                decoded = decode(vae, z, indices, source).cpu().numpy()
+                decoded = decode(vae, z, indices, source, network.precision).cpu().numpy()
                 files.write_atomically(part, partial(save_npz, images=decoded, latents=z.float().cpu().numpy()))
             with np.load(part) as saved:
                 images.append(saved["images"])

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from reals.cli.sample.parts import Report
 from reals.method.models.transformer import Transformer
-from reals.method.sampling import Bf16, Sampling, decode, draw
+from reals.method.sampling import InPrecision, Sampling, decode, draw
 
 
 def maker(
@@ -22,7 +22,7 @@ def maker(
     device: torch.device,
 ) -> Callable[[list[int], Report], np.ndarray]:
     """A function that draws the samples of some indices, each of its class, as uint8 [k, H, W, 3]; bf16 casts ``model`` in place."""
-    network = Bf16(model) if options.precision == "bf16" else model
+    network = InPrecision(model, options.precision)
     if options.compile:
         network.compile()
 
@@ -30,6 +30,7 @@ def maker(
     def make(indices: list[int], report: Report) -> np.ndarray:
         y = torch.from_numpy(classes[indices]).to(device)
         z = draw(network, sampling, options.seed, y, indices, device, report) / scaling
-        return decode(vae, z, indices, str(options.checkpoint)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        images = decode(vae, z, indices, str(options.checkpoint), options.precision)
+        return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     return make

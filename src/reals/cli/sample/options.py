@@ -40,7 +40,12 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time; changes nothing but speed (16)")
     p.add_argument("--device", help="cuda where there is one, else cpu")
-    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: faster where the hardware has it (fp32)")
+    p.add_argument(
+        "--precision",
+        choices=["fp32", "tf32", "bf16"],
+        default="fp32",
+        help="of products; tf32 and bf16 are faster where the hardware has them (fp32)",
+    )
     p.add_argument("--compile", action="store_true", help="torch.compile the network: pays for itself over many images")
     p.add_argument(
         "--scaling-factor", type=float, help="what latents were multiplied by; otherwise our run's, or the autoencoder's"

@@ -56,6 +56,7 @@ def features(
                 data=data.id,
                 teacher=teacher.id,
                 precision=PRECISION,
+                compute=scale.encoding.precision,
                 flip=scale.data.flip,
                 targets="cls" if scale.features == "cls" else None,
             ),

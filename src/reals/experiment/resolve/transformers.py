@@ -8,8 +8,9 @@ from reals.experiment.sampler_table import SAMPLERS
 from reals.experiment.specs import AutoencoderSpec, DataSpec, LatentsSpec, RepaSpec, RunSpec, SamplesSpec, SdeSpec
 
 
-def latents(data: Artefact[DataSpec], autoencoder: Artefact[AutoencoderSpec]) -> Artefact[LatentsSpec]:
-    spec = LatentsSpec(data=data.id, autoencoder=autoencoder.id, precision=PRECISION)
+def latents(experiment: Experiment, data: Artefact[DataSpec], autoencoder: Artefact[AutoencoderSpec]) -> Artefact[LatentsSpec]:
+    compute = experiment.scale.encoding.precision
+    spec = LatentsSpec(data=data.id, autoencoder=autoencoder.id, precision=PRECISION, compute=compute)
     return Artefact(autoencoder.name, spec, (data, autoencoder))
 
 
@@ -44,6 +45,7 @@ def samples(
         labels=config.labels if every else "balanced",
         seed=experiment.scale.seeds.sampling if row.seed is None else row.seed, interpolant=run.spec.interpolant,
         eta=sampler.eta, sde=_sde(experiment, row) if known.sde else None,
+        precision=config.precision,
     )  # fmt: skip
     return Artefact(row.name, spec, (run, autoencoder))
 
