@@ -4,20 +4,41 @@ import json
 
 import pytest
 
+from reals import files
 from reals.cli import plan
 from reals.cli.main import main
 from reals.experiment.stage_table import OF_COMMAND
+from reals.planning import rates
 
 
 def test_the_command_prints_and_gives_json(project, capsys):
     assert main(["plan", "--config", "scale=imagenet256", "--gpu", "h100", "--nodes", "2"]) == 0
     text = capsys.readouterr().out
-    assert "2 x 8 NVIDIA H100 SXM, bf16 (rates: stated in config/rates.yaml)" in text
+    assert "2 x 8 NVIDIA H100 SXM (rates: stated in config/rates.yaml)" in text
+    said = [line.split()[:-1] for line in text.splitlines()[2:]]
+    for kind in (
+        "transformer XL bf16 300",
+        "sampling XL tf32 140",
+        "autoencoder bf16 180",
+        "encoding tf32 122",
+        "encoding fp32 40",
+    ):
+        assert kind.split() in said
+    assert "by the ratio of the peaks" not in text
     assert "on 16 GPUs" in text and "table03" in text and "sit-xl2-reals" in text
-    assert main(["plan", "--config", "scale=imagenet256", "--gpu", "a100", "--precision", "tf32", "--json"]) == 0
+    assert main(["plan", "--config", "scale=imagenet256", "--gpu", "a100", "--json"]) == 0
     stated = json.loads(capsys.readouterr().out)
     b = next(j for j in stated["jobs"] if (j["name"], j["step"]) == ("sit-b2-reals", 400_000))
-    assert b["device_hours"] == pytest.approx(76, rel=0.01)  # the reference's figure at 52 TFLOP/s
+    assert b["device_hours"] == pytest.approx(76 * 52 / 120, rel=0.01)  # the reference's figure at 52 TFLOP/s, ours at 120
+
+
+def test_a_rate_that_was_not_measured_is_named(project, capsys):
+    measured = {"bf16": dict.fromkeys(rates.KINDS, 200), "tf32": dict.fromkeys(rates.KINDS, 100)}
+    files.write_json(rates.measured_path("a card"), {"device": "a card", "threads": None, "peak_tflops": {"fp32": 50, "tf32": 400},
+                                                     "scales": {"imagenet256": {"date": "x", "tflops": measured}}})  # fmt: skip
+    assert main(["plan", "--config", "scale=imagenet256", "--gpu", "a card"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "by the ratio of the peaks" in line)
+    assert "encoding fp32 (from tf32)" in line and "reals measure" in line and "bf16" not in line
 
 
 def test_the_jobs_of_every_stage_are_printed(project, capsys, monkeypatch):
@@ -34,9 +55,8 @@ def test_the_jobs_of_every_stage_are_printed(project, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--gpu", "h200"], "h200: no rates of this device at scale demo; run `reals measure --config scale=demo`"),
+    [(["--gpu", "b200"], "b200: no rates of this device at scale demo; run `reals measure --config scale=demo`"),
      ([], "no rates of this device"),
-     (["--gpu", "h100", "--precision", "fp32"], "no rates for precision 'fp32'; known: bf16, tf32"),
      (["--config", "scael=demo"], "scael=demo: expected KEY=VALUE with a key of scale, data"),
      (["--config", "scale=imagenet"], "scale 'imagenet' is not defined; did you mean 'imagenet256'? (or give the path of a scale file)"),
      (["--gpu", "h100", "--nodes", "0"], "--nodes 0: expected at least 1")],

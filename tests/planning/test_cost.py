@@ -1,11 +1,13 @@
 """Costs of jobs against the reference's figures and Snakemake's own plan."""
 
 import pytest
-from conftest import REPOSITORY, planned
+from conftest import REPOSITORY, edit, planned
 
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.planning import cost
+from reals.planning.plan import plan_of
+from reals.planning.rates import KINDS, Rates
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,34 @@ def test_sampling_and_disk(paper):
                  "sit-xl2-reals_2M_cfg1.8_interval": 26}  # fmt: skip
     for name, hours in published.items():
         job = paper.jobs[paper.graph.target(paper.registry.samples[name])]
-        sampling = next(v for k, v in job.work.items() if k.startswith("sampling"))
+        sampling = next(v for kind, v in job.work.items() if kind.work.startswith("sampling"))
         assert sampling / 55e12 / 3600 == pytest.approx(hours, rel=0.02)
         assert job.bytes == pytest.approx(9.83e9, rel=0.001) and job.copies == 8
     assert paper.jobs[paper.graph.target(paper.registry.latents["reals"])].bytes == pytest.approx(42.0e9, rel=0.001)
+
+
+def test_each_job_costs_what_its_own_precision_does(project):
+    """A scale of all precisions, on a device whose rates tell them apart."""
+    path = project / "config/scales/smoke.yaml"
+    edit(path, "  lpips: {net: alex", "  precision: tf32\n  lpips: {net: alex")
+    edit(path, "transformer: {", "transformer: {precision: fp16, ")
+    edit(path, "sampling: {", "encoding: {precision: tf32}\nsampling: {precision: bf16, ")
+    costs = cost.Costs(Registry(load("smoke")))
+    found: dict[str, set[str]] = {}
+    for job in costs.jobs.values():
+        found.setdefault(job.stage, set()).update(kind.precision for kind in job.work)
+    assert found == {
+        "data": set(), "teacher": {"fp32"}, "extractor": {"fp32"}, "features": {"tf32"}, "autoencoder": {"tf32"}, "latents": {"tf32"},
+        "transformer": {"fp16"}, "sample": {"bf16"}, "reference": {"fp32"}, "evaluate": {"fp32"}, "analyse": {"fp32"},
+        "downstream": {"fp32"},
+    }  # fmt: skip
+    speeds = {"fp32": 1e6, "tf32": 1e7, "bf16": 1e8, "fp16": 1e9}
+    device = Rates("a device", "a test", {}, {name: dict.fromkeys(KINDS, speed) for name, speed in speeds.items()})
+    planned = plan_of(costs, device, 1, 1)
+    for job in planned["jobs"]:
+        (speed,) = {speeds[precision] for precision in found[job["stage"]]} or {1.0}
+        assert job["device_hours"] == pytest.approx(job["flops"] / speed / 3600)
+    assert sum(work["device_hours"] for work in planned["work"]) == pytest.approx(planned["from_nothing"]["device_hours"])
 
 
 @pytest.mark.workflow

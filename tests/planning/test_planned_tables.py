@@ -12,7 +12,7 @@ from reals.experiment.registry import Registry
 from reals.planning import cost, rates
 from reals.planning.plan import plan_of
 
-RATES = rates.Rates("a device", "fp32", "a test", 1e15, {kind: 1e15 for kind in rates.KINDS})
+RATES = rates.Rates("a device", "a test", {}, dict.fromkeys(("fp32", "tf32", "bf16"), dict.fromkeys(rates.KINDS, 1e15)))
 
 
 @pytest.fixture(scope="module")

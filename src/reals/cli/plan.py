@@ -28,8 +28,9 @@ def add(commands: Subcommands) -> None:
         epilog="Rates: those `reals measure` stored in results/measured/, else the stated ones of config/rates.yaml.",
     )  # fmt: skip
     add_experiment(p)
-    p.add_argument("--gpu", help="device: one of config/rates.yaml (a100, h100) or one that was measured; without: this machine")
-    p.add_argument("--precision", choices=["fp32", "tf32", "bf16"], help="whose rates (the first that is stated or measured)")
+    p.add_argument(
+        "--gpu", help="device: one of config/rates.yaml (a100, h100, h200) or one that was measured; without: this machine"
+    )
     p.add_argument("--nodes", type=int, default=1, help="nodes to plan for (1)")
     p.add_argument("--per-node", type=int, help="GPUs a node has (8); on a CPU: jobs at a time (cores / threads)")
     p.add_argument("--json", action="store_true", help="everything as JSON, unrounded, on standard output")
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least 1")
     experiment = experiment_of(options)
     device = options.gpu or rates.this_device(rates.threads_of(experiment.scale))
-    found = rates.load(device, experiment.scale.name, options.precision, options.sheets / "rates.yaml")
+    found = rates.load(device, experiment.scale.name, options.sheets / "rates.yaml")
     per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
     plan = plan_of(Costs(Registry(experiment)), found, options.nodes, per_node)
     print(json.dumps(plan, indent=1) if options.json else printed(plan))
@@ -76,10 +77,21 @@ def printed(plan: dict) -> str:
             "": "made" if job["made"] else "" if job["wanted"] else "not needed",
         }  # fmt: skip
 
-    head = (
-        f"{plan['scale']} on {plan['nodes']} x {plan['per_node']} {plan['device']}, {plan['precision']} (rates: {plan['rates']})"
-    )
-    lines = [head, "  TFLOP/s: " + ", ".join(f"{k} {v:.3g}" for k, v in plan["tflops"].items())]
+    head = f"{plan['scale']} on {plan['nodes']} x {plan['per_node']} {plan['device']} (rates: {plan['rates']})"
+    rates = [
+        {
+            "work": kind["kind"],
+            "precision": kind["precision"],
+            "TFLOP/s": f"{kind['tflops']:.3g}",
+            work: hours(kind["device_hours"]),
+        }
+        for kind in plan["work"]
+    ]
+    lines = [head, frame(rates)]
+    if others := [f"{k['kind']} {k['precision']} (from {k['stand_in']})" for k in plan["work"] if k["stand_in"]]:
+        lines.append(
+            f"  Without a rate of their own, and derived by the ratio of the peaks: {', '.join(others)}; run `reals measure` again."
+        )
     if plan["stated"] and not plan["paper"]:
         lines.append(
             "  These rates are those of the paper's networks; this scale's smaller ones are slower: run `reals measure`."

@@ -1,6 +1,7 @@
 """What every job of an experiment costs, and what exists already."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +14,21 @@ from reals.planning import rates
 from reals.planning.counts import counts
 from reals.planning.networks import Networks
 from reals.planning.prices import PRICES
-from reals.planning.rates import Rates
+from reals.planning.rates import Kind, Rates
 
 
 @dataclass(frozen=True)
 class Job:
     """A job of the graph (`experiment.graph.Job`) with what it costs, where it is cut into ``copies`` equal jobs: of all of them.
 
-    ``work`` is FLOPs by kind (`rates.KINDS`, with a transformer's size), ``bytes`` what stays on disk.
+    ``work`` is FLOPs by kind, ``bytes`` what stays on disk.
     """
 
     target: str
     stage: str
     name: str
     artefact: str
-    work: dict[str, int]
+    work: dict[Kind, int]
     bytes: int
     needs: tuple[str, ...]
     done: bool
@@ -73,9 +74,10 @@ def estimated(costs: Costs, records: Iterable[Mapping[str, Any]], sheet: Path) -
             continue
         if device not in known:
             try:
-                known[device] = rates.load(device, costs.scale.name, None, sheet)
+                known[device] = rates.load(device, costs.scale.name, sheet)
             except ConfigError:
                 known[device] = None
         if (found := known[device]) is not None:
-            seconds[stage] = seconds.get(stage, 0.0) + found.seconds(job.work) / job.copies
+            with suppress(ConfigError):  # a kind of work that was not measured
+                seconds[stage] = seconds.get(stage, 0.0) + found.seconds(job.work) / job.copies
     return seconds

@@ -1,16 +1,17 @@
 """The whole plan as plain numbers: what each job, each table and all of it cost, and how long it takes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from reals.planning.cost import Costs, Job
-from reals.planning.rates import Rates
+from reals.planning.rates import Kind, Rates
 from reals.planning.schedule import devices_of, granted, schedule
 
 
 def plan_of(costs: Costs, rates: Rates, nodes: int, per_node: int) -> dict[str, Any]:
     """The whole plan as plain numbers: FLOPs, device-hours, hours, bytes."""
     devices, shown = nodes * per_node, costs.graph.shown()
-    wanted = costs.graph.wanted
+    wanted, behind = costs.graph.wanted, costs.graph.behind(t for targets in shown.values() for t in targets)
     hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
 
     def at_once(job: Job) -> int:
@@ -43,13 +44,26 @@ def plan_of(costs: Costs, rates: Rates, nodes: int, per_node: int) -> dict[str, 
     return {
         "scale": costs.scale.name,
         "data": {"images": costs.counts.train, "held_out": costs.counts.held_out, "known": costs.counts.known},
-        "device": rates.device, "unit": rates.unit, "precision": rates.precision, "rates": rates.source,
+        "device": rates.device, "unit": rates.unit, "rates": rates.source,
         "stated": rates.source.startswith("stated"), "paper": costs.scale.paper,
-        "tflops": {kind: rate / 1e12 for kind, rate in rates.by_kind.items()},
+        "work": _work((costs.jobs[target] for target in costs.jobs if target in behind), rates),
         "nodes": nodes, "per_node": per_node, "jobs": jobs, "tables": tables,
         "missing": total(wanted) | {
             "wall_hours": schedule(costs, wanted, rates, devices) / 3600,
             "critical_path_hours": schedule(costs, wanted, rates, 0) / 3600,
         },
-        "from_nothing": total(costs.graph.behind(t for targets in shown.values() for t in targets)),
+        "from_nothing": total(behind),
     }  # fmt: skip
+
+
+def _work(jobs: Iterable[Job], rates: Rates) -> list[dict[str, Any]]:
+    """Each kind of work of the jobs: its precision, rate and device-hours, and the precision whose rate stands in for its own."""
+    flops: dict[Kind, int] = {}
+    for job in jobs:
+        for kind, count in job.work.items():
+            flops[kind] = flops.get(kind, 0) + count
+    return [
+        {"kind": kind.work, "precision": kind.precision, "tflops": rates.rate(kind) / 1e12,
+         "device_hours": rates.seconds({kind: flops[kind]}) / 3600, "stand_in": rates.stand_in(kind)}
+        for kind in sorted(flops)
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a job of each kind costs: FLOPs by kind of work, and bytes that stay on disk.
+"""What a job of each kind costs: FLOPs by kind of work, each in the precision that the job runs in, and bytes that stay on disk.
 
 FLOPs are the networks'; reading images, drawing noise, statistics and figures are not counted.
 """
@@ -26,9 +26,12 @@ from reals.experiment.specs import (
 from reals.planning import flops
 from reals.planning.network_calls import network_calls
 from reals.planning.networks import Networks, vit_of
+from reals.planning.rates import TEACHER, Kind
 
-Priced = tuple[Mapping[str, int], int]
-"""FLOPs by kind of work (`rates.KINDS`, with a transformer's size), bytes."""
+Priced = tuple[Mapping[Kind, int], int]
+"""FLOPs by kind of work, bytes."""
+
+FP32 = "fp32"  # of what trains teachers and feature extractors, and of what measures: no figure depends on another precision
 
 STATES = 2  # rolling training states that are kept, each the model, its EMA and Adam's two moments
 
@@ -46,20 +49,20 @@ def teacher(networks: Networks, artefact: Artefact[TeacherSpec]) -> Priced:
         return {}, 4 * 12 * vit.width**2 * vit.depth
     vit = flops.VitSizes(spec.width, spec.depth, spec.patch)
     work = flops.TRAINED * flops.vit_flops(vit, grid, networks.counts.classes) * spec.steps * spec.batch
-    return {"transformer": work}, 4 * 12 * vit.width**2 * vit.depth * (1 + STATES * 3)
+    return {Kind("transformer", FP32): work}, 4 * 12 * vit.width**2 * vit.depth * (1 + STATES * 3)
 
 
 def extractor(networks: Networks, artefact: Artefact[ExtractorSpec]) -> Priced:
     spec = artefact.spec
     if isinstance(spec, InceptionSpec):
         return {}, 0
-    return {"autoencoder": flops.TRAINED * networks.extractor_flops(artefact) * spec.steps * spec.batch}, 0
+    return {Kind("autoencoder", FP32): flops.TRAINED * networks.extractor_flops(artefact) * spec.steps * spec.batch}, 0
 
 
 def features(networks: Networks, artefact: Artefact[FeaturesSpec]) -> Priced:
     teacher, grid = artefact.needed("teacher"), networks.scale.latent_size
     images = networks.counts.train * (2 if networks.scale.data.flip else 1)
-    work = {"sampling teacher": images * networks.teacher_flops(teacher, grid)}
+    work = {Kind(TEACHER, artefact.spec.compute or FP32): images * networks.teacher_flops(teacher, grid)}
     tokens = 1 if networks.scale.features == "cls" else grid**2 + 1
     return work, images * tokens * networks.teacher_dim(teacher) * 2
 
@@ -69,13 +72,13 @@ def autoencoder(networks: Networks, artefact: Artefact[AutoencoderSpec]) -> Pric
     spec = artefact.spec
     if isinstance(spec, PretrainedAutoencoderSpec):
         return {}, weights
-    work = {"autoencoder": networks.autoencoder_step_flops(spec, artefact.teacher) * spec.steps * spec.batch}
-    return work, weights * (1 + 3 * STATES)
+    work = networks.autoencoder_step_flops(spec, artefact.teacher) * spec.steps * spec.batch
+    return {Kind("autoencoder", spec.precision or FP32): work}, weights * (1 + 3 * STATES)
 
 
 def latents(networks: Networks, artefact: Artefact[LatentsSpec]) -> Priced:
     images = 2 * networks.counts.train
-    work = {"encoding": images * flops.vae_encoder_flops(networks.vae)}
+    work = {Kind("encoding", artefact.spec.compute or FP32): images * flops.vae_encoder_flops(networks.vae)}
     return work, images * 2 * networks.scale.latent.channels * networks.scale.latent_size**2 * 2
 
 
@@ -87,18 +90,19 @@ def run(networks: Networks, artefact: Artefact[RunSpec], step: int) -> Priced:
     if teacher is not None and artefact.spec.teacher is not None:  # itself, and not its cache
         each += flops.FROZEN * networks.teacher_flops(teacher, sizes.latent_size // sizes.patch)
     weights = 4 * flops.transformer_parameters(sizes, networks.counts.classes)
-    work = {f"transformer {row.size}": each * (step - before) * networks.scale.transformer.batch}
+    kind = Kind(f"transformer {row.size}", artefact.spec.precision or FP32)
     # The EMA for use and the state to go on from; the rolling states are charged to the first milestone.
-    return work, weights * (1 + 4 + (0 if before else STATES * 4))
+    work = each * (step - before) * networks.scale.transformer.batch
+    return {kind: work}, weights * (1 + 4 + (0 if before else STATES * 4))
 
 
 def samples(networks: Networks, artefact: Artefact[SamplesSpec]) -> Priced:
-    spec, run = artefact.spec, artefact.needed("run")
+    spec, run, precision = artefact.spec, artefact.needed("run"), artefact.spec.precision or FP32
     passes = network_calls(spec)
     size = networks.registry.experiment.runs[run.name].size
     work = {
-        f"sampling {size}": spec.n * passes * flops.without_projector(networks.transformer(run)),
-        "encoding": spec.n * flops.vae_decoder_flops(networks.vae),
+        Kind(f"sampling {size}", precision): spec.n * passes * flops.without_projector(networks.transformer(run)),
+        Kind("encoding", precision): spec.n * flops.vae_decoder_flops(networks.vae),
     }
     return work, spec.n * 3 * networks.scale.data.resolution**2
 
@@ -106,13 +110,13 @@ def samples(networks: Networks, artefact: Artefact[SamplesSpec]) -> Priced:
 def reference(networks: Networks, artefact: Artefact[ReferenceSpec]) -> Priced:
     config = networks.scale.evaluation
     images = config.pr_reference if config.reference is not None else networks.counts.train
-    return {"encoding": images * networks.extractor_flops(artefact.needed("extractor"))}, 8 * 2 * 2048**2
+    return {Kind("encoding", FP32): images * networks.extractor_flops(artefact.needed("extractor"))}, 8 * 2 * 2048**2
 
 
 def evaluation(networks: Networks, artefact: Artefact[EvaluationSpec]) -> Priced:
     extractors = (need.needed("extractor") for need in artefact.needs if need.kind == "reference")
     each = sum(networks.extractor_flops(extractor) for extractor in extractors)
-    return {"encoding": artefact.needed("samples").spec.n * each}, 0
+    return {Kind("encoding", FP32): artefact.needed("samples").spec.n * each}, 0
 
 
 def analysis(networks: Networks, artefact: Artefact[AnalysisSpec]) -> Priced:
@@ -127,7 +131,7 @@ def analysis(networks: Networks, artefact: Artefact[AnalysisSpec]) -> Priced:
         + 4 * again * flops.lpips_flops(networks.scale.autoencoder.lpips.net, networks.scale.data.resolution)
         + 3 * again * networks.extractor_flops()
     )
-    return {"encoding": work}, 0
+    return {Kind("encoding", FP32): work}, 0
 
 
 def downstream(networks: Networks, artefact: Artefact[DownstreamSpec]) -> Priced:
@@ -138,7 +142,7 @@ def downstream(networks: Networks, artefact: Artefact[DownstreamSpec]) -> Priced
     elif spec.target == "labelled":  # held-out pairs are not counted: how many there are is known to their folder alone
         images = trained * sum(labels is not None for labels in (spec.segmentation, spec.depth))
     work = images * networks.teacher_flops(teacher, networks.scale.latent_size) if images and teacher is not None else 0
-    return {"sampling teacher": work}, 0
+    return {Kind(TEACHER, FP32): work}, 0
 
 
 PRICES: dict[str, Callable[..., Priced]] = {

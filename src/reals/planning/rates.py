@@ -4,9 +4,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from reals import files
 from reals.experiment.reading import ConfigError, read_yaml
@@ -19,37 +21,71 @@ TEACHER = "sampling teacher"  # another network at another batch: it says nothin
 NVIDIA_SECONDS = 10.0
 
 
+class Kind(NamedTuple):
+    """Work of one kind (`KINDS`, with a transformer's size or as ``TEACHER``) in the precision of its matrix products."""
+
+    work: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.work} {self.precision}"
+
+
 @dataclass(frozen=True)
 class Rates:
-    """FLOP/s of one device by kind of work, e.g. "sampling", or "sampling XL" where sizes were told apart.
+    """FLOP/s of one device by precision and kind of work, e.g. "sampling", or "sampling XL" where sizes were told apart.
 
-    ``source`` says where they are from; ``peak`` is that of matrix products (None: not known).
+    ``source`` says where they are from; ``peaks`` are those of matrix products, by precision.
     """
 
     device: str
-    precision: str
     source: str
-    peak: float | None
-    by_kind: dict[str, float]
+    peaks: Mapping[str, float]
+    by_precision: Mapping[str, Mapping[str, float]]
     threads: int | None = None  # that count as one device; None: the device is a GPU
 
     @property
     def unit(self) -> str:
         return "GPU" if self.threads is None else "CPU"
 
-    def rate(self, work: str) -> float:
-        """FLOP/s of a kind of work; one size stands in for another that was not measured. ConfigError where there is none."""
-        if work in self.by_kind:
-            return self.by_kind[work]
-        kind = work.split()[0]
-        others = [rate for name, rate in self.by_kind.items() if name.split()[0] == kind and name != TEACHER]
-        if not others:
-            raise ConfigError(f"rates of {self.device} ({self.source}): none for '{work}'; run `reals measure` again")
-        return others[-1]
+    def rate(self, kind: Kind) -> float:
+        """FLOP/s; one size stands in for another, and one precision for another by the ratio of their peaks, where it must.
 
-    def seconds(self, work: dict[str, int]) -> float:
+        ConfigError where there is none.
+        """
+        found, stated_in = self._found(kind)
+        own = self._units(kind.precision)
+        return found if stated_in == own else found * self.peaks[own] / self.peaks[stated_in]
+
+    def stand_in(self, kind: Kind) -> str | None:
+        """The precision whose rate this one is derived from; None where it has its own."""
+        stated_in = self._found(kind)[1]
+        return None if stated_in == self._units(kind.precision) else stated_in
+
+    def _units(self, precision: str) -> str:
+        """The precision whose rates are those of ``precision``: CPUs have no TF32, and fp16 runs on the units of bf16."""
+        alike = {"tf32": "fp32"} if self.threads is not None else {"fp16": "bf16"}
+        return precision if precision in self.by_precision else alike.get(precision, precision)
+
+    def _found(self, kind: Kind) -> tuple[float, str]:
+        """(a rate of this work, its precision): the kind's own, else the first other whose peak can be compared."""
+        own = self._units(kind.precision)
+        for precision in dict.fromkeys((own, *self.by_precision)):
+            found = _of_work(self.by_precision.get(precision, {}), kind.work)
+            if found is not None and (precision == own or {precision, own} <= self.peaks.keys()):
+                return found, precision
+        raise ConfigError(f"rates of {self.device} ({self.source}): none for '{kind}'; run `reals measure` again")
+
+    def seconds(self, work: Mapping[Kind, int]) -> float:
         """Device-seconds of FLOPs by kind of work."""
         return sum(flops / self.rate(kind) for kind, flops in work.items())
+
+
+def _of_work(rates: Mapping[str, float], work: str) -> float | None:
+    if work in rates:
+        return rates[work]
+    others = [rate for name, rate in rates.items() if name.split()[0] == work.split()[0] and name != TEACHER]
+    return others[-1] if others else None
 
 
 def threads_of(scale: Scale) -> int:
@@ -90,21 +126,19 @@ def peak(device: str, precision: str) -> float | None:
     return found and found * 1e12
 
 
-def load(name: str, scale: str, precision: str | None, sheet: Path) -> Rates:
+def load(name: str, scale: str, sheet: Path) -> Rates:
     """The rates of a device: a measurement of that name (or its beginning) at this scale, else the stated table.
 
-    ``sheet`` is rates.yaml. ConfigError names what is known where ``name`` or ``precision`` is not.
+    ``sheet`` is rates.yaml. ConfigError names what is known where ``name`` is not.
     """
     wanted = slug(name)
     found = sorted(MEASURED.glob("*.json"))
     for path in sorted((p for p in found if wanted in p.stem), key=lambda p: p.stem != wanted):
         stored = files.read_json(path)
-        measured = stored["scales"].get(scale, {}).get("tflops", {})
-        chosen = precision or next(iter(measured), None)
-        if chosen is not None and chosen in measured:
+        if measured := stored["scales"].get(scale, {}).get("tflops"):
             return Rates(
-                stored["device"], chosen, f"measured {stored['scales'][scale]['date']}, {path}",
-                _tera(stored["peak_tflops"].get(chosen)), {k: v * 1e12 for k, v in measured[chosen].items()}, stored["threads"],
+                stored["device"], f"measured {stored['scales'][scale]['date']}, {path}", _tera(stored["peak_tflops"]),
+                {precision: _tera(rates) for precision, rates in measured.items()}, stored["threads"],
             )  # fmt: skip
     table = read_yaml(sheet)
     if name not in table:
@@ -115,15 +149,14 @@ def load(name: str, scale: str, precision: str | None, sheet: Path) -> Rates:
         )
     row = dict(table[name])
     device = row.pop("device", name)
-    chosen = precision or next(iter(row))
-    if chosen not in row:
-        raise ConfigError(f"{sheet}: {name} has no rates for precision '{chosen}'; known: {', '.join(row)}")
-    values = row[chosen]
-    missing = [kind for kind in KINDS if not isinstance(values.get(kind), int | float)]
-    if missing:
-        raise ConfigError(f"{sheet}: {name}: {chosen}: needs a number of TFLOP/s for {', '.join(missing)}")
-    return Rates(device, chosen, f"stated in {sheet}", _tera(values.get("peak")), {k: values[k] * 1e12 for k in KINDS})
+    for precision, values in row.items():
+        if missing := [kind for kind in (*KINDS, "peak") if not isinstance(values.get(kind), int | float)]:
+            raise ConfigError(f"{sheet}: {name}: {precision}: needs a number of TFLOP/s for {', '.join(missing)}")
+    return Rates(
+        device, f"stated in {sheet}", _tera({precision: values["peak"] for precision, values in row.items()}),
+        {precision: _tera({kind: values[kind] for kind in KINDS}) for precision, values in row.items()},
+    )  # fmt: skip
 
 
-def _tera(value: float | None) -> float | None:
-    return None if value is None else value * 1e12
+def _tera(values: Mapping[str, float]) -> dict[str, float]:
+    return {key: value * 1e12 for key, value in values.items()}
