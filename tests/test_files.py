@@ -1,12 +1,15 @@
 """Files are whole or absent; folders say what they hold; locks exclude and let go."""
 
+import os
+import stat
 import subprocess
 import sys
 import threading
 
 import pytest
+import torch
 
-from reals import files
+from reals import files, tensors
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -67,3 +70,31 @@ def test_a_lock_excludes_names_its_holder_and_dies_with_it(tmp_path):
         pass
     holder.wait()
     holder.stdout.close()
+
+
+def test_files_have_the_mode_that_the_umask_gives_whoever_writes_them(tmp_path):
+    from safetensors.torch import save_file
+
+    before = os.umask(0o027)
+    try:
+        files.write_atomically(tmp_path / "a.safetensors", lambda partial: save_file({"a": torch.zeros(1)}, partial))
+        files.write_text(tmp_path / "a.txt", "a")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who reads everything
+    with pytest.raises(ValueError, match=r"model\.safetensors: you may not read it \(.*'s, -rw"):
+        tensors.read(path)
+
+
+@pytest.mark.process
+def test_the_commit_is_known_in_a_clone_of_another_user(monkeypatch):
+    """git trusts no other owner's repository unless told to; GIT_TEST_ASSUME_DIFFERENT_OWNER is git's own stand-in for one."""
+    expected = files.code_version.__wrapped__()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert files.code_version.__wrapped__() == expected

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -37,12 +38,17 @@ class Busy(ValueError):
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a file to write beside ``path``; at the end flushes it to disk and renames it: readers see old or new, never half.
 
-    Raises OSError (one line that names the folder) where the disk is full.
+    The file has the mode that the umask gives, whoever writes it: the safetensors library makes files that their owner alone may
+    read, and a group shares its results. Raises OSError (one line that names the folder) where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        if stat.S_IMODE(partial.stat().st_mode) != mode:
+            partial.chmod(mode)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -113,8 +119,20 @@ def code_version() -> str:
     """The package version and, in a git checkout, the commit (with ``+dirty`` where tracked files differ)."""
     here = Path(__file__).resolve().parent
     try:
+        # git says nothing of a clone that another user owns unless it is told to trust it; describing runs nothing in it.
         described = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=10", "--exclude=*"],
+            [
+                "git",
+                "-c",
+                "safe.directory=*",
+                "-C",
+                str(here),
+                "describe",
+                "--always",
+                "--dirty=+dirty",
+                "--abbrev=10",
+                "--exclude=*",
+            ],
             capture_output=True,
             text=True,
             timeout=10,

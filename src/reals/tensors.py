@@ -1,8 +1,10 @@
 """Tensors by name from weight files, running nothing that the files hold."""
 
 import argparse
+import os
 import pickle
 import re
+import stat
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +19,12 @@ def read(path: Path) -> tuple[object, dict[str, str]]:
     """(what the file holds, its metadata): tensors by name for .safetensors, whatever was saved for any other suffix.
 
     Pickles may hold tensors, plain Python values and argparse.Namespace. Raises ValueError, one line, for a file that is
-    missing, damaged, truncated, or holds any other object.
+    missing, damaged, truncated, not the reader's to read, or holds any other object.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):  # safetensors would say that there is no such file
+        raise ValueError(f"{path}: you may not read it ({path.owner()}'s, {stat.filemode(path.stat().st_mode)}); ask its owner")
     return _safetensors(path) if path.suffix == ".safetensors" else (_pickle(path), {})
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from reals import rng
 from reals.cli.main import main
+from reals.cli.sample import labels
 from reals.experiment.sampler_table import samplers_of
 from reals.method import ddpm, guidance, samplers, sampling
 from reals.method.models import autoencoder
@@ -201,6 +202,47 @@ def test_own_runs_know_their_autoencoder_scale_and_names(made, tmp_path, capsys)
     assert close(images(tmp_path / "own.npz"), images(tmp_path / "foreign.npz"))
 
 
+IMAGENET = ["tench, Tinca tinca", "goldfish, Carassius auratus", "crane", "crane"]
+NUMBERED = ["1", "10", "11", "2", "3"]  # folders in order of name
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "expected"),
+    [
+        (IMAGENET, "tench, Tinca tinca", [0]),
+        (IMAGENET, "Tench,tinca tinca,1", [0, 1]),
+        (IMAGENET, "goldfish, tench", [1, 0]),
+        (IMAGENET, "#3, 2", [3, 2]),
+        (NUMBERED, "3, 10", [4, 1]),
+        (NUMBERED, "#3, #0", [3, 0]),
+        (None, "3,#4", [3, 4]),
+    ],
+)
+def test_names_of_classes_win_over_their_numbers(names, text, expected):
+    assert labels._chosen(text, len(names or range(5)), names) == expected
+
+
+def test_a_number_that_is_no_name_is_refused_where_names_are_numbers():
+    with pytest.raises(ValueError, match="no class is called 4, and names here are numbers; class number 4 is written #4"):
+        labels._chosen("4", 5, NUMBERED)
+
+
+def test_what_is_drawn_is_printed():
+    assert labels.printed(np.array([4, 1, 4, 1]), NUMBERED) == "#4 3, #1 10"
+    assert labels.printed(np.arange(20), None).endswith("#11 and 8 more")
+
+
+def test_own_runs_are_found_from_inside_their_folder_and_names_may_begin_with_a_mark(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(made / "own/runs/sit-1")
+    drawn = ["--steps", "4", "--n", "1", "--cfg", "1", "--npz", str(tmp_path / "own.npz")]
+    assert main(["sample", "step_5.safetensors", "--classes", "c", *drawn]) == 0
+    said = capsys.readouterr().out
+    assert "ae-1, which it was trained on" in said and "classes #2 c" in said
+    (tmp_path / "names.txt").write_text("\n".join("0123456789").replace("0", "zero"), encoding="utf-8-sig")
+    named = ["--class-names", str(tmp_path / "names.txt")]
+    assert main(["sample", "step_5.safetensors", "--classes", "zero", *named, *drawn[:-1], str(tmp_path / "other.npz")]) == 0
+
+
 def test_a_grid_has_one_column_a_class(made, tmp_path):
     sample(made, "--classes", "tench,1", "--class-names", made / "names.txt", "--n", 3, "--cfg", 4, "--grid", tmp_path / "g.png",
            "--npz", tmp_path / "g.npz")  # fmt: skip
@@ -273,7 +315,7 @@ def test_bf16_is_autocast_and_close():
 BAD = {
     "wrong class": (["--classes", "10"], "classes 0 to 9"),
     "unknown name": (["--classes", "zebra", "--class-names", "names.txt"], "'zebra': no class has this name"),
-    "two of a name": (["--classes", "crane", "--class-names", "names.txt"], "classes 1, 2; give the id"),
+    "two of a name": (["--classes", "crane", "--class-names", "names.txt"], "classes 1, 2; give the id, as #1"),
     "name without file": (["--classes", "tench"], "give --class-names FILE"),
     "names of others": (["--class-names", "few.txt"], "2 names, but"),
     "interval order": (["--interval", "0.75,0.2"], r"got \[0.75, 0.2\], expected 0 <= low <= high <= 1"),

@@ -6,7 +6,7 @@ import pytest
 from mistakes import names, one_line
 
 from reals.experiment.load import load
-from reals.experiment.reading import ConfigError
+from reals.experiment.reading import ConfigError, read_sheet, read_yaml
 
 MISTAKES = [
     # file, old text, new text, what the line must say
@@ -35,3 +35,11 @@ def test_a_file_that_is_not_utf8_gets_one_line(project):
     path.write_bytes(path.read_bytes() + "# é\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"config/runs.tsv line \d+: not UTF-8 text"):
         load("demo")
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_it(tmp_path):
+    sheet, scale = tmp_path / "a.tsv", tmp_path / "a.yaml"
+    sheet.write_text("name\tvalue\na\t1\n", encoding="utf-8-sig")
+    scale.write_text("name: a\n", encoding="utf-8-sig")
+    assert read_sheet(sheet) == [(2, {"name": "a", "value": "1"})]
+    assert read_yaml(scale) == {"name": "a"}

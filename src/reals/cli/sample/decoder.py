@@ -16,7 +16,7 @@ from reals.method.models import autoencoder as models
 def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> tuple[AutoencoderKL, float]:
     """(the autoencoder, what to divide latents by)."""
     facts, folder = checkpoint.facts, options.vae
-    own = options.checkpoint.parent.parent.parent / "autoencoders" / str(facts.get("autoencoder"))
+    own = options.checkpoint.absolute().parent.parent.parent / "autoencoders" / str(facts.get("autoencoder"))
     if folder is None and own.is_dir():
         folder = str(own)
         print(f"  autoencoder {own}, which it was trained on")

@@ -12,6 +12,7 @@ from reals.method import sampling
 from reals.method.checkpoints import Checkpoint
 
 REFERENCE_CLASSES = (207, 360, 387, 974, 88, 979, 417, 279)  # of DiT's and SiT's sample.py
+SHOWN = 12  # classes in what is printed
 
 
 def class_names(options: argparse.Namespace, checkpoint: Checkpoint) -> list[str] | None:
@@ -20,13 +21,14 @@ def class_names(options: argparse.Namespace, checkpoint: Checkpoint) -> list[str
     if options.class_names is not None:
         if not options.class_names.is_file():
             raise ValueError(f"--class-names {options.class_names}: no such file")
-        names = options.class_names.read_text().splitlines()
+        names = options.class_names.read_text(encoding="utf-8-sig").splitlines()
         if len(names) != classes:
             raise ValueError(
                 f"{options.class_names}: {len(names)} names, but {options.checkpoint} has {classes} classes; one name a line"
             )
         return names
-    root, run = options.checkpoint.parent.parent.parent, options.checkpoint.parent
+    run = options.checkpoint.absolute().parent
+    root = run.parent.parent
     spec = _json(run / "spec.json")
     data = _json(root / "latents" / str(spec.get("latents")) / "spec.json").get("data")
     names = _json(root / "data" / str(data) / "index.json").get("classes")
@@ -49,24 +51,59 @@ def labels_of(options: argparse.Namespace, classes: int, names: list[str] | None
         drawn = sampling.random_labels(options.seed, range(n), classes) if options.random else np.arange(n) % classes
         return drawn, math.ceil(math.sqrt(n))
     if options.classes is not None:
-        chosen = [_class(token.strip(), classes, names) for token in options.classes.split(",")]
+        chosen = _chosen(options.classes, classes, names)
     else:
         chosen = list(REFERENCE_CLASSES) if classes == 1000 else list(range(min(classes, 10)))
     return np.array(chosen * (options.n or 1)), len(chosen)
 
 
+def _chosen(text: str, classes: int, names: list[str] | None) -> list[int]:
+    """The classes of a list separated by commas; where a name holds commas itself, the longest name that fits is meant."""
+    parts, chosen = [part.strip() for part in text.split(",")], []
+    whole = {_plain(name) for name in names or []}
+    while parts:
+        taken = next((k for k in range(len(parts), 1, -1) if _plain(",".join(parts[:k])) in whole), 1)
+        chosen.append(_class(", ".join(parts[:taken]), classes, names))
+        parts = parts[taken:]
+    return chosen
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: ImageNet's "tench, Tinca tinca" with one spelling of its commas."""
+    return ",".join(part.strip() for part in name.lower().split(","))
+
+
 def _class(token: str, classes: int, names: list[str] | None) -> int:
-    if token.isdigit() and int(token) < classes:
-        return int(token)
-    if token.isdigit():
+    """The class called ``token``, or with one of ``token`` as a synonym; "#5" is class number 5, as is "5" where no name is a number.
+
+    Folders called 1 to 12 are classes 0 to 11, so a number alone would be drawn as another class than the one meant.
+    """
+    numbered = any(name.strip().isdigit() for name in names or [])
+    digits = token.removeprefix("#")
+    if digits.isdigit() and (token.startswith("#") or not numbered):
+        if int(digits) < classes:
+            return int(digits)
         raise ValueError(f"--classes: got {token}, but the checkpoint has classes 0 to {classes - 1}")
     if names is None:
         raise ValueError(f"--classes: '{token}' is a name; give --class-names FILE (one name a line), or ids")
-    found = [i for i, name in enumerate(names) if token.lower() in [p.strip().lower() for p in [name, *name.split(",")]]]
-    if len(found) != 1:
-        ids = f"that is classes {', '.join(map(str, found))}; give the id" if found else "no class has this name"
-        raise ValueError(f"--classes: '{token}': {ids}")
-    return found[0]
+    found = [i for i, name in enumerate(names) if _plain(token) == _plain(name)]
+    found = found or [i for i, name in enumerate(names) if _plain(token) in _plain(name).split(",")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"--classes: '{token}': that is classes {', '.join(map(str, found))}; give the id, as #{found[0]}")
+    if token.isdigit():
+        raise ValueError(
+            f"--classes: no class is called {token}, and names here are numbers; class number {token} is written #{token}"
+        )
+    raise ValueError(f"--classes: '{token}': no class has this name")
+
+
+def printed(chosen: np.ndarray, names: list[str] | None) -> str:
+    """The distinct classes that are drawn, in order, by number and name."""
+    distinct = list(dict.fromkeys(chosen.tolist()))
+    shown = ", ".join(f"#{c}" + (f" {names[c]}" if names else "") for c in distinct[:SHOWN])
+    return shown + (f" and {len(distinct) - SHOWN} more" if len(distinct) > SHOWN else "")
 
 
 def described(options: argparse.Namespace, chosen: np.ndarray) -> str:

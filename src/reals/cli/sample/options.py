@@ -17,7 +17,9 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--weights", choices=["ema", "model"], help="of a training checkpoint (ema)")
     p.add_argument("--heads", type=int, help="attention heads, for widths the papers do not use")
     which = p.add_mutually_exclusive_group()
-    which.add_argument("--classes", help="ids or names, separated by commas")
+    which.add_argument(
+        "--classes", help="names or ids, separated by commas; #5 is always an id, 5 only where no name is a number"
+    )
     which.add_argument("--random", type=int, metavar="N", help="N images of uniformly drawn classes (the papers' FID-50K)")
     which.add_argument("--balanced", type=int, metavar="N", help="N images, class i mod the number of classes")
     p.add_argument("--n", type=int, help="images of each of --classes (1)")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.files import write_atomically, write_text
 from reals.measure.extractor import SPATIAL_CHANNELS, Extractor, Features, check_bytes, on_cpu
 
 
@@ -103,9 +104,9 @@ def save_small_cnn(model: SmallCNN, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, which is made if needed."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=2) + "\n")
-    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, folder / "model.safetensors")
+    write_text(folder / "config.json", json.dumps(asdict(model.config), indent=2) + "\n")
+    state = {name: t.contiguous() for name, t in model.state_dict().items()}
+    write_atomically(folder / "model.safetensors", lambda partial: save_file(state, partial))
 
 
 def load_small_cnn(folder: Path) -> SmallCNN:
