@@ -223,7 +223,7 @@ def _write(
                 digests[field].update(block)
 
             for field, row in layout.fields.items():
-                append(field, _header((len(span), layout.flips, *row)))
+                append(field, array_header((len(span), layout.flips, *row), DTYPE))
 
             def put(**arrays: np.ndarray) -> None:
                 nonlocal written
@@ -256,9 +256,10 @@ def _write(
     return record
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
+def array_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """What a .npy file begins with, before the rows of an array that is never whole in memory."""
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": DTYPE.str, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(out, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return out.getvalue()
 
 

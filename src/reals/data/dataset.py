@@ -1,5 +1,6 @@
 """One split of a prepared data set, read by index."""
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from reals import files
 from reals.data.decode import decode
 from reals.machine.cores import cores
 
+CROPS = "crops"  # the folder of kept crops in a data set's folder
 AHEAD = 2  # batches decoded before they are asked for
 
 Indices = Sequence[int] | np.ndarray
@@ -19,24 +21,31 @@ Indices = Sequence[int] | np.ndarray
 class Images:
     """One split of a prepared data set; ``batch`` reads by index.
 
-    ``root`` is where the image files are now (``files`` storage); without it, where they were when it was prepared.
+    ``root`` is where the image files are now (``files`` storage); without it, where they were when it was prepared. Where their
+    crops were kept (`crops.keep`) in ``crops``, by default a folder beside the rest, they are read and no file is decoded.
     """
 
-    def __init__(self, folder: Path, split: str, root: Path | None = None):
+    def __init__(self, folder: Path, split: str, root: Path | None = None, crops: Path | None = None):
         self.manifest = files.opened(folder)
         self.classes: list[str] = self.manifest["classes"]
         self.resolution: int = self.manifest["resolution"]
         self.labels = np.load(folder / f"{split}_labels.npy")
-        if self.manifest["storage"] == "array":
-            self._array = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+        stored = folder if self.manifest["storage"] == "array" else _kept(crops or folder / CROPS, self.fingerprint())
+        self._array: np.ndarray | None = None
+        if stored is not None:
+            self._array = np.load(stored / f"{split}_images.npy", mmap_mode="r")
         else:
-            self._array = None
             root = root or folder / self.manifest["root"]
             self._paths = [root / p for p in files.read_json(folder / f"{split}_files.json")]
             self._pool = ThreadPoolExecutor(cores())
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def stored(self) -> bool:
+        """Whether pixels are read, and not decoded."""
+        return self._array is not None
 
     def batch(self, indices: Indices, flips: np.ndarray | None = None) -> np.ndarray:
         """uint8 [B, 3, R, R]; images whose ``flips`` entry is true are mirrored left to right."""
@@ -64,3 +73,17 @@ class Images:
     def fingerprint(self) -> str:
         """A hash over the manifest's file hashes: what provenance calls the data hash."""
         return files.fingerprint(self.manifest)
+
+
+def _kept(crops: Path, fingerprint: str) -> Path | None:
+    """``crops`` where it holds the whole crops of the data set with this fingerprint; a line where it holds something else."""
+    if not (crops / files.MANIFEST).exists():
+        return None
+    try:
+        if files.opened(crops).get("made_from") == fingerprint:
+            return crops
+        reason = "they are of other files"
+    except files.MissingArtefact as error:
+        reason = str(error).split(";")[0]
+    print(f"{crops}: the kept crops are not used and images decoded ({reason}); delete the folder", file=sys.stderr, flush=True)
+    return None

@@ -21,6 +21,8 @@ class DataConfig(Strict):
     """Side in pixels after ADM's center crop."""
     storage: Literal["array", "files"] = "array"
     """array: crops in one memory-mapped file; files: decoded on the fly."""
+    keep_crops: bool = False
+    """files storage: keep the crops too, so that nothing is decoded on the fly (docs/caches.md). No part of any id."""
     held_out: float | None = Field(default=None, gt=0, lt=1)
     """Share of each class to hold out; null: the source has a split of its own."""
     images_per_class: int | None = Field(default=None, ge=2)

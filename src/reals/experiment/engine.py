@@ -30,6 +30,8 @@ class EngineConfig(Strict):
     """Seconds between training states."""
     sample_every: int = Field(default=0, ge=0)
     """Steps between pictures drawn by the averaged weights; 0: none."""
+    local_copy: bool = False
+    """Train from a copy of the caches, and of kept crops, in the job's temporary folder, where it fits (docs/caches.md)."""
     tensorboard: bool = False
     """Write the log for TensorBoard too."""
     wandb: bool | Annotated[str, Field(min_length=1)] = False

@@ -39,7 +39,8 @@ STATES = 2  # rolling training states that are kept, each the model, its EMA and
 def data(networks: Networks, artefact: Artefact[DataSpec]) -> Priced:
     pixels = 3 * networks.scale.data.resolution**2
     images = networks.counts.train + networks.counts.held_out
-    return {}, images * pixels if networks.scale.data.storage == "array" else 100 * images
+    stored = networks.scale.data.storage == "array" or networks.scale.data.keep_crops
+    return {}, images * pixels if stored else 100 * images
 
 
 def teacher(networks: Networks, artefact: Artefact[TeacherSpec]) -> Priced:

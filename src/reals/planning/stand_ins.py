@@ -13,6 +13,8 @@ LOGVAR = -6.0  # of the posterior: SD-VAE's is narrow
 class ImagesStandIn(Images):
     """``count`` random images of ``classes`` classes, the label of image i being i mod classes."""
 
+    _array: np.ndarray
+
     def __init__(self, count: int, resolution: int, classes: int):
         self.manifest = {"files": {}, "images": count}
         self.classes, self.resolution = [str(c) for c in range(classes)], resolution

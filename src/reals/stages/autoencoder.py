@@ -50,11 +50,12 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         vae = models.load(start)
         if spec.unit_scale:
             models.rescale_latents(vae, vae.config["scaling_factor"])
+    train = context.images("train", near=True)
     align: AlignNetworks | None = None
     teacher: TeacherFeatures | None = None
     if spec.align is not None:
         if spec.features is not None:
-            teacher = CachedFeatures(registry.folder(artefact.needed("features")), context.images("train"))
+            teacher = CachedFeatures(context.near(registry.folder(artefact.needed("features"))), train)
         else:
             teacher = OnlineFeatures.of(registry.folder(artefact.needed("teacher")), context.device)
         align = align_networks(spec, spec.align, teacher.dim)
@@ -64,9 +65,9 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         if (
             teacher is not None and spec.align is not None
         ):  # not before: cuBLAS reads what makes it deterministic once, at its first product
-            _check_grid(teacher, context.images("train"), context.scale.latent_size, spec.align.patch, context.device)
-        task = AutoencoderTask(spec, vae, align, teacher, lpips, context.images("train"), context.images("held_out"),
-                               processes, config.held_out_images, config.held_out_every)  # fmt: skip
+            _check_grid(teacher, train, context.scale.latent_size, spec.align.patch, context.device)
+        task = AutoencoderTask(spec, vae, align, teacher, lpips, train, context.images("held_out"), processes,
+                               config.held_out_images, config.held_out_every)  # fmt: skip
         loop.train(
             task, folder, spec.steps, label=artefact.name, processes=processes, engine=engine, batch=spec.batch,
             sample=task.grid,

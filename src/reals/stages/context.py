@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from reals import files
-from reals.data.dataset import Images
+from reals.data.dataset import CROPS, Images
+from reals.data.local_copy import local_copy
 from reals.experiment.artefact import Artefact
 from reals.experiment.paper import Paper
 from reals.experiment.registry import Registry
@@ -43,7 +44,19 @@ class Context:
         files.begin(folder, artefact.id, artefact.identity)
         return folder
 
-    def images(self, split: str) -> Images:
+    @property
+    def image_root(self) -> Path | None:
+        """Where the image files are now; None where the scale does not say so."""
         data = self.scale.data
         moved = Path(data.path) if data.source == "folder" and data.path else None
-        return Images(self.folder(self.registry.data), split, moved if moved and moved.is_dir() else None)
+        return moved if moved and moved.is_dir() else None
+
+    def images(self, split: str, near: bool = False) -> Images:
+        """A split; ``near``: for who reads all of it again and again, from a local copy of the kept crops where there is one."""
+        folder = self.folder(self.registry.data)
+        crops = folder / CROPS
+        return Images(folder, split, self.image_root, self.near(crops) if near and (crops / files.MANIFEST).exists() else None)
+
+    def near(self, folder: Path) -> Path:
+        """A sealed folder, or its copy on this node's disk where the scale asks for one."""
+        return local_copy(folder) if self.scale.engine.local_copy else folder

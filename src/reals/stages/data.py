@@ -1,5 +1,7 @@
 """Stage `data`: the images of a scale, read once, checked, cut and split."""
 
+from reals import files
+from reals.data import crops
 from reals.data.prepare import prepare
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import DataSpec
@@ -8,6 +10,10 @@ from reals.stages.context import Context
 
 
 def run(context: Context, artefact: Artefact[DataSpec]) -> None:
-    folder = context.begin(artefact)
+    """Prepares the data set; one that is there already stays, and only crops that are to be kept and are not there are made."""
+    folder, config = context.begin(artefact), context.scale.data
     with work():
-        prepare(context.scale.data, context.scale.seeds.data, folder)
+        if not (config.keep_crops and (folder / files.MANIFEST).exists()):
+            prepare(config, context.scale.seeds.data, folder)
+        if config.keep_crops and config.storage == "files":
+            crops.keep(folder, context.image_root)

@@ -46,7 +46,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
             f"or delete the milestone to train again from the start"
         )
     images = context.images("train")
-    latents = Latents(registry.folder(artefact.needed("latents")), images, spec.scaling_factor)
+    latents = Latents(context.near(registry.folder(artefact.needed("latents"))), images, spec.scaling_factor)
     made_with = latents.manifest.get("autoencoder_sha256")
     autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
     if (autoencoder / files.MANIFEST).exists():  # where the cache was pulled alone it is not needed
@@ -57,10 +57,10 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
     if spec.repa is not None:
         grid = spec.latent_size // spec.patch
         if spec.features is not None:
-            teacher = CachedFeatures(registry.folder(artefact.needed("features")), images)
+            teacher = CachedFeatures(context.near(registry.folder(artefact.needed("features"))), images)
         else:
             teacher = OnlineFeatures.of(registry.folder(artefact.needed("teacher")), context.device, grid)
-            online = images
+            online = context.images("train", near=True)
     config = network_config(spec, len(images.classes), teacher.dim if teacher else None)
     model = Transformer(config)
     initialise(model, rng.generator(spec.seed, "transformer weights"))
