@@ -113,7 +113,7 @@ def test_the_scale_states_what_jobs_ask_for_and_the_site_translates_it(project):
         file.write("resources: {default: {threads: 2}, transformer: {gpu: 4, threads: 8}}\n")
     own = smoke()
     assert (own.stated("sample").threads, own.stated("transformer").threads) == (2, 8)
-    assert own.asked("transformer")["gpu"] == 4
+    assert own.asked("transformer")["gpus_per_node"] == 4
 
 
 def test_training_is_tried_again_by_the_first_process_on_a_cluster_alone(project):
@@ -151,8 +151,9 @@ def test_a_saved_stop_uses_up_no_try_and_a_hopeless_failure_all(project):
 def test_gpus_are_counted_on_one_machine(project, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     for named, expected in (
-        ({}, {"gpu": 2, "gpus_per_node": 2}),
+        ({}, {"gpus_per_node": 2}),
         ({"gpu": 1}, {"gpu": 1, "gpus_per_node": 1}),  # --resources gpu=1
+        ({"gpu": 0}, {"gpu": 0, "gpus_per_node": 0}),
         ({"jobs": 50}, {}),  # SLURM counts them
         ({"main": False, "remote": True}, {}),
     ):

@@ -12,7 +12,7 @@ set -euo pipefail
 
 HOME_FOLDER=${REALS_CLUSTER:-/tmp/reals-cluster}
 PACKAGES=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge)
-CPUS=16 MEMORY=100000 GPUS=8
+CPUS=16 MEMORY=100000 GPUS=8 TYPE=pretended-h100
 
 refuse() { echo "cluster.sh: $*" >&2; exit 3; }
 
@@ -108,11 +108,11 @@ MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=2
-NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[26901-$((26900 + nodes))] CPUs=$CPUS RealMemory=$MEMORY Gres=gpu:$GPUS
+NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[26901-$((26900 + nodes))] CPUs=$CPUS RealMemory=$MEMORY Gres=gpu:$TYPE:$GPUS
 PartitionName=gpu Nodes=n[1-$nodes] Default=YES MaxTime=2-00:00:00 State=UP PriorityTier=10
 PartitionName=spot Nodes=n[1-$nodes] MaxTime=2-00:00:00 State=UP PriorityTier=1
 CONF
-    echo "NodeName=n[1-$nodes] Name=gpu File=$HOME_FOLDER/dev/gpu[0-$((GPUS - 1))]" > "$HOME_FOLDER/etc/gres.conf"
+    echo "NodeName=n[1-$nodes] Name=gpu Type=$TYPE File=$HOME_FOLDER/dev/gpu[0-$((GPUS - 1))]" > "$HOME_FOLDER/etc/gres.conf"
     # The jobs' own srun looks in /etc/slurm: Snakemake's executor takes SLURM_CONF out of their environment.
     mkdir -p /etc/slurm
     ln -sf "$HOME_FOLDER/etc/reals-slurm.conf" /etc/slurm/slurm.conf

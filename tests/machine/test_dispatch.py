@@ -87,6 +87,41 @@ def test_a_killed_job_gives_its_gpus_back(tmp_path):
     assert dispatch.lease(2, ["0", "1"], tmp_path)[0] == ["0", "1"]
 
 
+@pytest.mark.parametrize(
+    ("visible", "asked", "leased", "sees"),
+    [
+        ("0,1", 0, None, ""),
+        ("0,1", 8, 2, "0,1"),
+        ("0,1", 1, 1, "0"),
+        ("MIG-a,MIG-b", 0, None, ""),
+        ("MIG-a,MIG-b", 8, 1, "MIG-a"),
+    ],
+)
+def test_a_job_sees_the_gpus_that_it_asks_for_and_no_other(monkeypatch, visible, asked, leased, sees):
+    taken = []
+
+    def lease(count, gpus, folder):
+        taken.append(count)
+        return gpus[:count], []
+
+    monkeypatch.setenv(dispatch.VISIBLE, visible)
+    monkeypatch.setenv("REALS_THREADS", "1")
+    monkeypatch.delenv(dispatch.SITE, raising=False)
+    monkeypatch.setenv(dispatch.GRANTED, "0")
+
+    def become(*what, **how):
+        raise SystemExit
+
+    monkeypatch.setattr(dispatch, "lease", lease)
+    monkeypatch.setattr(dispatch.runpy, "run_module", become)
+    monkeypatch.setattr(dispatch, "_become", become)
+    monkeypatch.setattr(sys, "argv", ["dispatch"])
+    with pytest.raises(SystemExit):
+        dispatch.main(["--gpus", str(asked), "stage", "sample", "x", "0"])
+    assert taken == ([leased] if leased else [])
+    assert os.environ[dispatch.VISIBLE] == sees
+
+
 @pytest.mark.process
 def test_one_process_on_one_machine_is_the_plain_command(tmp_path):
     done = run(tmp_path, "--gpus", "8", "--threads", "2", "--together", "ids", "--config", "scale=smoke")
@@ -130,11 +165,13 @@ def test_a_mistake_keeps_its_exit_code_and_its_one_line(tmp_path):
 def test_what_a_slurm_job_starts(tmp_path, asked, starts, threads):
     in_step = {"SLURM_JOB_ID": "10042", "SLURM_STEP_NUM_NODES": "2" if "nodes" in asked else "1", "SLURM_NODEID": "1"}
     site = {"REALS_SITE": json.dumps({"python": stand_in(tmp_path)})}
-    job = run(tmp_path, *asked.split(), "stage", "sample", "x", "0", **in_step, **site, SLURM_LAUNCH_NODE_IPADDR="10.0.0.7")
+    job = run(tmp_path, *asked.split(), "stage", "sample", "x", "0", **in_step, **site,
+              SLURM_LAUNCH_NODE_IPADDR="10.0.0.7", CUDA_VISIBLE_DEVICES="0,1")  # fmt: skip
     assert job.wait(timeout=30) == 0, job.stderr.read()
     [(_, _, arguments, said)] = notes(tmp_path)
     assert " ".join(arguments) == f"{starts} stage sample x 0"
     assert said["REALS_THREADS"] == threads
+    assert said["CUDA_VISIBLE_DEVICES"] == ("0,1" if "gpus" in asked else "")
 
 
 @pytest.mark.process

@@ -9,7 +9,10 @@ import textwrap
 import time
 
 import pytest
+import torch
 from conftest import REPOSITORY
+
+from reals.machine import prefork
 
 SERVER = textwrap.dedent("""
     import sys
@@ -41,7 +44,7 @@ def server(tmp_path):
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
     (package / "cli/main.py").write_text(CLI)
-    for name in ("machine/handover.py", "machine/prefork.py", "machine/signals.py", "__main__.py"):
+    for name in ("machine/dispatch.py", "machine/handover.py", "machine/prefork.py", "machine/signals.py", "__main__.py"):
         shutil.copy(REPOSITORY / "src/reals" / name, package / name)
     env = os.environ | {"PYTHONPATH": str(tmp_path / "path"), "REALS_PREFORK": str(tmp_path / "socket"), "TOKEN": "t1"}
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "socket")], env=env)
@@ -119,3 +122,34 @@ def test_without_a_server_the_command_runs_by_itself(server, tmp_path):
     client = run(env, "code", "4")
     assert client.wait(timeout=30) == 4
     assert run({k: v for k, v in env.items() if k != "REALS_PREFORK"}, "code", "5").wait(timeout=30) == 5
+
+
+ASKS = """
+import os, torch
+from reals.machine import prefork
+os.environ |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", prefork.VISIBLE: ""}
+torch.cuda.is_available(), torch.cuda.device_count(), torch.accelerator.is_available()
+print(prefork.usable_in_children())
+torch._C._cuda_getDeviceCount()
+print(prefork.usable_in_children())
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="needs a PyTorch built with CUDA")
+def test_imports_that_ask_for_gpus_leave_cuda_usable_in_children_without_nvml_too():
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_")}
+    done = subprocess.run([sys.executable, "-c", ASKS], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+@pytest.mark.process
+def test_no_server_where_an_import_asked_cuda_itself(tmp_path, capfd, monkeypatch):
+    (tmp_path / "torch.py").write_text("class cuda:\n    _is_in_bad_fork = lambda: True\n")
+    server = "import sys; from pathlib import Path; from reals.machine import prefork; prefork.PRELOADED = ('torch',); prefork.serve(Path(sys.argv[1]))"
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY / 'src'}")
+    popen = subprocess.Popen
+    monkeypatch.setattr(prefork.subprocess, "Popen", lambda command: popen([sys.executable, "-c", server, command[-1]]))
+    with prefork.running(tmp_path / "socket"):
+        assert not (tmp_path / "socket").exists()
+    assert capfd.readouterr().err == "reals: an imported library asked CUDA itself; jobs start an interpreter each\n"

@@ -1,6 +1,7 @@
 """The site file: every mistake is one line; what is asked of SLURM is what the scale says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -48,12 +49,13 @@ def test_a_mistake_is_one_line_that_names_the_file(tmp_path, old, new, says):
 def test_one_node_and_several_ask_in_their_own_way(tmp_path):
     here = made(tmp_path, gpu_type="a100", account="paper", gpu_partition="gpu", options="--exclusive", max_runtime=300)
     one = here.request(Resources(gpu=8, threads=32, runtime=100))
-    assert {k: one[k] for k in ("nodes", "gpu", "gpu_model", "slurm_account", "slurm_partition", "slurm_extra")} == {
-        "nodes": 1, "gpu": 8, "gpu_model": "a100", "slurm_account": "paper", "slurm_partition": "gpu", "slurm_extra": "--exclusive",
+    assert {k: one[k] for k in ("nodes", "gpus_per_node", "gres", "slurm_account", "slurm_partition", "slurm_extra")} == {
+        "nodes": 1, "gpus_per_node": 8, "gres": "gpu:a100:8", "slurm_account": "paper", "slurm_partition": "gpu",
+        "slurm_extra": "--exclusive",
     }  # fmt: skip
-    assert not {"mpi", "gres", "qos"} & set(one)
+    assert not {"mpi", "gpu", "gpu_model", "qos"} & set(one)
     two = here.request(Resources(nodes=2, gpu=8, threads=32))
-    assert (two["mpi"], two["tasks"], two["gres"], two["gpu"]) == ("srun", 2, "gpu:a100:8", 0)
+    assert (two["mpi"], two["tasks"], two["gres"], two["tasks_per_gpu"]) == ("srun", 2, "gpu:a100:8", 0)
     assert two["slurm_extra"] == "--ntasks-per-node=1 --exclusive"
     assert [one["runtime"](None, attempt) for attempt in (1, 2, 3, 4)] == [100, 200, 300, 300]
     assert here.sbatch_options(Resources(nodes=2, gpu=8, threads=32)) == [
@@ -61,4 +63,33 @@ def test_one_node_and_several_ask_in_their_own_way(tmp_path):
         "--gres=gpu:a100:8", "--exclusive",
     ]  # fmt: skip
     none = here.request(Resources())
-    assert none["gpu"] == 0 and not {"gpu_model", "slurm_partition"} & set(none)
+    assert none["gpus_per_node"] == 0 and not {"gres", "slurm_partition"} & set(none)
+
+
+@pytest.mark.process  # the executor looks for SLURM's commands when it is imported
+@pytest.mark.parametrize(
+    ("kind", "gres", "extra", "option"),
+    [
+        (None, "gpu:2", None, "--gres=gpu:2"),
+        ("nvidia_a100_3g.20gb", "gpu:nvidia_a100_3g.20gb:2", None, "--gres=gpu:nvidia_a100_3g.20gb:2"),
+        ("nvidia-h100", None, "--gpus-per-node=nvidia-h100:2", "--gpus-per-node=nvidia-h100:2"),
+        ("1g.10gb+me", None, "--gpus-per-node=1g.10gb+me:2", "--gpus-per-node=1g.10gb+me:2"),
+    ],
+)
+def test_every_gpu_type_is_asked_for_in_words_that_snakemakes_executor_takes(tmp_path, kind, gres, extra, option):
+    from snakemake_executor_plugin_slurm import utils, validation
+
+    here = made(tmp_path, gpu_type=kind)
+    asked = here.request(Resources(gpu=2))
+    assert (asked.get("gres"), asked.get("slurm_extra")) == (gres, extra)
+    job = SimpleNamespace(resources=Resource(asked))
+    validation.validate_slurm_extra(job)
+    sent = f"{job.resources.slurm_extra or ''} {utils.set_gres_string(job)}"
+    assert sent.strip() == option and option in here.sbatch_options(Resources(gpu=2))
+
+
+class Resource(dict):
+    """As the executor reads a job's resources."""
+
+    def __getattr__(self, name: str) -> object:
+        return self.get(name)

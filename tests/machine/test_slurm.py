@@ -27,7 +27,8 @@ def cluster(tmp_path: Path, monkeypatch, sinfo: str = "", **others: str) -> None
 
 SINFO = (
     "cpu*|up|1-00:00:00|64|250000|(null)|10\ngpu|up|2-00:00:00|32+|500000|gpu:a100:4(S:0-1)|6\n"
-    "gpu|up|2-00:00:00|32|500000|gpu:h100:8|1\nold|down|1:00:00|32|250000|(null)|2"
+    "gpu|up|2-00:00:00|32|500000|gpu:h100:8|1\nmig|up|2-00:00:00|32|500000|gpu:nvidia-h100:1,gpu:1g.10gb:14|2\n"
+    "old|down|1:00:00|32|250000|(null)|2"
 )
 
 
@@ -38,13 +39,21 @@ SINFO = (
         ({"gpu_partition": "gpu"}, Resources(gpu=8), None),
         ({"gpu_partition": "gpu", "gpu_type": "a100"}, Resources(gpu=4, nodes=6), None),
         ({"partition": "cpu,gpu"}, Resources(threads=64), None),
-        ({"partition": "cup"}, Resources(), "partition: no partition 'cup' here; known: cpu, gpu, old"),
+        ({"gpu_partition": "mig", "gpu_type": "nvidia-h100"}, Resources(gpu=1), None),
+        ({"gpu_partition": "mig", "gpu_type": "1g.10gb"}, Resources(gpu=1), None),
+        ({"gpu_partition": "mig"}, Resources(gpu=2), "no node of partition mig has so many GPUs (most: 1)"),
+        (
+            {"gpu_partition": "mig", "gpu_type": "1g.10gb"},
+            Resources(gpu=2),
+            "resources.rule.gpu 2: a job can use one MIG slice (site.yaml: gpu_type 1g.10gb)",
+        ),
+        ({"partition": "cup"}, Resources(), "partition: no partition 'cup' here; known: cpu, gpu, mig, old"),
         (
             {"gpu_partition": "gpu", "gpu_type": "a100"},
             Resources(gpu=8),
             "no node of partition gpu has so many GPUs of type a100",
         ),
-        ({"partition": "old"}, Resources(), "site.yaml: partition: partition old is down; name another (cpu, gpu, old)"),
+        ({"partition": "old"}, Resources(), "site.yaml: partition: partition old is down; name another (cpu, gpu, mig, old)"),
         ({"gpu_partition": "gpu", "gpu_type": "h100"}, Resources(gpu=8, nodes=2), "partition gpu has 1 such nodes"),
         ({}, Resources(gpu=1), "no node of the default partition has so many GPUs (most: 0)"),
         ({}, Resources(runtime=1500), "rule asks for 1500 minutes, the default partition allows 1440"),
@@ -62,6 +71,14 @@ def test_what_this_cluster_cannot_give_is_said_before_anything_is_sent(tmp_path,
         with pytest.raises(ConfigError) as caught:
             slurm.check(here, "site.yaml", {"rule": asked})
         assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.process  # the executor looks for SLURM's commands when it is imported
+@pytest.mark.parametrize(("options", "what"), [("--gres=gpu:h100:8", "generic resources"), ("--exclusive --time=5", "runtime")])
+def test_options_that_snakemakes_executor_sets_itself_are_refused(tmp_path, monkeypatch, options, what):
+    cluster(tmp_path, monkeypatch, SINFO)
+    with pytest.raises(ConfigError, match=rf"site.yaml: options {options}: the {what}.* follows from the other keys"):
+        slurm.check(made(options=options), "site.yaml", {"rule": Resources()})
 
 
 def test_a_machine_without_slurm_is_told_so(tmp_path, monkeypatch):

@@ -175,12 +175,16 @@ def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_loca
     broken = (
         'case "$*" in *"stage sample "*" 001 --config "*) mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
     )
-    set_site(folder, setup=broken)
+    set_site(folder, setup=broken + '; echo "sees GPUs ($CUDA_VISIBLE_DEVICES)"')
     text = finished(start(folder, metrics(folder)), folder)
     same_weights(folder, undisturbed)
     ours_, theirs = (json.loads((f / metrics(f)).read_text()) for f in (folder, undisturbed))
     assert ours_["values"] == theirs["values"]
     assert len(jobs(folder)) == 1 + 3 + 1  # training, two shards of which one twice, evaluation
+    [trained] = (folder / "results/smoke/logs/transformer").glob(f"*_{STEPS}.log")
+    assert re.search(r"^sees GPUs \(\d\)$", trained.read_text(), re.MULTILINE)
+    for log in (folder / "results/smoke/logs/sample").glob("*.log"):
+        assert "sees GPUs ()" in log.read_text()  # asks for none
     failure, again = ours(text)
     assert "shard_001.npy (SLURM job" in failure and "FAILED): no scratch disk here" in failure
     assert " 001 --config scale=smoke: went on 1 time" in again
@@ -196,6 +200,7 @@ def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, u
     target = registry(folder).folder(run_of(folder)) / "step_40.safetensors"
     subprocess.run([sys.executable, "-m", "snakemake", str(target)], cwd=alone, capture_output=True, timeout=300, check=True)
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {nodes: 2, gpu: 2, runtime: 5}")
+    set_site(folder, gpu_type="pretended-h100")  # a name that Snakemake's executor refuses in a gres
     finished(start(folder, target), folder)
     [(_, state, nodes)] = jobs(folder)
     assert (state, nodes) == ("COMPLETED", "n[1-2]")
@@ -238,6 +243,7 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
         ({"gpu_type": "a100"}, "resources.transformer.gpu 1: no node of the default partition has so many GPUs of type a100"),
         ({"max_runtime": 0}, "config/site.yaml: max_runtime: "),
         ({"constraint": "nvlink"}, "config/site.yaml: SLURM refuses transformer: Invalid feature specification (sbatch --constraint"),
+        ({"options": "--gres=gpu:2"}, "config/site.yaml: options --gres=gpu:2: the generic resources (GRES) follows from"),
         ({"options": "--exlusive"}, "config/site.yaml: SLURM refuses transformer: unrecognized option '--exlusive' (sbatch --time"),
     ],
 )
@@ -309,7 +315,8 @@ def test_a_job_cancelled_by_hand_is_sent_again(cluster, undisturbed, folder):
 @pytest.mark.slow
 def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_job(cluster, undisturbed, folder):
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
-    set_site(folder, setup="sleep 35")  # of the minute, so that a little training meets the limit
+    # Of the minute, so that a little training meets the limit. No further try is left for a failure: a saved stop needs none.
+    set_site(folder, setup="sleep 35", training_retries=0, gpu_type="pretended-h100")
     text = finished(start(folder, weights(folder)), folder)
     same_weights(folder, undisturbed)
     *stopped, last = [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))]
@@ -318,6 +325,16 @@ def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_j
     assert all("saved, the same command goes on" in text for text in before) and "resumed at" in after
     assert re.search(r"\): .*asked to stop; state of step \d+ saved, the same command goes on", ours(text)[0])
     assert "went on" in ours(text)[-1]
+
+
+@pytest.mark.slow
+def test_what_would_fail_again_is_not_tried_again(cluster, folder):
+    cache = registry(folder).folder(run_of(folder).needs[0])
+    for path in (folder / cache).glob("*.bin"):
+        path.write_bytes(b"\xff" * path.stat().st_size)  # NaN
+    text = finished(start(folder, weights(folder)), folder, code=1)
+    assert [state for _, state, _ in jobs(folder)] == ["FAILED"]
+    assert ours(text)[0].endswith("; not tried again, since it would fail in the same way")
 
 
 @pytest.mark.slow

@@ -135,11 +135,14 @@ class Driver:
         return "; not tried again, since it would fail in the same way" if how == "hopeless" else ""
 
     def _count_gpus(self) -> None:
-        """Lets Snakemake count this machine's GPUs, as it does cores, unless --resources gpu=... said how many."""
-        if "gpu" not in self.workflow.global_resources and dispatch.visible_gpus():
-            self.workflow.register_resource("gpu", len(dispatch.visible_gpus()))
-        if "gpu" in self.workflow.global_resources:  # what a job leases is no more than what it is counted as
-            self.workflow.register_resource("gpus_per_node", self.workflow.global_resources["gpu"].value)
+        """Lets Snakemake count this machine's GPUs, as it does cores, unless --resources gpu=... said how many.
+
+        Jobs are counted by ``gpus_per_node``, and lease no more than that.
+        """
+        stated = self.workflow.global_resources.get("gpu")
+        count = len(dispatch.visible_gpus()) if stated is None else stated.value
+        if count or stated is not None:
+            self.workflow.register_resource("gpus_per_node", count)
 
     def start(self) -> None:
         """Before the first job: locks the results, checks what can be checked, starts the import server.

@@ -2,12 +2,22 @@
 
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 """CUDA's major version -> the oldest branch of the driver that runs it (CUDA Toolkit release notes, minor version compatibility)."""
 VERSION = re.compile(r"\b\d{3}\.\d+(?:\.\d+)?\b")
 TOOL_SECONDS = 15.0  # for nvidia-smi to answer
+BUILT_FOR = re.compile(r"^cuda\b[^=]*=\s*'([\d.]+)'", re.MULTILINE)
+
+
+def built_for() -> str | None:
+    """The CUDA version of the installed PyTorch, as torch.version.cuda, without importing it; None for one without CUDA."""
+    found = find_spec("torch")
+    written = Path(found.origin).with_name("version.py") if found and found.origin else None
+    said = BUILT_FOR.search(written.read_text()) if written and written.is_file() else None
+    return said[1] if said else None
 
 
 def driver(said: Path = Path("/proc/driver/nvidia/version")) -> str | None:

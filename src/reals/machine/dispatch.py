@@ -3,9 +3,9 @@
     python -m reals.machine.dispatch [--nodes N] [--gpus G] [--threads T] [--minutes M] [--together] stage transformer ...
 
 In a job that our workflow sent to SLURM there are N nodes with G GPUs each; elsewhere, in an allocation of your own too, up
-to G of the visible GPUs are leased, so that jobs that run at the same time never share one. With ``--together`` each GPU
-gets a process, joined by `reals.machine.launch` (torchrun); otherwise, and without GPUs, there is one. This module imports the
-standard library only: on one machine it starts every job.
+to G of the visible GPUs are leased, so that jobs that run at the same time never share one. A job that asks for none sees
+none. With ``--together`` each GPU gets a process, joined by `reals.machine.launch` (torchrun); otherwise, and without GPUs,
+there is one. This module imports the standard library only: on one machine it starts every job.
 """
 
 import argparse
@@ -32,18 +32,25 @@ STOP_SHARE, STOP_SECONDS = 0.2, 300.0
 SITE = "REALS_SITE"  # JSON: setup, scratch, container, python of the site file; set in jobs that our workflow sent
 GRANTED = "REALS_GPUS"  # how many GPUs of this node the job was given
 STARTS = "REALS_STARTS"  # the file that records which SLURM job started what
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 LEASE_SECONDS = 0.2  # between looks at GPUs that others hold
 DEVICES = "nvidia[0-9]*"  # of /dev: a GPU each
+MIG = "MIG-"  # begins the id of a slice of a GPU
 FIRST_PORT, PORTS = 15000, 10000  # below what systems hand out by themselves
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Ids of the GPUs that this process may use, without asking a driver."""
-    named = environment.get("CUDA_VISIBLE_DEVICES")
+    """Ids of the GPUs, or of the MIG slices named, that this process may use, without asking a driver."""
+    named = environment.get(VISIBLE)
     if named is not None:
         return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1", "NoDevFiles")]
     # CUDA counts from 0 what it finds: in a container that holds /dev/nvidia3 alone, that is GPU 0.
     return [str(number) for number in range(len(list(Path("/dev").glob(DEVICES))))]
+
+
+def per_job(gpus: list[str]) -> int:
+    """How many of these a job can use at most: of MIG slices one, since CUDA shows a process no more and NCCL joins none."""
+    return 1 if gpus and gpus[0].startswith(MIG) else len(gpus)
 
 
 def refuse_idle_gpus(usable: int, version: str) -> None:
@@ -135,6 +142,8 @@ def main(arguments: list[str]) -> None:
 
 def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
     environment = os.environ
+    if not options.gpus:
+        environment[VISIBLE] = ""  # where SLURM does not confine its jobs, they see all GPUs of the node
     if options.minutes and STOP_AT not in environment:
         environment[STOP_AT] = str(stop_at(time.time(), options.minutes))
     if options.nodes > 1 and environment.get("SLURM_STEP_NUM_NODES") != str(options.nodes):
@@ -169,9 +178,11 @@ def _note(command: list[str], keep_log: bool) -> None:
 def _on_this_machine(options: argparse.Namespace) -> None:
     processes, gpus = 1, visible_gpus()
     held: list[int] = []
-    if gpus and options.gpus:
-        taken, held = lease(min(options.gpus, len(gpus)), gpus, Path(tempfile.gettempdir(), f"reals-gpus-{os.getuid()}"))
-        os.environ["CUDA_VISIBLE_DEVICES"], os.environ[GRANTED] = ",".join(taken), str(len(taken))
+    if not options.gpus:
+        os.environ[VISIBLE] = ""
+    elif gpus:
+        taken, held = lease(min(options.gpus, per_job(gpus)), gpus, Path(tempfile.gettempdir(), f"reals-gpus-{os.getuid()}"))
+        os.environ[VISIBLE], os.environ[GRANTED] = ",".join(taken), str(len(taken))
         processes = len(taken) if options.together else 1
     os.environ["REALS_THREADS"] = str(max(1, options.threads // processes))
     if processes == 1:

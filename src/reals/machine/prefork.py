@@ -21,8 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from reals.machine.dispatch import VISIBLE
 from reals.machine.handover import FORWARDED, VARIABLE, Request, kill, receive, send_number
-from reals.machine.signals import EXIT_BUG, EXIT_DONE
+from reals.machine.signals import EXIT_BUG, EXIT_DONE, EXIT_MISTAKE
 
 PRELOADED = (
     "torch", "numpy", "diffusers.models.autoencoders.autoencoder_kl", "timm.models.vision_transformer", "timm", "lpips",
@@ -37,11 +38,13 @@ PR_SET_PDEATHSIG = 1  # prctl.h
 
 @contextmanager
 def running(path: Path) -> Iterator[None]:
-    """A server listens at ``path`` inside the block; RuntimeError where it does not come up."""
+    """A server listens at ``path`` inside the block, unless its children could not use GPUs; RuntimeError where it does not come up."""
     server = subprocess.Popen([sys.executable, "-m", "reals.machine.prefork", str(path)])
     try:
         began = time.monotonic()
         while not path.exists():
+            if server.poll() == EXIT_MISTAKE:
+                break  # it said why; without it each command runs by itself
             if server.poll() is not None or time.monotonic() - began > STARTUP_SECONDS:
                 raise RuntimeError("the import server (python -m reals.machine.prefork) did not start; see its message above")
             time.sleep(0.05)
@@ -54,10 +57,14 @@ def running(path: Path) -> Iterator[None]:
 def serve(path: Path) -> None:
     """Serves until the process that started this one is gone, or SIGTERM; children still running then are ended."""
     parent = os.getppid()
-    # Asking CUDA itself whether it is there (diffusers does so on import) would make it unusable in forked children.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    # CUDA, once asked whether it is there (diffusers does so on import), is unusable in forked children. Where no GPU is visible
+    # torch knows the answer without it, also on a machine without NVML or with MIG. A child sees those of its own environment.
+    os.environ |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", VISIBLE: ""}
     for name in PRELOADED:
         importlib.import_module(name)
+    if not usable_in_children():
+        print("reals: an imported library asked CUDA itself; jobs start an interpreter each", file=sys.stderr, flush=True)
+        sys.exit(EXIT_MISTAKE)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the clients, which pass it on
@@ -65,6 +72,15 @@ def serve(path: Path) -> None:
     while not stopping and os.getppid() == parent:
         server.turn()
     server.close()
+
+
+def usable_in_children() -> bool:
+    """Whether a process forked from this one may use CUDA."""
+    pid = os.fork()
+    if pid == 0:
+        torch = sys.modules.get("torch")
+        os._exit(torch is not None and torch.cuda._is_in_bad_fork())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 class Server:

@@ -1,6 +1,7 @@
 """The site file: what differs between SLURM clusters, and how a job asks for its resources there."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from pydantic import Field
 from reals.experiment.engine import Resources
 from reals.experiment.reading import Strict, read
 from reals.machine import dispatch
+
+PLAIN = re.compile(r"[A-Za-z0-9_.]+")  # GPU types that Snakemake's executor (2.8.0) takes in a gres
+MIG_KIND = re.compile(r"\d+g\.\d+gb")  # in the type of a slice of a GPU, such as 1g.10gb or a100_3g.20gb
 
 
 class Site(Strict):
@@ -23,7 +27,7 @@ class Site(Strict):
     gpu_partition: str | None
     """For jobs with GPUs."""
     gpu_type: str | None
-    """As in the third column of `sinfo -o "%P %l %G"`: gpu:a100:8 -> a100."""
+    """As in the third column of `sinfo -o "%P %l %G"`: gpu:a100:8 -> a100; of MIG slices their kind, e.g. 1g.10gb."""
     constraint: str | None
     """A node feature to ask for."""
     max_runtime: int = Field(gt=0)
@@ -35,7 +39,7 @@ class Site(Strict):
     scratch: str | None
     """Node-local folder for temporary files, e.g. /scratch/$USER; made where it does not exist."""
     setup: str | None
-    """Shell lines before each job, e.g. module load cuda/12.8."""
+    """Shell lines before each job (bash, no login shell), e.g. module load cuda/13.0."""
     container: str | None
     """Put before each job's command, e.g. apptainer exec --nv /project/reals.sif."""
     python: str | None
@@ -44,25 +48,34 @@ class Site(Strict):
     def partition_of(self, resources: Resources) -> str | None:
         return self.gpu_partition if resources.gpu else self.partition
 
-    def gres(self, gpus: int) -> str:
-        """GPUs of each node, as SLURM's options write them."""
-        return ":".join(filter(None, ["gpu", self.gpu_type, str(gpus)]))
+    def gpus(self, resources: Resources) -> dict[str, str]:
+        """sbatch's option for the GPUs of each node, its name and value; none where none are asked for.
+
+        Not `--gpus`: a total is split unevenly between nodes, and some sites know `--gres` alone. The executor refuses unusual
+        types in a gres and has no word for the other option, which it passes on.
+        """
+        if not resources.gpu:
+            return {}
+        counted = ":".join(filter(None, [self.gpu_type, str(resources.gpu)]))
+        return {"gres": f"gpu:{counted}"} if PLAIN.fullmatch(self.gpu_type or "any") else {"gpus-per-node": counted}
 
     def sbatch_options(self, resources: Resources) -> list[str]:
         """What one job asks for, in sbatch's words."""
         named = {
             "partition": self.partition_of(resources), "account": self.account, "qos": self.qos, "constraint": self.constraint,
             "time": self.runtime(resources, 1), "mem": resources.mem_mb, "nodes": resources.nodes, "ntasks": resources.nodes,
-            "cpus-per-task": resources.threads, "gres": self.gres(resources.gpu) if resources.gpu else None,
+            "cpus-per-task": resources.threads, **self.gpus(resources),
         }  # fmt: skip
         return [f"--{name}={value}" for name, value in named.items() if value is not None] + shlex.split(self.options or "")
 
     def request(self, resources: Resources) -> dict[str, object]:
-        """What one job asks for, in the words of Snakemake's SLURM executor; local runs heed ``gpu`` alone.
+        """What one job asks for, in the words of Snakemake's SLURM executor; local runs heed ``gpus_per_node`` alone.
 
         On one node the executor's own step is the only task. On several the job is declared an MPI one, which leaves
-        the steps to `reals.machine.dispatch`, and GPUs are asked for per node: a total would be split unevenly.
+        the steps to `reals.machine.dispatch`.
         """
+        gpus = self.gpus(resources)
+        further = [f"--{name}={value}" for name, value in gpus.items() if name != "gres"]
         asked: dict[str, object] = {
             "nodes": resources.nodes,
             "gpus_per_node": resources.gpu,
@@ -72,19 +85,12 @@ class Site(Strict):
             "slurm_account": self.account,
             "qos": self.qos,
             "constraint": self.constraint,
-            "slurm_extra": self.options,
+            "gres": gpus.get("gres"),
         }
-        if resources.nodes == 1:
-            asked |= {"gpu": resources.gpu, "gpu_model": self.gpu_type if resources.gpu else None}
-        else:
-            asked |= {
-                "mpi": "srun",
-                "tasks": resources.nodes,
-                "tasks_per_gpu": 0,
-                "gpu": 0,
-                "gres": self.gres(resources.gpu) if resources.gpu else None,
-                "slurm_extra": " ".join(filter(None, ["--ntasks-per-node=1", self.options])),
-            }
+        if resources.nodes > 1:
+            asked |= {"mpi": "srun", "tasks": resources.nodes, "tasks_per_gpu": 0}
+            further.append("--ntasks-per-node=1")
+        asked["slurm_extra"] = " ".join(filter(None, [*further, self.options])) or None
         return {key: value for key, value in asked.items() if value is not None}
 
     def runtime(self, resources: Resources, attempt: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
-from reals.machine.site import Site
+from reals.machine.site import MIG_KIND, Site
 
 SECONDS = 30.0  # patience with a SLURM command
 GPU = re.compile(r"gpu(?::(?P<type>[^:(]+))?:(?P<count>\d+)")
@@ -30,7 +30,7 @@ class Nodes:
     minutes: float  # that a job may run
     cpus: int  # of each node, as are memory and GPUs
     mem_mb: int
-    gpus: dict[str | None, int]  # by type; None: in all
+    gpus: dict[str | None, int]  # by type; None: whole ones in all
     count: int
 
     @classmethod
@@ -58,6 +58,7 @@ def check(site: Site, where: str, jobs: dict[str, Resources]) -> str:
     """
     nodes = [Nodes.parse(line) for line in ask(*SINFO).splitlines()]
     _check_names(site, where, nodes)
+    _check_options(site, where)
     used = {}
     for rule, asked in jobs.items():
         shown, words = _check_partition(site, where, nodes, rule, asked)
@@ -107,6 +108,22 @@ def _check_names(site: Site, where: str, nodes: list[Nodes]) -> None:
                 raise ConfigError(f"{where}: {key}: no partition '{part}' here; known: {_names(nodes)}")
 
 
+def _check_options(site: Site, where: str) -> None:
+    """ConfigError where Snakemake's executor would refuse each job for an option that it sets itself."""
+    if not site.options:
+        return
+    try:
+        from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
+    except ImportError:
+        return  # an extra; snakemake itself says what is missing
+    for pattern, what in get_forbidden_slurm_options().items():
+        if re.search(pattern, site.options):
+            raise ConfigError(
+                f"{where}: options {site.options}: the {what} follows from the other keys of this file and from `resources` in the scale file; "
+                "leave it out"
+            )
+
+
 def _check_partition(site: Site, where: str, nodes: list[Nodes], rule: str, asked: Resources) -> tuple[str, str]:
     """What the job's partition is called, and what it has, in words."""
     name = site.partition_of(asked)
@@ -138,9 +155,14 @@ def _check_partition(site: Site, where: str, nodes: list[Nodes], rule: str, aske
 
 def _check_gpus(site: Site, where: str, rows: list[Nodes], shown: str, rule: str, asked: Resources) -> list[Nodes]:
     """Those with the GPUs that the job asks for."""
+    if asked.gpu > 1 and MIG_KIND.search(site.gpu_type or ""):
+        raise ConfigError(
+            f"resources.{rule}.gpu {asked.gpu}: a job can use one MIG slice ({where}: gpu_type {site.gpu_type}), since CUDA shows a process "
+            "no more; make it 1 in the scale file, or name whole GPUs"
+        )
     fitting = [row for row in rows if row.gpus.get(site.gpu_type, 0) >= asked.gpu]
     if asked.gpu and not fitting:
-        there = max((n for row in rows for n in row.gpus.values()), default=0)
+        there = max((row.gpus[None] for row in rows), default=0)
         kind = f" of type {site.gpu_type}" if site.gpu_type else ""
         raise ConfigError(
             f"resources.{rule}.gpu {asked.gpu}: no node of {shown} has so many GPUs{kind} (most: {there}); "
@@ -188,10 +210,12 @@ def minutes_of(text: str) -> float:
 
 
 def gpus_of(gres: str) -> dict[str | None, int]:
-    """GPUs of a node by type, and in all (None), from "gpu:a100:4(S:0-1),gpu:h100:4"."""
+    """GPUs of a node by type, and whole ones in all (None), from "gpu:a100:4(S:0-1),gpu:1g.10gb:7": four and seven slices."""
     counts: dict[str | None, int] = {None: 0}
     for found in GPU.finditer(gres):
-        counts[None] += int(found["count"])
-        if found["type"]:
-            counts[found["type"]] = counts.get(found["type"], 0) + int(found["count"])
+        kind, count = found["type"], int(found["count"])
+        if not MIG_KIND.search(kind or ""):
+            counts[None] += count
+        if kind:
+            counts[kind] = counts.get(kind, 0) + count
     return counts

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from reals import files
 from reals.experiment.reading import ConfigError, read_yaml
 from reals.experiment.scale import Scale
+from reals.machine.dispatch import VISIBLE
 
 MEASURED = Path("results/measured")
 KINDS = ("transformer", "sampling", "autoencoder", "encoding")
@@ -96,8 +97,8 @@ def threads_of(scale: Scale) -> int:
 
 @cache
 def this_device(threads: int) -> str:
-    """The name of this machine's first GPU, as its driver gives it, or of its CPU with ``threads`` threads."""
-    if shutil.which("nvidia-smi"):
+    """The name of this machine's first GPU, as its driver gives it, or of its CPU with ``threads`` threads where this process sees none."""
+    if os.environ.get(VISIBLE) != "" and shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         try:
             printed = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=True).stdout

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import edit
 
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.machine import site
+from reals.machine import cuda, dispatch, site
 from reals.planning.cost import Costs
 from reals.planning.preflight import machine
 
@@ -88,12 +89,40 @@ def test_slurm(asking, prints, code, partition, says):
         assert machine.slurm(asking, here, where).startswith(says)
 
 
-def test_gpus(asking):
+def test_gpus(asking, monkeypatch):
     with pytest.raises(ConfigError, match=r"none .no nvidia-smi. and no SLURM; scale 'imagenet256' asks for up to 8 a job"):
         machine.gpus(asking)
     fake_tool(Path(), "sinfo", PARTITIONS)
-    assert machine.gpus(asking) == "none here; jobs get theirs from SLURM"
+    monkeypatch.setattr(cuda, "built_for", lambda: "13.0")
+    assert machine.gpus(asking) == "none here; jobs get theirs from SLURM, on nodes with NVIDIA driver 580 or newer (CUDA 13.0)"
     assert machine.gpus(Registry(load("demo"))) == "none here; this scale asks for none"
     fake_tool(Path(), "nvidia-smi", "NVIDIA-SMI has failed\n", 9)
     with pytest.raises(ConfigError, match=r"nvidia-smi fails .NVIDIA-SMI has failed.; mend the driver"):
         machine.gpus(asking)
+
+
+CARD = "NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06, Disabled\n"
+
+
+@pytest.mark.parametrize(
+    ("prints", "visible", "says"),
+    [
+        (CARD * 8, "0,1,2,3,4,5,6,7", "8 x NVIDIA H100 80GB HBM3, 81559 MiB, driver 580.65.06"),
+        (CARD * 2, "0,1", "; jobs that ask for 8 get 2"),
+        (CARD * 8, "3", "; jobs that ask for 8 get 1"),
+        (CARD.replace("Disabled", "Enabled"), "0", "; sliced by MIG: set CUDA_VISIBLE_DEVICES=MIG-...,MIG-... to the slices"),
+        (CARD.replace("Disabled", "Enabled"), "MIG-a,MIG-b", "; jobs that ask for 8 get 1"),
+        (CARD.replace("580.65.06", "535.104.05"), "0", "driver 535.104.05 is too old for this PyTorch: CUDA 13.0 needs 580"),
+    ],
+)
+def test_the_gpus_of_this_machine(asking, monkeypatch, prints, visible, says):
+    fake_tool(Path(), "nvidia-smi", prints)
+    monkeypatch.setenv(dispatch.VISIBLE, visible)
+    monkeypatch.setattr(cuda, "built_for", lambda: "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if "too old" in says:
+        with pytest.raises(ConfigError, match=says):
+            machine.gpus(asking)
+    else:
+        assert says in machine.gpus(asking)
+    assert "; this scale asks for none, and its jobs run on the CPU" in machine.gpus(Registry(load("demo")))

@@ -13,7 +13,7 @@ from reals import files
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.machine import site
+from reals.machine import cuda, dispatch, site
 from reals.machine.slurm import check
 from reals.planning.cost import Costs
 
@@ -88,7 +88,7 @@ def clock(folder: Path) -> str:
 def gpus(registry: Registry) -> str:
     """The GPUs of this machine, their driver, and whether PyTorch can use them."""
     wanted = _asked(registry, "gpu")
-    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,mig.mode.current", "--format=csv,noheader"]
     code, printed = _tool(command)
     if code is None:
         if wanted and shutil.which("sinfo") is None:
@@ -96,19 +96,38 @@ def gpus(registry: Registry) -> str:
                 f"GPUs: this machine has none (no nvidia-smi) and no SLURM; scale '{registry.experiment.scale.name}' asks for "
                 f"up to {wanted} a job; run where they are, or lower resources.<rule>.gpu"
             )
-        return "none here; " + ("jobs get theirs from SLURM" if wanted else "this scale asks for none")
+        if not wanted:
+            return "none here; this scale asks for none"
+        return f"none here; jobs get theirs from SLURM, on nodes with {_needed_driver()}"
     if code:
         raise ConfigError(f"GPUs: nvidia-smi fails ({printed}); mend the driver")
+    rows = [[field.strip() for field in line.split(",")] for line in printed.splitlines()]
+    name, memory, driver, _ = rows[0]
+    here = f"{len(rows)} x {name}, {memory}, driver {driver}"
+    if not wanted:
+        return f"{here}; this scale asks for none, and its jobs run on the CPU (docs/cluster.md, Without SLURM)"
+    fault = cuda.driver_fault(driver, cuda.built_for())
+    if fault is not None:
+        raise ConfigError(f"GPUs: {here}: {fault}")
     import torch
 
     if not torch.cuda.is_available():
-        raise ConfigError(
-            f"GPUs: PyTorch {torch.__version__} cannot use them ({printed.splitlines()[0]}); install one for this driver"
-        )
-    lines = printed.splitlines()
-    if len(lines) < wanted and shutil.which("sinfo") is None:
-        raise ConfigError(f"GPUs: {len(lines)} here, a job asks for {wanted}; lower resources.<rule>.gpu")
-    return f"{len(lines)} x {lines[0]}"
+        raise ConfigError(f"GPUs: PyTorch {torch.__version__} cannot use them ({here}); it needs {_needed_driver()}")
+    if shutil.which("sinfo") is not None:
+        return here
+    visible = dispatch.visible_gpus()
+    if any(row[-1] == "Enabled" for row in rows) and not any(gpu.startswith(dispatch.MIG) for gpu in visible):
+        return f"{here}; sliced by MIG: set {dispatch.VISIBLE}=MIG-...,MIG-... to the slices that jobs may use (nvidia-smi -L)"
+    each = dispatch.per_job(visible)
+    return here if each >= wanted else f"{here}; jobs that ask for {wanted} get {each}"
+
+
+def _needed_driver() -> str:
+    """What the installed PyTorch needs of the NVIDIA driver, in words."""
+    version = cuda.built_for()
+    if version is None:
+        return "a PyTorch built with CUDA"
+    return f"NVIDIA driver {cuda.OLDEST_DRIVERS[int(version.split('.')[0])]} or newer (CUDA {version})"
 
 
 def _asked(registry: Registry, key: str) -> int:
