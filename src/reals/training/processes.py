@@ -76,19 +76,21 @@ class Processes:
 
     ``precision`` is one of `method.precision.PRECISIONS`; weights and optimizer are float32, and fp16 has a loss scale.
     ``deterministic`` picks CUDA kernels that give the same bits each time (they may be slower); CPU kernels do anyway.
+    ``device`` is the process's GPU where there is one, unless it is given.
     """
 
     def __init__(
-        self, precision: str = "fp32", accumulate: int = 1, compiled: bool = False, deterministic: bool = False
+        self, precision: str = "fp32", accumulate: int = 1, compiled: bool = False, deterministic: bool = False,
+        device: torch.device | None = None,
     ):  # fmt: skip
         precisions.check(precision)
-        cuda = torch.cuda.is_available()
+        cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
         if cuda and deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch adds it at run time; a slow debugging aid
         self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = device or torch.device("cuda" if cuda else "cpu")
         if self.count > 1:
             if cuda:
                 self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
