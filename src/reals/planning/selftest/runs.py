@@ -83,6 +83,7 @@ class Runs:
         command += ["selftest", "--sheets", str(self.sheets), "--train", json.dumps(asdict(training))]
         threads = str(torch.get_num_threads())
         environment = {k: v for k, v in os.environ.items() if k != VARIABLE} | {THREADS: threads, "OMP_NUM_THREADS": threads}
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")  # or what another day compiled would be taken
         if cpu:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
