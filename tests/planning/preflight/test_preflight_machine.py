@@ -27,6 +27,16 @@ def test_disk_and_file_system_and_clock(project):
         machine.disk(Costs(Registry(load("smoke"))))
 
 
+def test_compiling_needs_a_compiler(tmp_path, monkeypatch):
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="there is none here; install or load gcc"):
+        machine.compiler()
+    (tmp_path / "gcc").touch(0o755)
+    assert str(tmp_path / "gcc") in machine.compiler()
+
+
 def test_files_from_another_time(tmp_path):
     import time
 

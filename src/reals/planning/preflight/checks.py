@@ -39,6 +39,8 @@ def thorough(registry: Registry, here: site.Site, where: str) -> Iterator[Check]
     yield "file system", lambda: machine.file_system(registry.root)
     yield "clock", lambda: machine.clock(registry.root)
     yield "GPUs", lambda: machine.gpus(registry)
+    if registry.experiment.scale.engine.compile:
+        yield "compiler", machine.compiler
     yield "SLURM", lambda: machine.slurm(registry, here, where)
     yield "DVC remote", lambda: remote.dvc_remote(Path())
 

@@ -130,6 +130,17 @@ def _needed_driver() -> str:
     return f"NVIDIA driver {cuda.OLDEST_DRIVERS[int(version.split('.')[0])]} or newer (CUDA {version})"
 
 
+def compiler() -> str:
+    """That torch.compile has what it builds with: on GPUs a C compiler, for what starts Triton's kernels; on a CPU, C++."""
+    known = [os.environ.get("CC"), os.environ.get("CXX"), "gcc", "g++", "clang"]
+    found = next((path for name in known if name and (path := shutil.which(name))), None)
+    if found is None:
+        raise ConfigError(
+            "compiler: engine.compile needs one, and there is none here; install or load gcc, or set engine.compile: false"
+        )
+    return f"{found}, for engine.compile; the machines that train need one too"
+
+
 def _asked(registry: Registry, key: str) -> int:
     return max((getattr(r, key) for r in registry.experiment.scale.resources.values()), default=0)
 
