@@ -63,7 +63,7 @@ def test_jobs_of_one_machine_share_its_gpus_or_as_many_as_are_asked_for(project,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"},
     )  # fmt: skip
     printed = done.stdout + done.stderr
-    assert set(re.findall(r" gpu=(\d+)", printed)) == {"0", gpus}  # what Snakemake counts
+    assert set(re.findall(r"gpus_per_node=(\d+)", printed)) == {"0", gpus}  # what Snakemake counts
     assert set(re.findall(r"--gpus (\d+) .*--together", printed)) == {gpus}  # what the job leases
 
 

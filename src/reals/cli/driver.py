@@ -139,10 +139,10 @@ class Driver:
 
         Jobs are counted by ``gpus_per_node``, and lease no more than that.
         """
-        stated = self.workflow.global_resources.get("gpu")
-        count = len(dispatch.visible_gpus()) if stated is None else stated.value
-        if count or stated is not None:
-            self.workflow.register_resource("gpus_per_node", count)
+        if "gpu" in self.workflow.global_resources:
+            self.workflow.register_resource("gpus_per_node", self.workflow.global_resources["gpu"].value)
+        elif dispatch.visible_gpus():
+            self.workflow.register_resource("gpus_per_node", len(dispatch.visible_gpus()))
 
     def start(self) -> None:
         """Before the first job: locks the results, checks what can be checked, starts the import server.

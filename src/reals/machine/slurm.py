@@ -113,7 +113,7 @@ def _check_options(site: Site, where: str) -> None:
     if not site.options:
         return
     try:
-        from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
+        from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options  # type: ignore[import-untyped]
     except ImportError:
         return  # an extra; snakemake itself says what is missing
     for pattern, what in get_forbidden_slurm_options().items():

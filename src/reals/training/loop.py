@@ -154,7 +154,8 @@ def _resume(task: Task, steps: int, processes: Processes, states: States, folder
         files.sweep(folder / "log.jsonl")
     done = processes.from_main(states.newest(steps) if processes.main else 0)
     if done:
-        loaded = states.read(done)
+        # On a GPU nothing of it stays in host memory; a CPU's optimizer keeps the very tensors that it is given.
+        loaded = states.read(done, mapped=processes.device.type != "cpu")
         task.load(loaded["task"])
         processes.load(loaded.get("processes", {}))
     return done

@@ -64,8 +64,11 @@ class States:
             print(f"WARNING: {path} is damaged (checksum differs); going back to the state before it", flush=True)
         return 0
 
-    def read(self, step: int) -> dict:
-        return torch.load(self.path(step), map_location="cpu", weights_only=True)
+    def read(self, step: int, mapped: bool = False) -> dict:
+        """A state in host memory. ``mapped``: as pages of the file, which the processes of a node share and the kernel takes back,
+        for one that is copied to a device at once; it must not be kept, since the file may go.
+        """
+        return torch.load(self.path(step), map_location="cpu", weights_only=True, mmap=mapped)
 
     @property
     def busy(self) -> bool:
