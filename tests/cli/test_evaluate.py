@@ -22,6 +22,7 @@ from reals.measure.extractors.small_cnn import (
     small_cnn_extractor,
 )
 from reals.measure.metrics.generation import generation_metrics, reference_of
+from reals.measure.record import summary
 from reals.measure.references import any_reference, reference_rows
 from reals.measure.sources.by_path import open_source
 from reals.measure.stored import load_arrays, save_arrays
@@ -377,3 +378,18 @@ def test_statistics_of_adms_network_do_not_serve_another(here):
     )
     record = evaluate(reference="adm.npz")
     assert record["reference"]["statistics"] == "computed" and record["metrics"] == evaluate()["metrics"]
+
+
+def test_a_reference_of_too_few_images_is_named_before_anything_is_measured(here, capsys):
+    np.savez("three.npz", pictures(3))
+    np.savez("one.npz", pictures(1))
+    assert cli.main(["reference", "one.npz", "--out", "r.npz", "--network", NAME, "--allow-fewer"]) == 2
+    assert "one.npz: 1 reference image, at least 2 are needed" in capsys.readouterr().err
+    for command in (["evaluate", "samples.npz", "--reference", "three.npz"], ["reference", "three.npz", "--out", "r.npz"]):
+        assert cli.main([*command, "--network", NAME, "--allow-fewer"]) == 2
+        assert "three.npz: 3 reference images, but precision and recall look at the 3 nearest" in capsys.readouterr().err
+
+
+def test_the_distance_of_a_set_to_itself_is_not_printed_as_negative():
+    record = {"metrics": {"sFID": -1e-9, "FID": 0.25}, "n": 4, "notes": []}
+    assert summary(record) == "sFID 0.0000  FID 0.2500  (n=4)"

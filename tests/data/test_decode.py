@@ -131,7 +131,7 @@ def _bomb() -> bytes:
         (lambda whole: b"<!DOCTYPE html><html></html>", "of no known format"),
         (lambda whole: whole[: len(whole) // 2], r"\(.+\)"),
         (lambda whole: whole[:60] + bytes(200) + whole[260:], ""),
-        (lambda whole: _bomb(), "decompression bomb"),
+        (lambda whole: _bomb(), "900 megapixels, more than 179"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "gif"])
@@ -161,3 +161,26 @@ def test_noise_in_a_files_bytes_never_raises_anything_else(tmp_path):
 def test_floats_have_no_known_range(tmp_path):
     with pytest.raises(Unreadable, match="floating-point pixels"):
         grey(tmp_path / "a.tif", np.ones((16, 16), np.float32))
+
+
+def test_transparent_pixels_are_refused_and_an_opaque_alpha_is_not(tmp_path):
+    x = np.full((8, 8, 4), 255, np.uint8)
+    x[..., :3] = 7
+    Image.fromarray(x).save(tmp_path / "opaque.png")
+    assert (decode(tmp_path / "opaque.png", 8, True) == 7).all()
+    x[0, 0, 3] = 254
+    Image.fromarray(x).save(tmp_path / "clear.png")
+    with pytest.raises(Unreadable, match=r"clear\.png cannot be read as an image \(transparent pixels"):
+        decode(tmp_path / "clear.png", 8, True)
+
+
+def test_good_pixels_with_a_broken_exif_chunk_are_read(tmp_path):
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(tmp_path / "a.jpg", quality=100, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert abs(decode(tmp_path / "a.jpg", 8, True).astype(int) - 7).max() <= 1
+
+
+def test_huge_images_are_refused_before_they_are_unpacked_and_can_be_allowed(tmp_path):
+    Image.new("1", (20000, 10000)).save(tmp_path / "a.png")
+    with pytest.raises(Unreadable, match=r"200 megapixels, more than 179; shrink it, or allow it by data\.megapixels"):
+        decode(tmp_path / "a.png", 8, True)
+    assert decode(tmp_path / "a.png", 8, True, megapixels=201).shape == (3, 8, 8)

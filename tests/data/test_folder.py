@@ -1,5 +1,7 @@
 """Which files of a folder are images, and how they are split; a folder that is no data set gets one line."""
 
+from pathlib import Path
+
 import pytest
 from photos import config, folder, photo
 
@@ -79,3 +81,35 @@ def test_a_folder_as_people_have_them(tmp_path):
     assert sorted(p for s in SPLITS for p in listing.paths[s]) == sorted(wanted)
     prepare(config(root), 0, tmp_path / "out")
     assert sum(files.opened(tmp_path / "out")["images"].values()) == len(wanted)
+    assert listing.left_out is not None and "3 images hidden" in listing.left_out and ".txt" in listing.left_out
+
+
+def test_a_flat_held_out_folder_is_told_from_an_empty_one(tmp_path):
+    root = tmp_path / "in"
+    folder(root / "train")
+    photo(root / "val/0.png")
+    with pytest.raises(
+        ConfigError, match=r"val holds images but no class folders; put them in folders of the names that .*train has"
+    ):
+        list_folder(config(root, held_out=None), 0)
+
+
+def test_class_names_in_two_unicode_forms_are_one_class(tmp_path):
+    root, composed, decomposed = tmp_path / "in", "caf\u00e9", "cafe\u0301"
+    for path in (f"train/{composed}", "train/tea", f"val/{decomposed}", "val/tea"):
+        for i in range(4):
+            photo(root / path / f"{i}.png")
+    listing = list_folder(config(root, held_out=None), 0)
+    assert listing.classes == [composed, "tea"]
+    assert [Path(p).parts[:2] for p in listing.paths["held_out"][:4]] == [("val", decomposed)] * 4
+    assert listing.labels["held_out"].tolist() == [0] * 4 + [1] * 4
+    photo(root / "train" / decomposed / "0.png")
+    with pytest.raises(ConfigError, match="twice, in two Unicode forms"):
+        list_folder(config(root, held_out=None), 0)
+
+
+def test_chunks_of_numbered_images_are_refused_as_classes(tmp_path):
+    for i in range(0, 4000, 500):
+        photo(tmp_path / f"in/{i // 1000:05d}/img{i:08d}.png")
+    with pytest.raises(ConfigError, match="chunks of numbered images"):
+        list_folder(config(tmp_path / "in"), 0)

@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
         reference_facts,
         reference_of_parts,
         reference_of_shard,
+        refuse_few,
     )
     from reals.measure.sources.by_path import open_source
     from reals.measure.stored import parts_of, save_arrays
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
     shard = shard_of(options.shard)
     source = open_source(options.images, options.value_range)
     stored = has_statistics(options.images)
+    if not stored:
+        refuse_few(options.images, len(source), options.pr_reference)
     count = enough(
         options.images, len(source), options.pr_reference, "precision and recall", "--pr-reference", options.allow_fewer
     )

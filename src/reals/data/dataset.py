@@ -52,8 +52,8 @@ class Images:
         if self._array is not None:
             images = self._array[np.asarray(indices)]
         else:
-            rotate = self.manifest["exif_rotate"]
-            images = np.stack(list(self._pool.map(lambda i: decode(self._paths[i], self.resolution, rotate), indices)))
+            how = self.manifest["exif_rotate"], self.manifest.get("megapixels")
+            images = np.stack(list(self._pool.map(lambda i: decode(self._paths[i], self.resolution, *how), indices)))
         if flips is not None and np.any(flips):
             images = np.where(np.asarray(flips)[:, None, None, None], images[..., ::-1], images)
         return images

@@ -1,10 +1,15 @@
 """One image file to bytes: read whole, turned upright, made RGB, cut to a square."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+OPAQUE = 255
+MEGAPIXELS = 178.956970  # Pillow's own limit: a small file can unpack to more than memory holds
+Image.MAX_IMAGE_PIXELS = None  # `refuse_huge` stands in for it, with a limit that can be raised
 
 
 class Unreadable(ValueError):
@@ -24,7 +29,9 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
     """RGB, 8 bits a channel: the first frame of an animation, 16-bit greys scaled (not clipped), EXIF rotation applied."""
     if exif_rotate:
-        image = ImageOps.exif_transpose(image)
+        with suppress(Exception):  # a broken EXIF chunk says nothing of the rotation, and the pixels are good: raises anything
+            image = ImageOps.exif_transpose(image)
+    refuse_transparency(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -32,10 +39,28 @@ def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(path: Path, size: int, exif_rotate: bool) -> np.ndarray:
-    """One image file as uint8 [3, size, size]. Raises Unreadable (one line) where it cannot be read whole."""
+def refuse_transparency(image: Image.Image) -> None:
+    """ValueError where a pixel is transparent. What colour it has is no image's business but the reader's, who composes it;
+    an alpha channel that is opaque throughout is no transparency."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        if np.asarray(image.convert("RGBA"))[..., 3].min() < OPAQUE:
+            raise ValueError("transparent pixels, whose colour is anyone's guess; save it on a background")
+
+
+def refuse_huge(image: Image.Image, megapixels: float | None = None) -> None:
+    """ValueError, before anything is unpacked, where an image has more pixels than ``megapixels``, by default `MEGAPIXELS`."""
+    size, most = image.width * image.height / 1e6, megapixels or MEGAPIXELS
+    if size > most:
+        raise ValueError(
+            f"{size:.0f} megapixels, more than {most:.0f}; shrink it, or allow it by data.megapixels in the scale file"
+        )
+
+
+def decode(path: Path, size: int, exif_rotate: bool, megapixels: float | None = None) -> np.ndarray:
+    """One image file of up to so many megapixels as uint8 [3, size, size]. Unreadable (one line) where it cannot be read whole."""
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
+            refuse_huge(image, megapixels)
             image.load()
             return np.asarray(center_crop(to_rgb(image, exif_rotate), size)).transpose(2, 0, 1)
     except Exception as error:  # on a damaged file decoders raise anything: struct.error, zlib.error, KeyError, ...

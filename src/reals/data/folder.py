@@ -2,18 +2,19 @@
 
 import hashlib
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from reals import rng
+from reals.data import image_files
+from reals.data.image_files import Found
 from reals.experiment.datasets import DataConfig
 from reals.experiment.reading import ConfigError
 
 SPLITS = ("train", "held_out")
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-LITTER = {"__MACOSX", "@eaDir", "lost+found"}
 TRAIN_NAMES = ("train", "training", "seg_train")
 HELD_OUT_NAMES = ("held_out", "val", "valid", "validation", "test", "testing", "seg_test")
 SMALLEST_SPLIT = 4  # precision and recall look at third neighbours
@@ -27,6 +28,7 @@ class Listing:
     classes: list[str]
     paths: dict[str, list[str]]
     labels: dict[str, np.ndarray]
+    left_out: str | None = None  # what lies there too and is not taken, in one line
 
 
 def listing_hash(listing: Listing, sizes: bool) -> str:
@@ -50,16 +52,21 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
     tops = _split_folders(root)
     if "held_out" not in tops and config.held_out is None:
         raise ConfigError(f"data.path: {root} has no train/ and val/ folders; set data.held_out (e.g. 0.1) to split it")
-    classes = _classes(tops)
+    classes, folders = _classes(tops)
+    left_out = Found()
     paths: dict[str, list[str]] = {s: [] for s in SPLITS}
     labels: dict[str, list[int]] = {s: [] for s in SPLITS}
     for split, top in tops.items():
         for label, name in enumerate(classes):
-            folder = top / name
-            found = [os.path.relpath(path, root) for path in _image_files(folder)]
-            if split == "train" and not found:
-                raise ConfigError(f"data.path: {folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
-            found = found[: config.images_per_class]
+            if name not in folders[split]:
+                continue
+            folder = top / folders[split][name]
+            here = image_files.below(folder)
+            left_out.hidden += here.hidden
+            left_out.other += here.other
+            if split == "train" and not here.names:
+                raise ConfigError(f"data.path: {folder} holds no image" + (f"; {here.left_out}" if here.left_out else ""))
+            found = sorted(os.path.relpath(folder / image, root) for image in here.names)[: config.images_per_class]
             taken = {split: found}
             if "held_out" not in tops:
                 assert config.held_out is not None  # refused above
@@ -71,25 +78,53 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
             for part, some in taken.items():
                 paths[part] += some
                 labels[part] += [label] * len(some)
+    if image_files.chunked(os.path.relpath(root / path, tops["train"]) for path in paths["train"]):
+        raise ConfigError(
+            f"data.path: the folders of {tops['train']} are chunks of numbered images (EDM's layout), not classes; "
+            "put each class's images in a folder of its own"
+        )
     _refuse_unexpected(config, root, tops, classes, {split: len(paths[split]) for split in SPLITS})
-    return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS})
+    return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS}, left_out.left_out)
 
 
-def _classes(tops: dict[str, Path]) -> list[str]:
-    """The class folders of the training split, at least two; ConfigError where the held-out split has others."""
-    classes = _class_folders(tops["train"])
+def _classes(tops: dict[str, Path]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The class folders of the training split, at least two, and by split each class's folder.
+
+    File systems write one name in two Unicode forms (macOS decomposes accents): such folders are one class. ConfigError where
+    one split has both, and where the held-out split has other classes, or images outside of any.
+    """
+    folders = {split: _class_folders(top) for split, top in tops.items()}
+    classes = folders["train"]
     if not classes:
-        with os.scandir(tops["train"]) as entries:
-            loose = any(entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries)
-        state = "holds images but no class folders" if loose else "is empty"
+        state = "holds images but no class folders" if _loose(tops["train"]) else "is empty"
         raise ConfigError(f"data.path: {tops['train']} {state}; put each class's images in a folder of its own")
     if len(classes) < 2:
         raise ConfigError(
             f"data.path: {tops['train']} has one class ('{classes[0]}'); class-conditional training needs at least two"
         )
-    if "held_out" in tops and (extra := set(_class_folders(tops["held_out"])) - set(classes)):
-        raise ConfigError(f"data.path: {tops['held_out']} has class '{sorted(extra)[0]}', which {tops['train']} lacks")
-    return classes
+    by_form = {split: {unicodedata.normalize("NFC", name): name for name in found} for split, found in folders.items()}
+    for split, found in folders.items():
+        if twice := set(found) - set(by_form[split].values()):
+            raise ConfigError(
+                f"data.path: {tops[split]} has '{min(twice)}' twice, in two Unicode forms; put their images together"
+            )
+    if "held_out" in tops:
+        if not folders["held_out"] and _loose(tops["held_out"]):
+            raise ConfigError(
+                f"data.path: {tops['held_out']} holds images but no class folders; put them in folders of the names "
+                f"that {tops['train']} has ('{classes[0]}', ...), or move it away and set data.held_out (e.g. 0.1)"
+            )
+        if extra := set(by_form["held_out"]) - set(by_form["train"]):
+            raise ConfigError(f"data.path: {tops['held_out']} has class '{min(extra)}', which {tops['train']} lacks")
+    return classes, {
+        split: {by_form["train"][form]: name for form, name in found.items()} for split, found in by_form.items()
+    }  # fmt: skip
+
+
+def _loose(folder: Path) -> bool:
+    """Whether images lie in a folder itself."""
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() and Path(entry.name).suffix.lower() in image_files.suffixes() for entry in entries)
 
 
 def _refuse_unexpected(config: DataConfig, root: Path, tops: dict[str, Path], classes: list[str], counts: dict[str, int]) -> None:
@@ -129,21 +164,4 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _litter(entry.name))
-
-
-def _litter(name: str) -> bool:
-    """What file managers and archives leave behind, hidden files among it."""
-    return name.startswith(".") or name in LITTER
-
-
-def _image_files(folder: Path) -> list[str]:
-    """Image files below a class's folder, however deep, in order of name; links are followed, each real folder once."""
-    found, seen = [], set()
-    for base, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(base)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not _litter(name))
-        if real not in seen:
-            found += [os.path.join(base, n) for n in names if Path(n).suffix.lower() in EXTENSIONS and not _litter(n)]
-        seen.add(real)
-    return sorted(found)
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not image_files.is_litter(entry.name))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from reals.data import image_files
 from reals.data.decode import Unreadable, decode
-from reals.data.folder import EXTENSIONS
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.reading import ConfigError
 
@@ -142,7 +142,7 @@ def _files(root: Path, layout: str, split: str, what: str) -> tuple[list[Path], 
     for folder in (images, labels):
         if not folder.is_dir():
             raise ConfigError(f"{what}.path: {folder} is missing; the {layout} layout has it (docs/downstream.md)")
-    by_stem = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in EXTENSIONS}
+    by_stem = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in image_files.suffixes()}
     label_of = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() in suffixes}
     stems = sorted(by_stem) if stems is None else stems
     for stem in stems:

@@ -44,7 +44,7 @@ def unreadable_among(listing: Listing, config: DataConfig, seed: int, count: int
 
     def readable(path: str) -> bool:
         try:
-            decode(listing.root / path, config.resolution, config.exif_rotate)
+            decode(listing.root / path, config.resolution, config.exif_rotate, config.megapixels)
         except Unreadable:
             return False
         return True
@@ -71,6 +71,8 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
             paint(folder / PAINTED_FOLDER, seed)
             config = config.model_copy(update={"source": "folder", "path": str(folder / PAINTED_FOLDER)})
         listing = list_folder(config, seed)
+        if listing.left_out:
+            print(f"{listing.root}: {listing.left_out}", flush=True)
         facts = {
             "listing": listing_hash(listing, config.storage == "array"),
             "root": PAINTED_FOLDER if painted else str(listing.root.resolve()),
@@ -90,7 +92,7 @@ def prepare(config: DataConfig, seed: int, folder: Path) -> None:
     files.seal(
         folder, [f"{s}_{part}" for s in SPLITS for part in (kind, "labels.npy")],
         classes=classes, resolution=config.resolution, storage=config.storage, skipped=len(skipped),
-        exif_rotate=config.exif_rotate, images={s: len(labels[s]) for s in SPLITS}, **facts,
+        exif_rotate=config.exif_rotate, megapixels=config.megapixels, images={s: len(labels[s]) for s in SPLITS}, **facts,
     )  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def _decoded_split(listing: Listing, split: str, config: DataConfig) -> tuple[np
 
     def one(i: int) -> tuple[int, np.ndarray | Unreadable]:
         try:
-            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate)
+            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate, config.megapixels)
         except Unreadable as error:
             return i, error
 

@@ -33,6 +33,9 @@ class DataConfig(Strict):
     """Mirrored images are as good as the originals (not so for digits)."""
     exif_rotate: bool = True
     """Turn photographs upright; ADM's reference does not, and so neither does the scale of ImageNet."""
+    megapixels: Annotated[float, Field(gt=0)] | None = None
+    """Read images of up to so many megapixels; 179 unless set, since a small file can unpack to more than memory holds. No part
+    of any id."""
     version: int = 1
     """Raise it when the files behind the path change."""
     expected_classes: int | None = None

@@ -98,7 +98,7 @@ def _notes(source: Source, adm: bool, reference: Reference, real: Facts, found: 
 
 def summary(record: Record) -> str:
     """One line: the metrics, how many samples, and every note."""
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items() if "std" not in name)
+    shown = "  ".join(f"{name} {round(value, 4) + 0.0:.4f}" for name, value in record["metrics"].items() if "std" not in name)
     notes = "".join(f"; {note}" for note in record["notes"])
     return f"{shown}  (n={record['n']}{notes})"
 

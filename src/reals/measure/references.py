@@ -14,6 +14,7 @@ from reals.measure.extractor import POOL_WIDTH, SPATIAL_WIDTH, Extractor, joined
 from reals.measure.features import feature_batches
 from reals.measure.metrics.frechet import Moments, Statistics, read_adm_statistics
 from reals.measure.metrics.generation import Reference, streamed_reference
+from reals.measure.record import ADM_K
 from reals.measure.source import Source
 from reals.measure.sources.archive import open_zip, whole
 from reals.measure.sources.by_path import open_source
@@ -175,6 +176,7 @@ def any_reference(
             "size": None,
         }
     source = open_source(path, value_range)
+    refuse_few(path, len(source), count)
     same_size(path, source.size, size)
     kept = _enough(path, len(source), count, allow_fewer)
     if stored and extractor.name == ADM_EXTRACTOR:
@@ -184,6 +186,17 @@ def any_reference(
     progress = Progress("reference", len(source))
     reference = made_reference(source, extractor, kept, seed, batch, progress.update)
     return reference, reference_facts(extractor, source, "computed", len(source), seed, value_range)
+
+
+def refuse_few(path: Path, have: int, count: int) -> None:
+    """ValueError where real images are too few for a covariance, or for precision and recall if ``count`` are asked for."""
+    if have < 2:
+        raise ValueError(f"{path}: {have} reference image, at least 2 are needed for a covariance; add images")
+    if count and have <= ADM_K:
+        raise ValueError(
+            f"{path}: {have} reference images, but precision and recall look at the {ADM_K} nearest of each; add images, or pass "
+            "--pr-reference 0 to go without them"
+        )
 
 
 def _enough(path: Path, have: int, count: int, allow_fewer: bool) -> int:

@@ -1,6 +1,7 @@
 """Image sources: every layout gives the same bytes in the same order; every broken one a line that says what to do."""
 
 import io
+import json
 import struct
 import zipfile
 import zlib
@@ -264,3 +265,117 @@ def test_the_checksum_is_of_names_and_bytes(tmp_path):
     import hashlib
 
     assert open_source(tmp_path / "c.npz").sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def test_hidden_and_thumbnail_folders_are_left_out_and_counted(tmp_path):
+    x = images(6)
+    root = write(tmp_path / "in", x, classes=2)
+    for litter in (".thumbnails", "@eaDir", "class0/.ipynb_checkpoints", "class1/__MACOSX"):
+        write(root / litter, images(2, seed=1))
+    write(root / ".thumbnails/large", images(1))
+    (root / "class1/notes.txt").write_text("x")
+    (root / ".DS_Store").write_bytes(b"x")
+    for source in (open_source(root), open_source(zipped(root, tmp_path / "in.zip"))):
+        assert np.array_equal(read_all(source), x[[0, 2, 4, 1, 3, 5]]) and source.classes == ("class0", "class1")
+        (note,) = source.notes
+        assert (
+            note.startswith("left out: 9 images hidden or left by a file manager (")
+            and "1 file of no image format (.txt)" in note
+        )
+        assert "(.thumbnails, .ipynb_checkpoints, @eaDir, ...)" in note
+
+
+def test_linked_class_folders_are_followed_each_once(tmp_path):
+    x = images(6)
+    write(tmp_path / "elsewhere", x[3:])
+    root = tmp_path / "in"
+    write(root / "a", x[:3])
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "b_again").symlink_to(tmp_path / "elsewhere")
+    (root / "a/up").symlink_to(root)
+    source = open_source(root)
+    assert np.array_equal(read_all(source), x) and source.classes == ("a", "b")
+
+
+def test_numbered_files_are_in_the_order_of_their_numbers(tmp_path):
+    x = images(12)
+    for i, image in enumerate(x):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    assert np.array_equal(read_all(open_source(tmp_path)), x)
+
+
+@pytest.mark.parametrize("name", ["{n:05d}/img{i:08d}.png", "{k:06d}/{i:06d}.png"])
+def test_chunks_of_numbered_images_are_no_classes_and_dataset_json_is_read(tmp_path, name):
+    """As EDM's dataset_tool.py writes them, and EDM2's generate_images.py --subdirs."""
+    x, numbers = images(4), [0, 999, 1000, 2001]
+    names = [name.format(n=i // 1000, k=i // 1000 * 1000, i=i) for i in numbers]
+    root = tmp_path / "in"
+    for image, file in zip(x, names, strict=True):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / file)
+    for source in (open_source(root), open_source(zipped(root, tmp_path / "in.zip"))):
+        assert source.labels is None and source.classes is None and source.notes == ()
+    (root / "dataset.json").write_text(json.dumps({"labels": [[n, k] for n, k in zip(names, [7, 3, 7, 1], strict=True)]}))
+    for source in (open_source(root), open_source(zipped(root, tmp_path / "in.zip"))):
+        assert source.labels.tolist() == [7, 3, 7, 1] and source.notes == () and np.array_equal(read_all(source), x)
+    (root / "dataset.json").write_text(json.dumps({"labels": None}))
+    assert open_source(root).labels is None
+    (root / "dataset.json").write_text(json.dumps({"labels": [[names[0], 1]]}))
+    with pytest.raises(ValueError, match=rf"dataset\.json has no label of {names[1]} \(3 such\)"):
+        open_source(root)
+    (root / "dataset.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"dataset\.json does not list labels"):
+        open_source(root)
+
+
+def test_everything_that_pillow_opens_is_read(tmp_path):
+    x = images(1)[0]
+    for suffix in (".png", ".jfif", ".avif", ".webp", ".tga", ".jp2", ".bmp"):
+        Image.fromarray(x).save(tmp_path / f"a{suffix}")
+    source = open_source(tmp_path)
+    assert len(source) == 7 and read_all(source).shape == (7, *x.shape)
+    assert source.notes == ("4 of 7 images are stored with lossy compression, which changes every metric",)
+
+
+@pytest.mark.parametrize("more", [{}, {"exif": b"Exif\0\0a"}, {"save_all": True, "append_images": [Image.new("RGB", (10, 8))]}])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_lossless_webp_is_not_called_lossy(tmp_path, lossless, more):
+    Image.fromarray(images(1)[0]).save(tmp_path / "a.webp", lossless=lossless, **more)
+    assert bool(open_source(tmp_path).notes) is not lossless
+
+
+def test_an_opaque_alpha_channel_is_no_transparency(tmp_path):
+    x = images(1)
+    Image.fromarray(np.dstack([x[0], np.full(x.shape[1:3], 255, np.uint8)])).save(tmp_path / "a.png")
+    assert np.array_equal(read_all(open_source(tmp_path)), x)
+
+
+def test_archives_that_python_cannot_unpack_are_one_line(tmp_path):
+    path = zipped(write(tmp_path / "in", images(2)), tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")  # of the directory: flags at 8, method at 10
+    encrypted, deflate64 = bytearray(data), bytearray(data)
+    encrypted[entry + 8] |= 1
+    deflate64[entry + 10] = 9
+    for broken, says in (
+        (encrypted, "is encrypted; unpack it"),
+        (deflate64, "is packed by Deflate64, which Python does not read"),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=rf"a\.zip: .*{says}"):
+            open_source(path)
+
+
+def test_labels_nobody_asked_for_are_no_reason_to_refuse_images(tmp_path):
+    x = images(3)
+    for labels, expected in (
+        (np.eye(5)[[4, 0, 2]], [4, 0, 2]),
+        (np.array([[4], [0], [2]]), [4, 0, 2]),
+        (np.eye(5, dtype=np.float32)[[4, 0, 2]], [4, 0, 2]),
+        (np.full((3, 5), 0.2), None),
+        (np.array([0.5, 1.5, 2.5]), None),
+    ):
+        np.savez(tmp_path / "a.npz", x, labels)
+        source = open_source(tmp_path / "a.npz")
+        assert (source.labels is None) if expected is None else source.labels.tolist() == expected
+        assert bool(source.notes) == (expected is None) and np.array_equal(read_all(source), x)

@@ -6,15 +6,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ENCRYPTED = 0x1  # of a member's flags
+DEFLATE64 = 9
+METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The archive (an .npz is one); ValueError where its directory is gone, as in every truncated one."""
+    """The archive (an .npz is one); ValueError where its directory is gone, as in every truncated one, and where Python cannot
+    unpack it."""
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
         raise ValueError(
             f"{path}: truncated, or not a zip archive ({path.stat().st_size} bytes); copy or make it again"
         ) from None
+    for member in archive.infolist():
+        if member.flag_bits & ENCRYPTED:
+            raise ValueError(f"{path}: {member.filename} is encrypted; unpack it with its password and give the folder")
+        if member.compress_type not in METHODS:
+            method = "Deflate64" if member.compress_type == DEFLATE64 else f"method {member.compress_type}"
+            raise ValueError(
+                f"{path}: {member.filename} is packed by {method}, which Python does not read (Windows does it to large archives); "
+                "unpack it and give the folder, or pack it again by `zip`"
+            )
+    return archive
 
 
 @contextmanager

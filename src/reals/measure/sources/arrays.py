@@ -63,9 +63,11 @@ def npz_source(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source
         return _listed(path, archive, listed, value_range)
     if channels_first(shape, f"{path}: arr_0"):
         raise AssertionError("refused above")
-    labels = _labels(path, archive, names, shape[0])
+    labels, notes = _labels(path, archive, names, shape[0])
     count, height, width, _ = shape
-    return Source(path, "npz", count, (height, width), _member(path, archive, "arr_0", value_range), (path,), labels)
+    return Source(
+        path, "npz", count, (height, width), _member(path, archive, "arr_0", value_range), (path,), labels, notes=notes
+    )  # fmt: skip
 
 
 def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -85,16 +87,26 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int,
     return shape, dtype, fortran, length
 
 
-def _labels(path: Path, archive: zipfile.ZipFile, names: list[str], count: int) -> np.ndarray | None:
-    """ADM writes class labels as arr_1; ``labels`` is taken as well."""
+def _labels(path: Path, archive: zipfile.ZipFile, names: list[str], count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """(class labels, notes): ADM writes them as arr_1; ``labels`` is taken as well. One column and one-hot rows are labels too;
+    anything else is left unread and noted, since few metrics need labels."""
     name = next((n for n in ("arr_1", "labels") if n in names), None)
     if name is None:
-        return None
-    with whole(path), np.load(path, allow_pickle=False) as arrays:
-        labels = arrays[name]
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: {name} is {labels.dtype} {labels.shape}, expected {count} integer class labels")
-    return labels.astype(np.int64)
+        return None, ()
+    shape, dtype = _header(path, archive, name)[:2]
+    if dtype.hasobject:
+        raise ValueError(f"{path}: {name} holds Python objects, which are not read; save whole numbers")
+    if dtype.kind in "iu" and shape[:1] != (count,):
+        raise ValueError(f"{path}: {name} is {dtype} {shape}, expected {count} integer class labels")
+    if dtype.kind in "biuf" and shape[:1] == (count,) and len(shape) <= 2:
+        with whole(path), np.load(path, allow_pickle=False) as arrays:
+            given = arrays[name].reshape(count, -1)
+        one_hot = given.shape[1] > 1 and ((given == 0) | (given == 1)).all() and (given.sum(1) == 1).all()
+        if one_hot:
+            return given.argmax(1).astype(np.int64), ()
+        if given.shape[1] == 1 and dtype.kind in "iu":
+            return given[:, 0].astype(np.int64), ()
+    return None, (f"{name} is {dtype} {shape}, not {count} class labels: left unread",)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, value_range: str) -> Read:
