@@ -54,6 +54,10 @@ def test_gpus_that_pytorch_cannot_use_end_the_job(monkeypatch, tmp_path):
     dispatch.refuse_idle_gpus(2, "2.0")
     with pytest.raises(OSError, match=r"given 2 GPUs on .*PyTorch 2\.0 can use 1"):
         dispatch.refuse_idle_gpus(1, "2.0")
+    monkeypatch.setattr(dispatch.cuda, "driver", lambda: "535.104.05")
+    monkeypatch.setattr(dispatch.cuda, "built_for", lambda: "13.0")
+    with pytest.raises(OSError, match=r"PyTorch 2\.0 can use 0: driver 535\.104\.05 is too old for this PyTorch"):
+        dispatch.refuse_idle_gpus(0, "2.0")
     monkeypatch.delenv(dispatch.GRANTED)
     dispatch.refuse_idle_gpus(0, "2.0")
 

@@ -44,7 +44,14 @@ def server(tmp_path):
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
     (package / "cli/main.py").write_text(CLI)
-    for name in ("machine/dispatch.py", "machine/handover.py", "machine/prefork.py", "machine/signals.py", "__main__.py"):
+    for name in (
+        "machine/cuda.py",
+        "machine/dispatch.py",
+        "machine/handover.py",
+        "machine/prefork.py",
+        "machine/signals.py",
+        "__main__.py",
+    ):
         shutil.copy(REPOSITORY / "src/reals" / name, package / name)
     env = os.environ | {"PYTHONPATH": str(tmp_path / "path"), "REALS_PREFORK": str(tmp_path / "socket"), "TOKEN": "t1"}
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "socket")], env=env)

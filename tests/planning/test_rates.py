@@ -1,5 +1,6 @@
 """Rates of devices: which stands in for which, and a table with a hole."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from reals import files
 from reals.cli.main import main
+from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.planning import rates
 from reals.planning.rates import TEACHER, Kind
@@ -65,3 +67,16 @@ def test_shipped_rates_are_below_their_peaks_and_rise_from_fp32_to_bf16(project,
         each = [found.rate(Kind(work, precision)) for precision in ("fp32", "tf32", "bf16")]
         assert each == sorted(each)
         assert all(rate < found.peaks[precision] for precision, rate in zip(("fp32", "tf32", "bf16"), each, strict=True))
+
+
+def test_where_jobs_ask_for_no_gpu_the_device_is_the_cpu(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA H200\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    named = rates.this_device.__wrapped__
+    assert named(2) == "NVIDIA H200" and named(2, gpu=False).endswith(", 2 threads")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as in a job that asks for none
+    assert named(2).endswith(", 2 threads")
+    assert [rates.on_gpus(load(scale).scale) for scale in ("demo", "imagenet256")] == [False, True]

@@ -38,14 +38,14 @@ def run(options: argparse.Namespace) -> None:
 
     experiment = experiment_of(options)
     costs = Costs(Registry(experiment))
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and rates.on_gpus(experiment.scale)
     threads = None if cuda else options.threads or rates.threads_of(experiment.scale)
     if threads is not None:
         if not 1 <= threads <= (os.cpu_count() or 1):
             raise ValueError(f"--threads {threads}: this machine has {os.cpu_count()}")
         torch.set_num_threads(threads)
     memory.keep_freed()  # as jobs do
-    device = rates.this_device(threads or 1)
+    device = rates.this_device(threads or 1, cuda)
     bench = benches.Bench(torch.device("cuda" if cuda else "cpu"), threads, options.seconds)
     precisions = tuple(options.precision or (("bf16", "tf32") if cuda else ("fp32", "bf16")))
     if not cuda and "tf32" in precisions:

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least 1")
     experiment = experiment_of(options)
-    device = options.gpu or rates.this_device(rates.threads_of(experiment.scale))
+    device = options.gpu or rates.this_device(rates.threads_of(experiment.scale), rates.on_gpus(experiment.scale))
     found = rates.load(device, experiment.scale.name, options.sheets / "rates.yaml")
     per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
     plan = plan_of(Costs(Registry(experiment)), found, options.nodes, per_node)

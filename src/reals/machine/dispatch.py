@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from reals.machine import cuda
 from reals.machine.signals import STOP_AT
 
 # A job ends itself before its time limit by this share of the limit, or by these seconds where they are less: time to save in,
@@ -60,9 +61,11 @@ def refuse_idle_gpus(usable: int, version: str) -> None:
     """
     granted = int(os.environ.get(GRANTED, "0"))
     if usable < granted and any(Path("/dev").glob(DEVICES)):
+        driver = cuda.driver()
+        why = cuda.driver_fault(driver, cuda.built_for()) if driver else None
         raise OSError(
-            f"this job was given {granted} GPUs on {socket.gethostname()}, PyTorch {version} can use {usable}: look at nvidia-smi there "
-            f"and at torch.version.cuda, or keep jobs away from that node"
+            f"this job was given {granted} GPUs on {socket.gethostname()}, PyTorch {version} can use {usable}: "
+            f"{why or 'look at nvidia-smi there, or keep jobs away from that node'}"
         )
 
 

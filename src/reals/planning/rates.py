@@ -95,10 +95,15 @@ def threads_of(scale: Scale) -> int:
     return min(stated.threads, os.cpu_count() or 1)
 
 
+def on_gpus(scale: Scale) -> bool:
+    """Whether any job asks for a GPU; where none does, jobs see none."""
+    return any(stated.gpu for stated in scale.resources.values())
+
+
 @cache
-def this_device(threads: int) -> str:
-    """The name of this machine's first GPU, as its driver gives it, or of its CPU with ``threads`` threads where this process sees none."""
-    if os.environ.get(VISIBLE) != "" and shutil.which("nvidia-smi"):
+def this_device(threads: int, gpu: bool = True) -> str:
+    """The name of this machine's first GPU, as its driver gives it, or of its CPU with ``threads`` threads where this process sees none, or without ``gpu``."""
+    if gpu and os.environ.get(VISIBLE) != "" and shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         try:
             printed = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=True).stdout
