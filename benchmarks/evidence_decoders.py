@@ -20,10 +20,9 @@ from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.experiment.specs import TrainedAutoencoderSpec
 from reals.method.models.lpips import lpips_network
-from reals.method.sampling import draw
+from reals.method.sampling import draw, sampling_of
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.stages.inputs import sampling_of
 from reals.stages.sample import labels_of, loaded
 from reals.training.processes import Processes
 from reals.training.tasks.autoencoder import AutoencoderTask

@@ -25,9 +25,9 @@ from reals.measure.features import batches
 from reals.measure.metrics.generation import distance
 from reals.method import paths, samplers
 from reals.method.models import autoencoder as autoencoders
-from reals.method.sampling import decode
+from reals.method.sampling import decode, sampling_of
 from reals.stages.context import Context
-from reals.stages.inputs import load_extractor, load_reference, sampling_of
+from reals.stages.inputs import load_extractor, load_reference
 from reals.stages.sample import loaded
 
 NOISE = (0.1, 0.2)

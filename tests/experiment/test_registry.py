@@ -99,7 +99,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("cell", SAMPLERS)
 def test_a_row_chooses_its_sampler(cell, project):
     from reals.method.models.transformer import TransformerConfig
-    from reals.stages.inputs import sampling_of
+    from reals.method.sampling import sampling_of
 
     before = ids()
     edit(
@@ -119,7 +119,7 @@ def test_a_row_chooses_its_sampler(cell, project):
 
 
 def test_a_run_on_another_path_is_sampled_on_it(project):
-    from reals.stages.inputs import sampling_of
+    from reals.method.sampling import sampling_of
 
     before, sheet = ids(), Path("config/runs.tsv")
     lines = [line if line.startswith("#") else f"{line}\t-" for line in sheet.read_text().splitlines()]

@@ -89,6 +89,9 @@ def test_the_paper_s_tasks_make_a_step_without_memory(monkeypatch):
     with FakeTensorMode(allow_non_fake_inputs=True):
         workload = Workload(registry, Processes(), make=without_memory)
         largest, repa = (workload.transformer(run_of(registry, **w), 2) for w in ({"size": "XL"}, {"repa": True}))
+        for task in (largest, repa):
+            with unset_fake_temporarily():  # batches are made in threads, which may not share a fake mode
+                task.labels = torch.zeros(len(task.latents), dtype=torch.int64)
         aligned = workload.autoencoder(next(a for a in registry.autoencoders.values() if getattr(a.spec, "align", None)), batch=2)
         terms = set().union(*(task.update(0) for task in (largest, repa, aligned)))
     assert sum(p.numel() for p in largest.model.parameters()) > 6.7e8

@@ -10,6 +10,7 @@ import numpy as np
 
 from reals import files
 from reals.data.decode import decode
+from reals.experiment.datasets import DataConfig
 from reals.machine.cores import cores
 
 CROPS = "crops"  # the folder of kept crops in a data set's folder
@@ -87,3 +88,9 @@ def _kept(crops: Path, fingerprint: str) -> Path | None:
         reason = str(error).split(";")[0]
     print(f"{crops}: the kept crops are not used and images decoded ({reason}); delete the folder", file=sys.stderr, flush=True)
     return None
+
+
+def image_root(data: DataConfig) -> Path | None:
+    """Where the image files are now; None where the scale does not say so."""
+    moved = Path(data.path) if data.source == "folder" and data.path else None
+    return moved if moved and moved.is_dir() else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reals import rng
 from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, PathName, Sampler, SamplerName, samplers_of
+from reals.experiment.specs import SamplesSpec
 from reals.method import ddpm, guidance, paths, samplers
 from reals.method import precision as precisions
 from reals.method.models.autoencoder import to_uint8
@@ -143,6 +144,28 @@ class Sampling:
     @property
     def _schedule(self) -> ddpm.Schedule:
         return ddpm.respace(ddpm.linear_schedule(), self.steps)
+
+
+def sampling_of(spec: SamplesSpec) -> Sampling:
+    """The settings that samples are drawn with; where the spec states none they are the defaults."""
+    settings: dict[str, Any] = {
+        "sampler": spec.sampler,
+        "cfg": spec.cfg,
+        "cfg_channels": 3 if spec.cfg_channels == "3" else "all",
+        "interval": spec.interval or (0.0, 1.0),
+        "interval_time": spec.interval_time or "noise",
+        "steps": spec.steps,
+        "eta": spec.eta,
+        "path": spec.interpolant,
+    }
+    if spec.sde is not None:
+        settings |= {
+            "form": spec.sde.diffusion_form,
+            "norm": spec.sde.diffusion_norm,
+            "last": spec.sde.last_step,
+            "last_size": spec.sde.last_step_size,
+        }
+    return Sampling(**{key: value for key, value in settings.items() if value is not None})
 
 
 class InPrecision(nn.Module):

@@ -17,13 +17,14 @@ from reals.data.dataset import Images
 from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
-from reals.experiment.specs import AutoencoderSpec, RunSpec, Spec, TeacherSpec, TrainedAutoencoderSpec
+from reals.experiment.specs import AutoencoderSpec, RunSpec, SamplesSpec, Spec, TeacherSpec, TrainedAutoencoderSpec
 from reals.method import alignment
 from reals.method.models import autoencoder as autoencoders
 from reals.method.models import teacher as teachers
 from reals.method.models.lpips import lpips_network
 from reals.method.models.teacher import OnlineFeatures
 from reals.method.models.transformer import Transformer, initialise
+from reals.method.sampling import InPrecision, Sampling, sampling_of
 from reals.planning.counts import counts
 from reals.planning.networks import Networks
 from reals.planning.stand_ins import FeaturesStandIn, ImagesStandIn, LatentsStandIn
@@ -46,7 +47,6 @@ class Sources:
 
 
 STAND_INS = Sources()
-
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -102,6 +102,21 @@ class Workload:
             self.sources.images or self._images(self.counts.train), self.sources.held_out or self._images(self.counts.held_out),
             self.processes, config.held_out_images, config.held_out_every,
         )  # fmt: skip
+
+    def drawing(self, samples: Artefact[SamplesSpec], precision: str | None = None) -> tuple[InPrecision, Sampling]:
+        """What draws these samples, on the device: the network in their precision (or another), and how."""
+        run, device = samples.needed("run").spec, self.processes.device
+        config = network_config(replace(run, repa=None), self.counts.classes, None)
+        weights = rng.generator(run.seed, "transformer weights")
+        model = self.make(lambda: Transformer(config), lambda network: initialise(network, weights))
+        network = InPrecision(model.to(device).eval().requires_grad_(False), precision or samples.spec.precision or "fp32")
+        if self.processes.compiled:
+            network.compile()
+        return network, sampling_of(samples.spec)
+
+    def frozen_vae(self) -> "AutoencoderKL":
+        """An autoencoder of the scale on the device, as encoding and decoding use it."""
+        return autoencoders.channels_last(self.vae(), self.processes.device).eval().requires_grad_(False)
 
     def vae(self) -> "AutoencoderKL":
         """An autoencoder of the scale, on the CPU."""

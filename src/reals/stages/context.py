@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from reals import files
-from reals.data.dataset import CROPS, Images
+from reals.data.dataset import CROPS, Images, image_root
 from reals.data.local_copy import local_copy
 from reals.experiment.artefact import Artefact
 from reals.experiment.paper import Paper
@@ -47,9 +47,7 @@ class Context:
     @property
     def image_root(self) -> Path | None:
         """Where the image files are now; None where the scale does not say so."""
-        data = self.scale.data
-        moved = Path(data.path) if data.source == "folder" and data.path else None
-        return moved if moved and moved.is_dir() else None
+        return image_root(self.scale.data)
 
     def images(self, split: str, near: bool = False) -> Images:
         """A split; ``near``: for who reads all of it again and again, from a local copy of the kept crops where there is one."""

@@ -13,9 +13,10 @@ from reals.machine.usage import work
 from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics.generation import Reference, generation_metrics
+from reals.method.sampling import sampling_of
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.stages.inputs import curve, load_extractor, load_reference, provenance_of_samples, sampling_of
+from reals.stages.inputs import curve, load_extractor, load_reference, provenance_of_samples
 
 PICTURES = 16  # first samples kept beside the metrics, for the figures: the same noise and labels in every evaluation
 

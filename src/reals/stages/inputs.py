@@ -19,7 +19,6 @@ from reals.measure.metrics.generation import Reference
 from reals.measure.references import reference_from
 from reals.method import checkpoints
 from reals.method.models.transformer import Transformer
-from reals.method.sampling import Sampling
 from reals.records import provenance
 from reals.stages.context import Context
 from reals.training.log import OF_THE_MACHINE, read_log
@@ -84,28 +83,6 @@ def load_transformer(path: Path, device: torch.device) -> tuple[Transformer, dic
 def checkpoint(context: Context, artefact: Artefact[SamplesSpec]) -> Path:
     """The weights that samples are drawn by: a run's at one milestone."""
     return weights_path(context.folder(artefact.needed("run")), artefact.spec.step)
-
-
-def sampling_of(spec: SamplesSpec) -> Sampling:
-    """The settings that samples are drawn with; where the spec states none they are the defaults."""
-    settings: dict[str, Any] = {
-        "sampler": spec.sampler,
-        "cfg": spec.cfg,
-        "cfg_channels": 3 if spec.cfg_channels == "3" else "all",
-        "interval": spec.interval or (0.0, 1.0),
-        "interval_time": spec.interval_time or "noise",
-        "steps": spec.steps,
-        "eta": spec.eta,
-        "path": spec.interpolant,
-    }
-    if spec.sde is not None:
-        settings |= {
-            "form": spec.sde.diffusion_form,
-            "norm": spec.sde.diffusion_norm,
-            "last": spec.sde.last_step,
-            "last_size": spec.sde.last_step_size,
-        }
-    return Sampling(**{key: value for key, value in settings.items() if value is not None})
 
 
 def provenance_of_samples(context: Context, artefact: Artefact[SamplesSpec]) -> dict[str, Any]:

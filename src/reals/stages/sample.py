@@ -12,10 +12,10 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.specs import SamplesSpec
 from reals.machine.usage import work
 from reals.method.models import autoencoder as models
-from reals.method.sampling import InPrecision, decode, draw, random_labels, shard_range
+from reals.method.sampling import InPrecision, decode, draw, random_labels, sampling_of, shard_range
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.stages.inputs import checkpoint, load_transformer, sampling_of
+from reals.stages.inputs import checkpoint, load_transformer
 
 if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
