@@ -20,12 +20,11 @@ BATCH = 256
 
 
 def batches(array: np.ndarray | Images, count: int | None = None) -> Iterator[Tensor]:
-    """uint8 [B, 3, H, W] tensors over an array of images or a data split."""
+    """uint8 [B, 3, H, W] tensors over an array of images or a data split, which is read ahead."""
     total = len(array) if count is None else count
-    for start in range(0, total, BATCH):
-        stop = min(start + BATCH, total)
-        block = array.batch(np.arange(start, stop)) if isinstance(array, Images) else np.array(array[start:stop])
-        yield torch.from_numpy(block)
+    spans = [np.arange(start, min(start + BATCH, total)) for start in range(0, total, BATCH)]
+    blocks = (block for _, block in array.ahead(spans)) if isinstance(array, Images) else (array[span] for span in spans)
+    yield from map(torch.from_numpy, blocks)
 
 
 @dataclass

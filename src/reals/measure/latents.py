@@ -102,11 +102,11 @@ def latent_statistics(vae: "AutoencoderKL", images: Images, count: int, seed: in
     chosen = np.sort(rng.permutation(seed, "latent scale", n=len(images))[:count])
     progress = Progress("latent scale", len(chosen) * (1 + flip))
     for mirrored in (False, True)[: 1 + flip]:
-        for start in range(0, len(chosen), SCALE_BATCH):
-            indices = chosen[start : start + SCALE_BATCH]
-            pixels = torch.from_numpy(images.batch(indices, np.full(len(indices), mirrored)))
-            statistics.add(*models.moments(vae, models.to_input(pixels.to(vae.device))))
-            progress.update(mirrored * len(chosen) + start + len(indices))
+        done = mirrored * len(chosen)
+        for indices, block in images.ahead(chosen[i : i + SCALE_BATCH] for i in range(0, len(chosen), SCALE_BATCH)):
+            pixels = torch.from_numpy(block).to(vae.device)
+            statistics.add(*models.moments(vae, models.to_input(pixels.flip(-1) if mirrored else pixels)))
+            progress.update(done := done + len(indices))
     if not math.isfinite(statistics.std) or statistics.std == 0:
         raise ValueError(
             f"the latents have standard deviation {statistics.std}; the autoencoder is of no use, look at its log.jsonl"
