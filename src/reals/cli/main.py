@@ -7,13 +7,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from reals.cli import check, evaluate, export, ids, measure, plan, publish, reference, render, selftest, stage, why
+from reals.cli import check, evaluate, export, fetch, ids, measure, plan, publish, reference, render, selftest, stage, why
 from reals.cli.experiment import one_each
 from reals.cli.sample import command as sample
 from reals.machine import restarts
 from reals.machine.signals import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_PEER, EXIT_STOPPED
 
-COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, check, selftest, why, ids)
+COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, fetch, check, selftest, why, ids)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -83,6 +83,8 @@ class Scale(Strict):
     """Training of the transformers."""
     milestones: dict[str, Positive]
     """Name in the sheets -> training steps of a transformer."""
+    pretrained: str = "data/pretrained"
+    """The folder of published files that `reals fetch` fills and jobs look into first; no part of any id."""
     engine: EngineConfig = EngineConfig()
     """How training runs; no part of any id."""
     sampling: SamplingConfig

@@ -12,9 +12,8 @@ from reals.measure.latents import chosen, consistency, latent_std, probe_scores
 from reals.measure.metrics import semantics
 from reals.measure.reconstruction import reconstruction_scores
 from reals.method.models import autoencoder as models
-from reals.method.models.lpips import lpips_network
 from reals.stages.context import Context
-from reals.stages.inputs import curve, load_extractor
+from reals.stages.inputs import curve, load_extractor, load_lpips
 
 
 def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
@@ -32,7 +31,7 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
     with work():
         order = chosen(held_out, len(held_out), seed)
         decoded, indices = order[: settings.reconstruction_images or n], order[:n]
-        network, extractor = lpips_network(lpips.net, lpips.backbone, lpips.weights), load_extractor(context)
+        network, extractor = load_lpips(context), load_extractor(context)
         values = reconstruction_scores(vae, held_out, decoded, network.to(context.device), extractor, seed)
         images = torch.from_numpy(held_out.batch(indices))
         values |= consistency(vae, images, paper.augmentations, seed)

@@ -17,9 +17,10 @@ from reals.measure.latents import latent_statistics
 from reals.method import alignment
 from reals.method.alignment import AlignNetworks
 from reals.method.models import autoencoder as models
-from reals.method.models.lpips import lpips_network
 from reals.method.models.teacher import OnlineFeatures
+from reals.planning import pretrained
 from reals.stages.context import Context
+from reals.stages.inputs import load_lpips
 from reals.training import loop
 from reals.training.processes import Processes
 from reals.training.tasks.autoencoder import AutoencoderTask, align_networks
@@ -60,7 +61,7 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
             teacher = OnlineFeatures.of(registry.folder(artefact.needed("teacher")), context.device)
         align = align_networks(spec, spec.align, teacher.dim)
         alignment.initialise(align, rng.generator(spec.seed, "align weights"))
-    lpips = lpips_network(spec.lpips.net, spec.lpips.backbone, config.lpips.weights)
+    lpips = load_lpips(context)
     with Processes(spec.precision or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         if (
             teacher is not None and spec.align is not None
@@ -117,7 +118,7 @@ def _bring_in(context: Context, name: str, spec: PretrainedAutoencoderSpec, fold
     """An autoencoder made elsewhere, checked before it is used; align networks that lie beside it come along."""
     base, where = context.scale.bases[name], f"bases.{name}"
     assert isinstance(base, PretrainedBase)  # whose spec this is
-    path = base.path
+    path = str(pretrained.local(context.scale, where) or base.path)
     try:
         if spec.sha256 is not None:
             weights = models.find(path)[1]

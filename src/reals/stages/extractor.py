@@ -1,7 +1,5 @@
 """Stage `extractor`: the networks whose features the metrics compare, trained here or brought in."""
 
-from pathlib import Path
-
 import torch
 
 from reals import files, rng
@@ -10,7 +8,7 @@ from reals.experiment.specs import ExtractorSpec
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.stages.context import Context
-from reals.stages.inputs import extractor_config
+from reals.stages.inputs import extractor_config, inception_weights
 from reals.training.tasks.classifier import ClassifierTask, train_classifier
 
 
@@ -19,7 +17,7 @@ def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
     config = extractor_config(context, artefact)
     folder = context.begin(artefact)
     if config.kind == "inception":
-        weights = Path(config.weights) if config.weights else None
+        weights = inception_weights(context, config)
         if weights is not None and not weights.is_file():
             raise ValueError(f"evaluation.extractor.weights: {weights}: no such file; give torch-fidelity's Inception weights")
         inception(weights, config.sha256)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from reals import files
 from reals.experiment.artefact import Artefact
@@ -18,7 +19,9 @@ from reals.measure.extractors.torch_fidelity import register_with_torch_fidelity
 from reals.measure.metrics.generation import Reference
 from reals.measure.references import reference_from
 from reals.method import checkpoints
+from reals.method.models.lpips import lpips_network
 from reals.method.models.transformer import Transformer
+from reals.planning import pretrained
 from reals.records import provenance
 from reals.stages.context import Context
 from reals.training.log import OF_THE_MACHINE, read_log
@@ -45,13 +48,25 @@ def load_extractor(context: Context, artefact: Artefact[ExtractorSpec] | None = 
     folder = context.folder(artefact)
     files.verified(folder)
     if config.kind == "inception":
-        return inception(Path(config.weights) if config.weights else None, config.sha256).to(context.device)
+        return inception(inception_weights(context, config), config.sha256).to(context.device)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
     if config.name not in FEATURE_EXTRACTORS_REGISTRY:
         register_with_torch_fidelity(config.name, folder)
     return small_cnn_extractor(load_small_cnn(folder), config.name).to(context.device)
+
+
+def inception_weights(context: Context, config: InceptionExtractor) -> Path | None:
+    """The file that the scale names, else what `reals fetch` brought; None where torch-fidelity is to download its own."""
+    return Path(config.weights) if config.weights else pretrained.local(context.scale, "evaluation.extractor")
+
+
+def load_lpips(context: Context) -> nn.Module:
+    """The scale's LPIPS, with its backbone from the file that the scale names, what `reals fetch` brought, or torchvision."""
+    config = context.scale.autoencoder.lpips
+    fetched = pretrained.local(context.scale, "autoencoder.lpips")
+    return lpips_network(config.net, config.backbone, config.weights or (str(fetched) if fetched else None))
 
 
 def load_reference(context: Context, artefact: Artefact[ReferenceSpec]) -> Reference:

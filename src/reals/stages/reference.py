@@ -1,7 +1,6 @@
 """Stage `reference`: the statistics of real images that generated ones are compared with."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from reals import files
 from reals.arrays import save_npz
@@ -12,6 +11,7 @@ from reals.measure.extractor import Features, extract
 from reals.measure.features import BATCH, batches
 from reals.measure.metrics.generation import streamed_reference
 from reals.measure.references import adm_reference, merged_reference, reference_arrays, reference_rows
+from reals.planning import pretrained
 from reals.progress import Progress
 from reals.stages.context import Context
 from reals.stages.inputs import extractor_sha256, load_extractor
@@ -28,8 +28,9 @@ def run(context: Context, artefact: Artefact[ReferenceSpec]) -> None:
     extractor = load_extractor(context, needed)
     config = context.scale.evaluation
     if seed is None:
-        assert config.reference is not None
-        found = adm_reference(Path(config.reference), extractor, config.pr_reference, BATCH)
+        path = pretrained.reference(context.scale)
+        assert path is not None  # as a spec without a seed says
+        found = adm_reference(path, extractor, config.pr_reference, BATCH)
     else:
         images = context.images("train")
         progress = Progress(f"reference {artefact.name}", len(images))

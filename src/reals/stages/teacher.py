@@ -10,16 +10,18 @@ from reals.experiment.networks import PretrainedTeacher
 from reals.experiment.specs import TeacherSpec
 from reals.method.models import teacher as teachers
 from reals.method.models.autoencoder import to_input
+from reals.planning import pretrained
 from reals.stages.context import Context
 from reals.training.tasks.classifier import ClassifierTask, train_classifier
 
 
 def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
     """Trains the scale's small ViT, or brings timm's weights into a folder of the same form."""
-    config = next(c for k, c in context.scale.teachers.items() if context.registry.teachers[k].id == artefact.id)
+    key, config = next((k, c) for k, c in context.scale.teachers.items() if context.registry.teachers[k].id == artefact.id)
     folder = context.begin(artefact)
     if config.kind == "timm":
-        _bring_in(config, context.scale.latent_size, folder)
+        fetched = pretrained.local(context.scale, f"teachers.{key}")
+        _bring_in(config, Path(config.weights) if config.weights is not None else fetched, context.scale.latent_size, folder)
         return
     images = context.images("train")
     built = teachers.config_of(artefact.spec, len(images.classes))
@@ -36,9 +38,8 @@ def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
     files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)
 
 
-def _bring_in(config: PretrainedTeacher, grid: int, folder: Path) -> None:
-    """timm's weights, checked before they are used."""
-    weights = Path(config.weights) if config.weights is not None else None
+def _bring_in(config: PretrainedTeacher, weights: Path | None, grid: int, folder: Path) -> None:
+    """timm's weights, from a file or from the hub, checked before they are used."""
     if weights is not None:
         if not weights.is_file():
             raise ValueError(f"teachers: weights {weights}: no such file; give the weights of {config.model}")

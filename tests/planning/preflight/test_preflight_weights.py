@@ -70,7 +70,7 @@ def test_weights_of_a_hub_without_network(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ConfigError, match=r"teachers.x: nobody/nothing is not in the hub's cache .* run `hf download nobody/nothing`"
+        ConfigError, match=r"teachers.x: nobody/nothing is not in the hub's cache .* run `reals fetch` where there is a network"
     ):
         weights.hub_weights("teachers.x", "nobody/nothing", "model.safetensors")
     with pytest.raises(ConfigError, match=r"bases.x: nobody/nothing is not in .*, or give path: a local folder or file"):

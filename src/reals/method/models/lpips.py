@@ -29,7 +29,7 @@ def lpips_network(net: str, backbone: str, weights: str | None) -> nn.Module:
         except urllib.error.URLError as error:
             raise ValueError(
                 f"autoencoder.lpips: the {net} backbone is not in torch's cache and cannot be downloaded ({error.reason}); "
-                f"give torchvision's file as autoencoder.lpips.weights"
+                "run `reals fetch` where there is a network, or give torchvision's file as autoencoder.lpips.weights"
             ) from None
     if weights is not None:
         path = Path(weights)

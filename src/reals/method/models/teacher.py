@@ -115,7 +115,7 @@ def build(config: TeacherConfig, pretrained: bool = False) -> "VisionTransformer
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"teachers: the weights of {config.timm} are not in the hub's cache and could not be fetched ({type(error).__name__}); "
-            f"fetch them where there is a network (hf download timm/{config.timm}), or give weights: a local file"
+            "run `reals fetch` where there is a network, or give weights: a local file"
         ) from None
     if network is None or not hasattr(network, "num_prefix_tokens") or not hasattr(network, "patch_embed"):
         raise ValueError(

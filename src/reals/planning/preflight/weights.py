@@ -1,4 +1,7 @@
-"""Are the weights and the reference file that the scale names there, whole, and those of their checksums; else, can they be had?"""
+"""Are the weights and the reference file that the scale names there, whole, and those of their checksums; else, can they be had?
+
+What `reals fetch` brought comes first (`reals.planning.pretrained`), then the packages' own caches, then their hosts.
+"""
 
 import re
 import zipfile
@@ -12,7 +15,9 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.networks import PretrainedBase, PretrainedTeacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.experiment.scale import Scale
 from reals.experiment.specs import TrainedAutoencoderSpec
+from reals.planning import pretrained
 from reals.planning.preflight import remote
 from reals.planning.preflight.data import labelled_folders
 
@@ -37,7 +42,12 @@ def there(registry: Registry, to_make: set[str]) -> None:
         if stated.users & to_make:
             _exists(stated.key, stated.path)
     for key, teacher in scale.teachers.items():
-        if isinstance(teacher, PretrainedTeacher) and teacher.weights is None and registry.teachers[key].id in to_make:
+        if (
+            isinstance(teacher, PretrainedTeacher)
+            and teacher.weights is None
+            and registry.teachers[key].id in to_make
+            and not _fetched(scale, f"teachers.{key}")
+        ):
             hub_weights(f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     for name, base in scale.bases.items():
         made_of_it = registry.autoencoders.get(name)
@@ -54,12 +64,12 @@ def there(registry: Registry, to_make: set[str]) -> None:
 def stated_files(registry: Registry) -> Iterator[Stated]:
     """Every file that the scale names."""
     scale = registry.experiment.scale
-    extractor = scale.evaluation.extractor
+    extractor, reference = scale.evaluation.extractor, pretrained.reference(scale)
     measured = list(registry.analyses.values())
     with_extractor = [registry.extractor, registry.reference, *registry.evaluations.values(), *measured]
     trained = [ae for ae in registry.autoencoders.values() if isinstance(ae.spec, TrainedAutoencoderSpec)]
     stated: list[tuple[str, str | None, str | None, Iterable[Artefact]]] = [
-        ("evaluation.reference", scale.evaluation.reference, None, [registry.reference]),
+        ("evaluation.reference", str(reference) if reference else None, None, [registry.reference]),
         ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None), with_extractor),
         ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None, [*trained, *measured]),
         *((f"{what}.head", labels.head, None, registry.downstream.values()) for what, labels in labelled_folders(registry)),
@@ -75,7 +85,8 @@ def stated_files(registry: Registry) -> Iterator[Stated]:
 
 def _exists(what: str, name: str) -> Path:
     if not Path(name).is_file():
-        raise ConfigError(f"{what}: {name}: no such file")
+        hint = "; `reals fetch` brings it" if Path(name).name in pretrained.ADM_REFERENCES else ""
+        raise ConfigError(f"{what}: {name}: no such file{hint}")
     return Path(name)
 
 
@@ -97,19 +108,37 @@ def stated_file(what: str, name: str, digest: str | None) -> str:
 
 
 def published(registry: Registry) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Checks of weights that are taken from a hub, a package's download or a diffusers folder."""
+    """Checks of weights that were fetched, or are taken from a hub, a package's download or a diffusers folder."""
     scale = registry.experiment.scale
     for name, base in scale.bases.items():
         if isinstance(base, PretrainedBase):
-            yield f"bases.{name}", partial(diffusers_base, f"bases.{name}", base)
+            yield _fetched_or(scale, f"bases.{name}", partial(diffusers_base, f"bases.{name}", base))
     for key, teacher in scale.teachers.items():
         if isinstance(teacher, PretrainedTeacher) and teacher.weights is None:
-            yield f"teachers.{key}", partial(hub_weights, f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
+            hub = partial(hub_weights, f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
+            yield _fetched_or(scale, f"teachers.{key}", hub)
     if scale.evaluation.extractor.kind == "inception" and scale.evaluation.extractor.weights is None:
-        yield "evaluation.extractor", inception_weights
+        yield _fetched_or(scale, "evaluation.extractor", inception_weights)
     lpips = scale.autoencoder.lpips
     if lpips.backbone == "pretrained" and lpips.weights is None:
-        yield "autoencoder.lpips", lambda: lpips_weights(lpips.net)
+        yield _fetched_or(scale, "autoencoder.lpips", lambda: lpips_weights(lpips.net))
+
+
+def _fetched_or(scale: Scale, key: str, elsewhere: Callable[[], str]) -> tuple[str, Callable[[], str]]:
+    def look() -> str:
+        fetched = pretrained.local(scale, key)
+        if fetched is None:
+            return elsewhere()
+        for file in pretrained.needed(scale)[key]():
+            _opens(Path(scale.pretrained) / file.place)
+        return f"{fetched}, as it was fetched"
+
+    return key, look
+
+
+def _fetched(scale: Scale, key: str) -> bool:
+    """Whether the files of a key of the scale are among what was fetched, whole or not."""
+    return all((Path(scale.pretrained) / file.place).is_file() for file in pretrained.needed(scale)[key]())
 
 
 def diffusers_base(what: str, base: PretrainedBase) -> str:
@@ -129,6 +158,12 @@ def diffusers_base(what: str, base: PretrainedBase) -> str:
 
 def _whole(path: Path) -> str:
     """The sha256 of a weights file; ConfigError where a safetensors file is cut short."""
+    _opens(path)
+    return files.sha256(path)
+
+
+def _opens(path: Path) -> None:
+    """ConfigError where a safetensors file is cut short, or none."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -137,7 +172,6 @@ def _whole(path: Path) -> str:
                 opened.keys()
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{path} is damaged ({error}); fetch it again") from None
-    return files.sha256(path)
 
 
 def hub_weights(what: str, repository: str, *names: str, instead: str = "weights: a local file") -> str:
@@ -155,10 +189,10 @@ def hub_weights(what: str, repository: str, *names: str, instead: str = "weights
         return f"{repository} is in the cache, sha256 {digest[:16]}"
     if constants.HF_HUB_OFFLINE or not remote.reachable("huggingface.co"):
         raise ConfigError(
-            f"{what}: {repository} is not in the hub's cache and the hub cannot be reached; run `hf download {repository}` where "
-            f"there is a network (with the same HF_HOME), or give {instead}"
+            f"{what}: {repository} is not in the hub's cache and the hub cannot be reached; run `reals fetch` where there is a "
+            f"network, or give {instead}"
         )
-    return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `hf download {repository}`)"
+    return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `reals fetch`)"
 
 
 def inception_weights() -> str:
@@ -168,10 +202,7 @@ def inception_weights() -> str:
 
 
 def lpips_weights(net: str) -> str:
-    from torchvision import models
-
-    stated = {"vgg": models.VGG16_Weights, "alex": models.AlexNet_Weights, "squeeze": models.SqueezeNet1_1_Weights}
-    return _torch_download(stated[net].IMAGENET1K_V1.url, "autoencoder.lpips.weights")
+    return _torch_download(pretrained.backbone_url(net), "autoencoder.lpips.weights")
 
 
 def _torch_download(url: str, key: str) -> str:
@@ -182,7 +213,9 @@ def _torch_download(url: str, key: str) -> str:
     if not path.exists():
         host = url.split("/")[2]
         if not remote.reachable(host):
-            raise ConfigError(f"{path}: no such file, and {host} is out of reach; put {url} there, or name a file as {key}")
+            raise ConfigError(
+                f"{path}: no such file, and {host} is out of reach; run `reals fetch` where there is a network, or name a file as {key}"
+            )
         return f"{path.name}: not on this machine yet; its job downloads it from {host}"
     digest = files.sha256(path)
     if not digest.startswith(path.stem.rsplit("-", 1)[1]):
