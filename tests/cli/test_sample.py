@@ -343,6 +343,7 @@ BAD = {
     "batch": (["--batch", "0"], "--batch: got 0"),
     "no autoencoder": (["--vae", "nowhere"], "--vae nowhere: no such file or folder"),
     "folder without config": (["--vae", "."], "no config.json"),
+    "shifted latents": (["--vae", "shifted"], r"--vae shifted/config.json: has latents_mean \[0.5, 0, 0, 0\]; latents here are"),
     "channels": (["--vae", "vae3"], "3 latent channels, but .* makes 4"),
     "scale": (["--scaling-factor", "0"], "expected a positive number"),
 }
@@ -356,6 +357,9 @@ def test_mistakes_are_one_line(made, tmp_path, monkeypatch, capsys, name):
     (tmp_path / "names.txt").write_text((made / "names.txt").read_text())
     (tmp_path / "few.txt").write_text("a\nb\n")
     autoencoder.save(autoencoder.build(8, 3, (8, 8), 1, 4), 1.0, tmp_path / "vae3")
+    shifted = autoencoder.build(8, 4, (8, 8), 1, 4)
+    shifted.register_to_config(latents_mean=[0.5, 0, 0, 0], latents_std=[1, 1, 1, 1])
+    autoencoder.save(shifted, 1.0, tmp_path / "shifted")
     arguments, message = BAD[name]
     assert main(command(made, "--grid", "a.png", *arguments)) == 2
     said = capsys.readouterr().err.strip().splitlines()

@@ -134,7 +134,5 @@ def _bring_in(context: Context, name: str, spec: PretrainedAutoencoderSpec, fold
     ):
         if expected != got:
             raise ValueError(f"{where}.path: {path}: has {got} {what}, this scale's latents {expected}")
-    if vae.config.get("shift_factor"):
-        raise ValueError(f"{where}.path: {path}: has shift_factor {vae.config['shift_factor']}; latents here are scaled only")
     vae = models.channels_last(vae, context.device)
     _seal(folder, vae, align, _latent_statistics(context, vae, spec), steps=0)

@@ -57,6 +57,27 @@ def test_saved_folder_opens_with_diffusers_alone(tmp_path):
     torch.testing.assert_close(again.encode(x).latent_dist.mean, vae.encode(x).latent_dist.mean)
 
 
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"shift_factor": 0.0609}, "has shift_factor 0.0609"),  # Stable Diffusion 3's and FLUX's
+        ({"latents_mean": [0.1, 0, 0, 0], "latents_std": [1.0] * 4}, r"has latents_mean \[0.1, 0, 0, 0\]"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1, 1, 1, 2.5]}, r"has latents_std \[1, 1, 1, 2.5\]"),
+        ({"shift_factor": 0, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}, None),
+        ({"shift_factor": None, "latents_mean": None, "latents_std": None}, None),
+    ],
+)
+def test_latents_that_are_more_than_scaled_are_refused(tmp_path, settings, refused):
+    vae = tiny()
+    vae.register_to_config(**settings)
+    vae.save_pretrained(tmp_path)
+    if refused is None:
+        models.load(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=f"config.json: {refused}; latents here are multiplied by scaling_factor and"):
+            models.load(tmp_path)
+
+
 def test_align_networks_travel_beside_it(tmp_path):
     networks = alignment.AlignNetworks(4, 6, 2, 8, patch=True, cls=False)
     models.save_align(networks, tmp_path)

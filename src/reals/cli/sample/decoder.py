@@ -33,10 +33,6 @@ def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torc
         raise ValueError(
             f"--vae {folder}: {vae.config['latent_channels']} latent channels, but {options.checkpoint} makes {config.latent_channels}"
         )
-    if vae.config.get("shift_factor"):
-        raise ValueError(
-            f"--vae {folder}: has shift_factor {vae.config['shift_factor']}; DiT, SiT and REPA latents are scaled only"
-        )
     if options.scaling_factor is not None:
         scaling = options.scaling_factor
     elif facts:

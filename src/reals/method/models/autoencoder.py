@@ -3,9 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> "Autoencoder
     A folder may be old (attention named query, key, value, proj_attn; pickled .bin weights) or ours. A file (.ckpt, .pt,
     .safetensors) has LDM's names, bare or below first_stage_model; it states no scaling factor, so it gets the class's
     default, Stable Diffusion's 0.18215. Raises ValueError, one line, for what is missing, damaged, no such network, no
-    tensors, or not finite.
+    tensors, not finite, or of latents that are more than scaled (`refuse_normalised`).
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -131,8 +131,21 @@ def _read_diffusers(config: Path, weights: Path) -> tuple[dict, dict[str, Tensor
         raise ValueError(f"{config}: damaged (not a JSON object); fetch or make it again") from None
     if made != "AutoencoderKL":
         raise ValueError(f"{config}: is of a {made}, expected an AutoencoderKL")
+    refuse_normalised(config, settings)
     state = tensors.named(weights, tensors.read(weights)[0])
     return settings, {_renamed(name, OLD_ATTENTION): value for name, value in state.items()}
+
+
+def refuse_normalised(config: Path, settings: Mapping[str, Any]) -> None:
+    """ValueError where an autoencoder's config.json has its users do more to latents than multiply them by scaling_factor.
+
+    diffusers subtracts shift_factor, or latents_mean and divides by latents_std, channel by channel. Left out they would give other
+    latents, and other images of them, without an error.
+    """
+    for key, neutral in (("shift_factor", 0), ("latents_mean", 0), ("latents_std", 1)):
+        value = settings.get(key)
+        if value is not None and any(part != neutral for part in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"{config}: has {key} {value}; latents here are multiplied by scaling_factor and nothing else")
 
 
 def _read_ldm(path: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -59,6 +59,8 @@ def there(registry: Registry, to_make: set[str]) -> None:
             )
         if not Path(base.path).exists() and base.path.count("/") != 1:
             raise ConfigError(f"bases.{name}.path: {base.path}: no such file or folder (a hub name is owner/name)")
+        if Path(base.path).is_dir():
+            _usable_latents(f"bases.{name}", Path(base.path))
 
 
 def stated_files(registry: Registry) -> Iterator[Stated]:
@@ -150,10 +152,21 @@ def diffusers_base(what: str, base: PretrainedBase) -> str:
         return hub_weights(what, base.path, *DIFFUSERS_FILES, instead="path: a local folder or file")
     for name in DIFFUSERS_FILES:
         if (folder / "config.json").is_file() and (folder / name).is_file():
+            _usable_latents(what, folder)
             return f"{folder / name}, sha256 {_whole(folder / name)[:16]}"
     raise ConfigError(
         f"{what}: {folder} lacks config.json or diffusion_pytorch_model.safetensors; give a diffusers AutoencoderKL folder"
     )
+
+
+def _usable_latents(what: str, folder: Path) -> None:
+    """ConfigError where the autoencoder of a diffusers folder has latents that ours cannot be."""
+    from reals.method.models import autoencoder  # here: it imports torch, and most scales name no folder
+
+    try:
+        autoencoder.refuse_normalised(folder / "config.json", files.read_json(folder / "config.json"))
+    except ValueError as error:
+        raise ConfigError(f"{what}.path: {error}") from None
 
 
 def _whole(path: Path) -> str:
