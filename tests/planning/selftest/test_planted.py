@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reals import rng
 from reals.experiment.sampler_table import SAMPLERS
-from reals.machine import cuda
+from reals.machine import compiler, cuda
 from reals.method import precision as precisions
 from reals.method.models import autoencoder as autoencoders
 from reals.method.models import transformer
@@ -22,7 +22,7 @@ from reals.planning.selftest import device as machine
 from reals.planning.selftest.agreement import leaves
 from reals.planning.selftest.outcome import Check, Fault, Skipped, results
 from reals.planning.selftest.runs import Runs, Training
-from reals.planning.selftest.steps import ALLOWED, CPU, DETERMINISTIC, Steps, Trace, apart, made
+from reals.planning.selftest.steps import ALLOWED, CPU, Steps, Trace, apart, made
 from reals.planning.selftest.tiny import LabelsStandIn, Tiny
 from reals.training.ema import update_ema
 from reals.training.tasks import transformer as tasks
@@ -170,7 +170,7 @@ def test_an_average_that_is_not_updated(tiny, traced, monkeypatch):
         apart(made(tiny, "SiT", "fp32", CPU), wanted, ALLOWED["SiT"]["fp32"], "fp32")
 
 
-@pytest.mark.parametrize("stage", DETERMINISTIC)
+@pytest.mark.parametrize("stage", ALLOWED)
 def test_steps_that_differ_from_time_to_time(tiny, monkeypatch, stage):
     here = Steps(tiny, CPU)
     here.twice(stage)
@@ -238,7 +238,7 @@ def test_processes_and_compiled_networks_that_train_otherwise(tiny, tmp_path, mo
     monkeypatch.setattr(runs, "SPLIT", ("SiT",))
     here = Slipping(tiny, CPU, tmp_path, CONFIG)
     assert failed(here.processes).startswith("SiT in 2 processes: ")
-    if not machine.what_compile_lacks(CPU):
+    if not compiler.missing(gpu=False):
         assert failed(here.compiled).startswith("compiled: ")
 
 

@@ -13,6 +13,7 @@ from reals import files
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
+from reals.machine import compiler as compilers
 from reals.machine import cuda, dispatch, site
 from reals.machine.slurm import check
 from reals.planning.cost import Costs
@@ -131,9 +132,8 @@ def _needed_driver() -> str:
 
 
 def compiler() -> str:
-    """That torch.compile has what it builds with: on GPUs a C compiler, for what starts Triton's kernels; on a CPU, C++."""
-    known = [os.environ.get("CC"), os.environ.get("CXX"), "gcc", "g++", "clang"]
-    found = next((path for name in known if name and (path := shutil.which(name))), None)
+    """That torch.compile has the compiler it builds with, on GPUs or on this machine's CPU."""
+    found = compilers.found(gpu=True) or compilers.found(gpu=False)
     if found is None:
         raise ConfigError(
             "compiler: engine.compile needs one, and there is none here; install or load gcc, or set engine.compile: false"

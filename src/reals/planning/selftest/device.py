@@ -1,12 +1,8 @@
 """The machine under the selftest: GPU, driver, kernels, attention, TF32, exchange between processes, threads, a compiler."""
 
-import importlib.util
 import os
-import shutil
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reals.machine import compiler as compilers
 from reals.machine import cuda
+from reals.machine.cores import cores
 from reals.method import precision
 from reals.planning.selftest.agreement import distance
 from reals.planning.selftest.outcome import Fault, Skipped
@@ -160,33 +158,13 @@ def exchange(device: torch.device) -> str:
 
 def threads() -> str:
     """CPU cores that this process may use, and threads of a job by default."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{own} of {os.cpu_count()} cores are this process's; PyTorch takes {torch.get_num_threads()}"
+    return f"{cores()} of {os.cpu_count()} cores are this process's; PyTorch takes {torch.get_num_threads()}"
 
 
 def compiler(device: torch.device) -> str:
-    """What `engine.compile` needs: a C++ compiler on a CPU; Triton, a C compiler and Python's headers on a GPU."""
-    missing = what_compile_lacks(device)
-    if not missing:
-        return f"{compiler_of(device)}" + (", Triton, Python.h" if device.type == "cuda" else "")
-    said = f"{', '.join(missing)} missing"
-    if device.type == "cuda":
-        raise Fault(said)
-    raise Skipped(f"{said}; only engine.compile needs it")
-
-
-def compiler_of(device: torch.device) -> str | None:
-    """The path of the compiler that torch.compile would call."""
-    stated, names = ("CC", ("cc", "gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
-    return next((path for name in (os.environ.get(stated, ""), *names) if name and (path := shutil.which(name))), None)
-
-
-def what_compile_lacks(device: torch.device) -> list[str]:
-    """What torch.compile needs on this device and is not there."""
-    lacks = [] if compiler_of(device) else ["a C compiler" if device.type == "cuda" else "a C++ compiler"]
-    if device.type == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            lacks.append("Triton")
-        if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
-            lacks.append("Python's headers (python3-dev)")
-    return lacks
+    """What `engine.compile` needs. On a CPU nobody asks for it."""
+    gpu = device.type == "cuda"
+    if lacks := compilers.missing(gpu):
+        said = f"{', '.join(lacks)} missing"
+        raise Fault(said) if gpu else Skipped(f"{said}; only engine.compile needs it")
+    return f"{compilers.found(gpu)}" + (", Triton, Python.h" if gpu else "")

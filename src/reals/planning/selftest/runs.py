@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from reals.experiment.engine import EngineConfig
+from reals.machine import compiler as compilers
 from reals.machine.cores import THREADS
 from reals.machine.handover import VARIABLE
-from reals.planning.selftest import device as machine
 from reals.planning.selftest.agreement import Leaves, leaves, same_bits
 from reals.planning.selftest.outcome import Fault, Skipped
 from reals.planning.selftest.steps import ALLOWED, CPU, STEPS, Trace, apart, changes
@@ -147,8 +147,7 @@ class Runs:
 
     def compiled(self) -> str:
         """That a compiled network makes the steps of one that is not."""
-        lacks = machine.what_compile_lacks(self.device)
-        if lacks:
+        if lacks := compilers.missing(self.device.type == "cuda"):
             raise Skipped(f"{', '.join(lacks)} missing")
         plain, compiled = (
             Training(str(self.folder / name), ("SiT",), STEPS, name == "compiled") for name in ("plain", "compiled")

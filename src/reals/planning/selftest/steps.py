@@ -31,8 +31,6 @@ ALLOWED: Mapping[str, Mapping[str, float]] = {
 Some ten times what rounding did on a CPU: products disturbed by 1e-6 stand for another order of sums, factors cut to 10 bits for
 TF32, autocast for half precision. Of transformers and teacher fp32's is below what TF32 does, so that one is not taken for the other.
 """
-DETERMINISTIC = ("SiT", "DiT", "REPA", "autoencoder", "teacher", "extractor")
-"""The trainings that make the same bits each time where the engine is deterministic."""
 COUNTS = ("num_batches_tracked",)  # of batch norms; beside them no change of a weight would be seen
 SMALL = 0.1  # a term below this is a difference of larger ones, and compared as if it were so large
 
@@ -81,8 +79,8 @@ class Steps:
 
 
 def made(tiny: Tiny, stage: str, precision: str, device: torch.device) -> Trace:
-    """Two steps from the start, deterministic where the stage is."""
-    with machine.deterministic(stage in DETERMINISTIC), precisions.running(device, "fp32"):
+    """Two steps from the start, deterministic as `engine` has it."""
+    with machine.deterministic(True), precisions.running(device, "fp32"):
         if stage == "heads":
             found, start = (
                 leaves({kind: head.state_dict() for kind, head in heads(tiny, device, n).items()}) for n in (STEPS, 0)
