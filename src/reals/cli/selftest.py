@@ -17,7 +17,7 @@ def add(commands: Subcommands) -> None:
     )  # fmt: skip
     add_sheets(p)
     p.add_argument("--quick", action="store_true", help="without what starts processes and compiles: under a minute")
-    p.add_argument("--folder", type=Path, help="keep the trainings here (without: a temporary folder, removed at the end)")
+    p.add_argument("--folder", type=Path, help="keep the trainings in a new folder below this one")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE too")
     p.add_argument("--train", help=argparse.SUPPRESS)  # a training in JSON: the processes that the selftest itself starts
     p.set_defaults(run=run)

@@ -29,17 +29,29 @@ OTHER_NUMBERS = (
 def selftest(folder: Path | None = None, quick: bool = False, sheets: Path = Path("config")) -> Iterator[Result]:
     """The result of each check as it is done; without the dear ones where ``quick``. Leaves PyTorch's settings as they were.
 
-    ``folder`` is where trainings are kept, a temporary one that goes again unless it is given. ConfigError where the scale
-    `SCALE` cannot be read from ``sheets``.
+    Call it before anything else computes on a GPU: cuBLAS reads what makes it deterministic once. ``folder`` is where
+    trainings are kept, in a new folder below it; else they go again. ConfigError where the scale `SCALE` cannot be read from
+    ``sheets``.
     """
     networks = tiny(sheets)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="reals-selftest-") as temporary, settings_kept():
-        for check in checks(networks, device, folder or Path(temporary), sheets):
+    with _trainings(folder) as trainings, settings_kept():
+        for check in checks(networks, device, trainings, sheets):
             if not (quick and check.dear):
                 with redirect_stderr(StringIO()):  # trainings tell their progress
                     (result,) = results([check])
                 yield result
+
+
+@contextmanager
+def _trainings(folder: Path | None) -> Iterator[Path]:
+    """A new folder, below ``folder`` and kept, or gone afterwards."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="reals-selftest-") as temporary:
+            yield Path(temporary)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield Path(tempfile.mkdtemp(prefix="selftest-", dir=folder))
 
 
 def tiny(sheets: Path) -> Tiny:
@@ -77,7 +89,7 @@ def settings_kept() -> Iterator[None]:
     """What trainings set for the whole process is afterwards as it was; one CPU thread inside, as jobs have by default."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    # cuBLAS reads what makes it deterministic once, at its first product, which is before the first training.
+    # Before the first product, where cuBLAS reads it, and that is before the first training.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
     try:

@@ -83,18 +83,20 @@ class Tiny:
         return task
 
     def transformer_task(self, family: str, processes: Processes) -> TransformerTask:
-        task = Workload(self.registry, processes).transformer(self.run(family))
+        run = self.run(family)
+        online = replace(run, spec=replace(run.spec, features=None))  # REPA's teacher runs along, as at the papers' scale
+        task = Workload(self.registry, processes).transformer(online)
         stir(task.model)
         for name, value in task.model.state_dict().items():
             task.ema[name].copy_(value)
         return task
 
     def autoencoder_task(self, processes: Processes) -> Task:
-        """With every term of Eq. 5 from the first step on."""
+        """With every term of Eq. 5 from the first step on, and a teacher that runs along."""
         artefact = self.aligned()
         assert isinstance(artefact.spec, TrainedAutoencoderSpec)
-        gan = replace(artefact.spec.gan, start=0, ramp=0)
-        return Workload(self.registry, processes).autoencoder(replace(artefact, spec=replace(artefact.spec, gan=gan)))
+        spec = replace(artefact.spec, gan=replace(artefact.spec.gan, start=0, ramp=0), features=None)
+        return Workload(self.registry, processes).autoencoder(replace(artefact, spec=spec))
 
     def teacher_task(self, processes: Processes) -> Task:
         spec = self.registry.teachers["large"].spec
