@@ -33,13 +33,15 @@ def add(commands: Subcommands) -> None:
     )
     p.add_argument("--nodes", type=int, default=1, help="nodes to plan for (1)")
     p.add_argument("--per-node", type=int, help="GPUs a node has (8); on a CPU: jobs at a time (cores / threads)")
+    p.add_argument("--card", type=float, metavar="GB", help="memory of a GPU (what is known of the device)")
+    p.add_argument("--no-memory", action="store_true", help="leave out the memory of GPUs: counting it takes half a minute, once")
     p.add_argument("--json", action="store_true", help="everything as JSON, unrounded, on standard output")
     p.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     from reals.experiment.registry import Registry
-    from reals.planning import rates
+    from reals.planning import memory, rates
     from reals.planning.cost import Costs
     from reals.planning.plan import plan_of
 
@@ -50,8 +52,17 @@ def run(options: argparse.Namespace) -> None:
     device = options.gpu or rates.this_device(rates.threads_of(experiment.scale), rates.on_gpus(experiment.scale))
     found = rates.load(device, experiment.scale.name, options.sheets / "rates.yaml")
     per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
-    plan = plan_of(Costs(Registry(experiment)), found, options.nodes, per_node)
-    print(json.dumps(plan, indent=1) if options.json else printed(plan))
+    registry, gpu_gb = Registry(experiment), options.card or found.memory
+    plan = plan_of(Costs(registry), found, options.nodes, per_node)
+    weighed = found.threads is None and not options.no_memory
+    if not options.json:
+        print(printed(plan), flush=True)  # what follows may take a while
+        if weighed:
+            print(printed_memory(list(memory.rows(memory.Memory(registry), options.nodes * per_node, gpu_gb)), gpu_gb))
+        return
+    if weighed:
+        plan |= {"card_gb": gpu_gb, "memory": list(memory.rows(memory.Memory(registry), options.nodes * per_node, gpu_gb))}
+    print(json.dumps(plan, indent=1))
 
 
 def printed(plan: dict) -> str:
@@ -129,6 +140,35 @@ def printed(plan: dict) -> str:
         "", NOTE.format(unit=unit),
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def printed_memory(rows: list[dict[str, Any]], card: float | None) -> str:
+    """The part of the plan that says what fits on which card; ``card`` is the memory planned for, in GB, where it is known."""
+    import pandas as pd
+
+    title = "Memory of each GPU, GB" + (f" (cards of {card:g} GB)" if card else "")
+    shown = []
+    for row in rows:
+        several = f" and {len(row['artefacts']) - 1} more" if len(row["artefacts"]) > 1 else ""
+        remedies = [_setting(remedy) for remedy in row["remedies"]]
+        verdict = "" if row["fits"] is None else "yes" if row["fits"] else "no; " + (", or ".join(remedies) or _otherwise(row))
+        shown.append({
+            "": row["what"] + (f": {row['artefacts'][0]}{several}" if row["artefacts"] else ""), "GPUs": row["gpus"],
+            "batch": f"{row['of_each']} each", "precision": row["precision"], "GB": f"{row['gb']:.1f}",
+            "smallest card": row["card"] or "none", **({"fits": verdict} if card else {}),
+        })  # fmt: skip
+    text = pd.DataFrame(shown).to_string(index=False, justify="right")
+    note = "An estimate of what a card must hold, on the safe side: tensors, 5% for gaps between them, CUDA's context and workspaces."
+    return "\n".join(["", title, *("  " + line for line in text.splitlines()), note])
+
+
+def _setting(remedy: dict[str, Any]) -> str:
+    words = [f"engine.accumulate {remedy['accumulate']}"] * (remedy["accumulate"] > 1)
+    return " with ".join([*words, *["engine.checkpoint_blocks"] * remedy["checkpoint_blocks"]])
+
+
+def _otherwise(row: dict[str, Any]) -> str:
+    return "a smaller sampling.batch" if row["stage"] == "sample" else "more GPUs or a larger card"
 
 
 def _sum(jobs: list[dict]) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reals import files
 from reals.experiment.reading import ConfigError, read_yaml
@@ -44,6 +44,7 @@ class Rates:
     peaks: Mapping[str, float]
     by_precision: Mapping[str, Mapping[str, float]]
     threads: int | None = None  # that count as one device; None: the device is a GPU
+    memory: float | None = None  # GB of a GPU; None: not known
 
     @property
     def unit(self) -> str:
@@ -137,7 +138,7 @@ def load(name: str, scale: str, sheet: Path) -> Rates:
 
     ``sheet`` is rates.yaml. ConfigError names what is known where ``name`` is not.
     """
-    wanted = slug(name)
+    wanted, table = slug(name), read_yaml(sheet)
     found = sorted(MEASURED.glob("*.json"))
     for path in sorted((p for p in found if wanted in p.stem), key=lambda p: p.stem != wanted):
         stored = files.read_json(path)
@@ -145,8 +146,8 @@ def load(name: str, scale: str, sheet: Path) -> Rates:
             return Rates(
                 stored["device"], f"measured {stored['scales'][scale]['date']}, {path}", _tera(stored["peak_tflops"]),
                 {precision: _tera(rates) for precision, rates in measured.items()}, stored["threads"],
+                _memory(stored["device"], table),
             )  # fmt: skip
-    table = read_yaml(sheet)
     if name not in table:
         known = [*table, *(p.stem for p in found)]
         raise ConfigError(
@@ -154,14 +155,21 @@ def load(name: str, scale: str, sheet: Path) -> Rates:
             f"or name one with --gpu: {', '.join(known)}"
         )
     row = dict(table[name])
-    device = row.pop("device", name)
+    device, memory = row.pop("device", name), row.pop("memory", None)
     for precision, values in row.items():
         if missing := [kind for kind in (*KINDS, "peak") if not isinstance(values.get(kind), int | float)]:
             raise ConfigError(f"{sheet}: {name}: {precision}: needs a number of TFLOP/s for {', '.join(missing)}")
     return Rates(
         device, f"stated in {sheet}", _tera({precision: values["peak"] for precision, values in row.items()}),
-        {precision: _tera({kind: values[kind] for kind in KINDS}) for precision, values in row.items()},
+        {precision: _tera({kind: values[kind] for kind in KINDS}) for precision, values in row.items()}, memory=memory,
     )  # fmt: skip
+
+
+def _memory(device: str, table: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """GB of a GPU by its driver's name: where that says it ("NVIDIA A100-SXM4-80GB"), or of the stated device that it names."""
+    if said := re.search(r"(\d+) ?GB", device):
+        return float(said[1])
+    return next((row["memory"] for name, row in table.items() if name in slug(device) and "memory" in row), None)
 
 
 def _tera(values: Mapping[str, float]) -> dict[str, float]:
