@@ -84,7 +84,7 @@ def weighed(registry, tmp_path, monkeypatch):
 
     monkeypatch.setattr(footprint, "transformer", lambda r, a, *how: count("run", a.spec.batch, *how))
     monkeypatch.setattr(footprint, "autoencoder", lambda r, a, *how: count("autoencoder", a.spec.batch, *how))
-    monkeypatch.setattr(footprint, "sampling", lambda r, a: 10**9)
+    monkeypatch.setattr(footprint, "sampling", lambda r, a, n: 10**9)
     monkeypatch.setattr(footprint, "encoding", lambda r, a, batch: 10**9)
     return asked, Memory(registry, tmp_path / "kept" / "memory.json")
 

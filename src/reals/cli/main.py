@@ -7,7 +7,22 @@ import sys
 import traceback
 from pathlib import Path
 
-from reals.cli import check, evaluate, export, fetch, ids, measure, plan, publish, reference, render, selftest, stage, why
+from reals.cli import (
+    check,
+    evaluate,
+    export,
+    fetch,
+    ids,
+    measure,
+    out_of_memory,
+    plan,
+    publish,
+    reference,
+    render,
+    selftest,
+    stage,
+    why,
+)
 from reals.cli.experiment import one_each
 from reals.cli.sample import command as sample
 from reals.machine import restarts
@@ -38,6 +53,7 @@ def _ours(error: Exception) -> bool:
 def main(arguments: list[str]) -> int:
     """Runs one command; its exit code is one of `reals.machine.signals`. A bug raises."""
     called = " ".join(["reals", *arguments[: 2 if arguments[:1] == ["stage"] else 1]])
+    options = argparse.Namespace()
     try:
         options = parser().parse_args(one_each(arguments))
         return options.run(options) or EXIT_DONE
@@ -61,6 +77,10 @@ def main(arguments: list[str]) -> int:
         if isinstance(error, PeerLost):
             print(f"{called}: {error}", file=sys.stderr)
             return EXIT_PEER
+        if out_of_memory.ran_out(error):
+            restarts.note_end("hopeless")
+            print(f"{called}: {out_of_memory.line(error, options)}", file=sys.stderr)
+            return EXIT_MISTAKE
         raise
     except KeyboardInterrupt:
         print(f"{called}: interrupted", file=sys.stderr)

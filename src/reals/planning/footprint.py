@@ -48,16 +48,15 @@ def autoencoder(registry: Registry, artefact: Artefact[AutoencoderSpec], gpus: i
     return ledger.peak
 
 
-def sampling(registry: Registry, samples: Artefact[SamplesSpec]) -> int:
-    """Of drawing and decoding one batch of samples."""
-    spec, scale, run = samples.spec, registry.experiment.scale, samples.needed("run").spec
+def sampling(registry: Registry, samples: Artefact[SamplesSpec], n: int) -> int:
+    """Of drawing and decoding ``n`` samples at once."""
+    spec, run = samples.spec, samples.needed("run").spec
     with counted() as ledger, torch.no_grad():
         workload = Workload(registry, ImaginedProcesses("fp32", 1, 1), make=unwritten)
         config = network_config(replace(run, repa=None), workload.counts.classes, None)
         network = InPrecision(unwritten(lambda: Transformer(config)).eval().requires_grad_(False), "fp32")
         network.precision = spec.precision or "fp32"
         vae = workload.vae().eval().requires_grad_(False)
-        n = scale.sampling.batch
         latents = torch.empty(n, run.latent_channels, run.latent_size, run.latent_size)
         labels, times = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
         both = [torch.cat([tensor, tensor]) if spec.cfg != 1 else tensor for tensor in (latents, times, labels)]

@@ -71,7 +71,7 @@ class Memory:
     def training(self, artefact: Artefact[Any], gpus: int, setting: Setting) -> float:
         """GB that each of so many GPUs must hold to train a run or an autoencoder in this way."""
         spec = artefact.spec
-        largest = max(1, spec.batch // gpus)
+        largest = self.rows(artefact, gpus)
         if spec.kind == "autoencoder":
             sizes = _autoencoder_sizes(spec) | {"resolution": self.scale.data.resolution, "teacher": self._teacher(artefact),
                                                 "held_out": self.scale.autoencoder.held_out_images}  # fmt: skip
@@ -90,6 +90,11 @@ class Memory:
 
         return needed(self._known(asked, count), gpus)
 
+    def rows(self, artefact: Artefact[Any], gpus: int) -> int:
+        """The most shares that a training's batch can be cut into on so many GPUs; an autoencoder's are as many on each."""
+        batch = artefact.spec.batch
+        return max(1, batch // gpus if artefact.kind == "autoencoder" else -(-batch // gpus))
+
     def fitting(self, artefact: Artefact[Any], gpus: int, memory_gb: float) -> Setting | None:
         """The setting under which a training fits cards of so many GB: the scale's own where it does, else with a larger
         ``accumulate`` (the smallest power of two), else with ``checkpoint_blocks`` too (a run's alone). None where none does."""
@@ -101,7 +106,7 @@ class Memory:
 
     def smallest(self, artefact: Artefact[Any], gpus: int, memory_gb: float, checkpointed: bool) -> Setting | None:
         """The smallest power of two times the scale's ``accumulate`` that fits, by bisection: more shares never take more memory."""
-        rows = max(1, -(-artefact.spec.batch // gpus))
+        rows = self.rows(artefact, gpus)
         tried = [Setting(self.setting.accumulate, checkpointed)]
         while tried[-1].accumulate < rows:
             tried.append(Setting(min(2 * tried[-1].accumulate, rows), checkpointed))
@@ -115,16 +120,16 @@ class Memory:
             low, high = (low, middle) if self.training(artefact, gpus, tried[middle]) <= memory_gb else (middle, high)
         return tried[high]
 
-    def sampling(self, samples: Artefact[SamplesSpec]) -> float:
-        """GB that drawing and decoding a batch of samples takes."""
+    def sampling(self, samples: Artefact[SamplesSpec], batch: int) -> float:
+        """GB that drawing and decoding so many samples at once takes."""
         spec, run = samples.spec, samples.needed("run").spec
-        asked = {"kind": "samples", **_run_sizes(run), **_vae_sizes(self.scale), "drawn": self.scale.sampling.batch,
+        asked = {"kind": "samples", **_run_sizes(run), **_vae_sizes(self.scale), "drawn": batch,
                  "guided": spec.cfg != 1, "precision": spec.precision}  # fmt: skip
 
         def count() -> int:
             from reals.planning import footprint
 
-            return footprint.sampling(self.registry, samples)
+            return footprint.sampling(self.registry, samples, batch)
 
         return needed(self._known(asked, count), 1)
 
@@ -224,8 +229,9 @@ def rows(memory: Memory, devices: int, memory_gb: float | None) -> Iterator[dict
 
 def _inference(memory: Memory) -> Iterable[tuple[str, str, int, float]]:
     if memory.registry.samples:
+        batch = memory.scale.sampling.batch
         largest = max(memory.registry.samples.values(), key=lambda s: (s.needed("run").spec.width, s.spec.cfg))
-        yield "sample", f"drawing, {largest.name}", memory.scale.sampling.batch, memory.sampling(largest)
+        yield "sample", f"drawing, {largest.name}", batch, memory.sampling(largest, batch)
     if memory.registry.latents:
         yield "latents", "encoding", ENCODED, memory.encoding()
 
