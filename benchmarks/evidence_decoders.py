@@ -19,10 +19,10 @@ from torch import Tensor
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.experiment.specs import TrainedAutoencoderSpec
-from reals.method.models.lpips import lpips_network
 from reals.method.sampling import draw, sampling_of
 from reals.progress import Progress
 from reals.stages.context import Context
+from reals.stages.inputs import load_lpips
 from reals.stages.sample import labels_of, loaded
 from reals.training.processes import Processes
 from reals.training.tasks.autoencoder import AutoencoderTask
@@ -76,7 +76,7 @@ def decoder_task(
     """A fine-tuning of ``vae`` without alignment and KL, in which the decoder alone is stepped."""
     config = context.scale.autoencoder
     own = replace(spec, steps=steps, batch=config.batch, lr=config.lr, seed=spec.seed + OTHER_SEED, lambda_k=0.0, align=None)
-    lpips = lpips_network(config.lpips.net, config.lpips.backbone, config.lpips.weights)
+    lpips = load_lpips(context)
     task = AutoencoderTask(own, vae, None, None, lpips, context.images("train"), context.images("held_out"), processes,
                            config.held_out_images)  # fmt: skip
     vae.encoder.requires_grad_(False)  # saves its backward; the one before the latents stays, for the task's own
