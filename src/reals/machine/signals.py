@@ -10,7 +10,7 @@ from contextlib import contextmanager
 # Exit codes of all our commands; docs/training.md says what to do after each.
 EXIT_DONE = 0
 EXIT_BUG = 1  # with a traceback; also where nobody knows how a process ended
-EXIT_MISTAKE = 2  # something to mend, a loss that is not finite, too little memory; one line says what
+EXIT_MISTAKE = 2  # something to mend, a loss that is not finite, or too little memory; one line says what
 EXIT_STOPPED = 75  # asked to stop (SIGTERM, SIGUSR1, the clock), state saved: run the same command again
 EXIT_PEER = 76  # another process of the run died: run the same command again, it goes on from the last state
 EXIT_INTERRUPTED = 130  # Ctrl-C where there is no state to save
