@@ -74,7 +74,7 @@ def test_work_that_does_not_fit_leaves_the_rest(project, monkeypatch, tmp_path):
     def full(self, *args):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(Timings, "_transformer", full)
+    monkeypatch.setattr(Timings, "transformer", full)
     registry = Registry(load("smoke"))
     clock = bench.Bench(torch.device("cpu"), 1, 0.001)
     found = list(Timings(Costs(registry), clock, Supply(registry, tmp_path), 1e11))
@@ -94,6 +94,6 @@ def test_a_training_that_waits_for_its_data_is_seen(project, monkeypatch, tmp_pa
 
     monkeypatch.setattr(Latents, "rows", slow)
     timings = Timings(Costs(registry), bench.Bench(torch.device("cpu"), None, 0.001), supply, 1e11)
-    found = timings._transformer(run, "transformer B", "fp32")
+    found = timings.transformer(run, "transformer B", "fp32")
     assert found.feeding.waiting > 0.5 and found.feeding.images < 21 * found.batch and found.seconds < 0.05
     assert found.warning

@@ -56,7 +56,8 @@ class Timings:
     """Times the work of an experiment, one network in memory at a time.
 
     ``precisions`` in place of the scale's own; ``peaks`` is FLOP/s of matrix products, by which a CPU's batches are cut;
-    ``quick`` leaves out the largest transformers.
+    ``quick`` leaves out the largest transformers. ``batch`` is that of every step, in place of one device's share of the scale's;
+    without ``reading`` no step reads its own data.
     """
 
     costs: Costs
@@ -65,6 +66,8 @@ class Timings:
     peak: float
     precisions: tuple[str, ...] = ()
     quick: bool = False
+    batch: int | None = None
+    reading: bool = True
 
     def __iter__(self) -> Iterator[Timing | str]:
         """Each kind of work as it is timed; a line in place of one that does not fit in the device's memory."""
@@ -79,28 +82,28 @@ class Timings:
 
     def _all(self) -> Iterator[tuple[str, str, Callable[[str, str], Timing]]]:
         registry = self.costs.registry
-        for run in self._runs():
+        for run in self.runs():
             size, repa = registry.experiment.runs[run.name].size, run.spec.repa is not None
             for precision in self._precisions(run.spec.precision):
-                yield f"{'repa' if repa else 'transformer'} {size}", precision, partial(self._transformer, run)
-            drawn = None if repa else self._samples(size)
+                yield f"{'repa' if repa else 'transformer'} {size}", precision, partial(self.transformer, run)
+            drawn = None if repa else self.samples(size)
             if drawn is not None:
                 for precision in self._precisions(drawn.spec.precision):
-                    yield f"sampling {size}", precision, partial(self._sampling, drawn)
+                    yield f"sampling {size}", precision, partial(self.sampling, drawn)
         trained = {a.spec: a for a in registry.autoencoders.values() if isinstance(a.spec, TrainedAutoencoderSpec)}
         for spec in sorted(trained, key=lambda spec: spec.align is None)[:1]:
             for precision in self._precisions(spec.precision):
-                yield "autoencoder", precision, partial(self._autoencoder, trained[spec], spec)
+                yield "autoencoder", precision, partial(self.autoencoder, trained[spec], spec)
         for precision in self._precisions(self.costs.scale.encoding.precision):
-            yield "encoding", precision, self._encoding
-            yield "sampling teacher", precision, self._teacher
+            yield "encoding", precision, self.encoding
+            yield "sampling teacher", precision, self.teacher
         for precision in self._precisions(self.costs.scale.sampling.precision):
-            yield "decoding", precision, self._decoding
+            yield "decoding", precision, self.decoding
 
     def _precisions(self, own: str | None) -> tuple[str, ...]:
         return self.precisions or (own or "fp32",)
 
-    def _runs(self) -> list[Artefact[RunSpec]]:
+    def runs(self) -> list[Artefact[RunSpec]]:
         """The first of each size, with and without REPA."""
         registry = self.costs.registry
         found: dict[tuple[str, bool], Artefact[RunSpec]] = {}
@@ -111,7 +114,7 @@ class Timings:
                 found.setdefault((row.size, row.repa), run)
         return list(found.values())
 
-    def _samples(self, size: str) -> Artefact[SamplesSpec] | None:
+    def samples(self, size: str) -> Artefact[SamplesSpec] | None:
         """Some of a transformer of that size, best without guidance, by a sampler whose steps are counted."""
         runs = self.costs.registry.experiment.runs
         drawn = [s for s in self.costs.registry.samples.values() if runs[s.needed("run").name].size == size and s.spec.steps]
@@ -119,6 +122,8 @@ class Timings:
 
     def _batch(self, batch: int, each: float, rule: str | None = None) -> int:
         """The batch of one device; on a CPU no more than should take two seconds a step at a third of the peak."""
+        if self.batch is not None:
+            return self.batch
         if self.bench.device.type == "cuda":
             return max(1, batch // self._devices(rule)[0])
         return max(1, min(batch, int(STEP_SECONDS * self.peak / 3 / each)))
@@ -133,7 +138,7 @@ class Timings:
         processes = Processes(precision, min(engine.accumulate, batch), engine.compile, engine.deterministic)
         return Workload(self.costs.registry, processes, self.supply.sources(sources_of))
 
-    def _transformer(self, run: Artefact[RunSpec], kind: str, precision: str) -> Timing:
+    def transformer(self, run: Artefact[RunSpec], kind: str, precision: str) -> Timing:
         sizes, teacher = self.costs.networks.transformer(run), run.teacher
         each = flops.TRAINED * flops.transformer_flops(sizes)
         if teacher is not None and run.spec.teacher is not None:  # itself, and not its cache
@@ -143,9 +148,7 @@ class Timings:
             task = self._workload(precision, batch, run).transformer(run, batch)
             return self._training(task, kind, precision, batch, each, first=0)
 
-    def _autoencoder(
-        self, artefact: Artefact[AutoencoderSpec], spec: TrainedAutoencoderSpec, kind: str, precision: str
-    ) -> Timing:
+    def autoencoder(self, artefact: Artefact[AutoencoderSpec], spec: TrainedAutoencoderSpec, kind: str, precision: str) -> Timing:
         each = self.costs.networks.autoencoder_step_flops(spec, artefact.teacher)
         batch = self._batch(spec.batch, each, "autoencoder")
         with _cores(self._devices("autoencoder")[1]):
@@ -158,6 +161,8 @@ class Timings:
         make, steps = task.batches.make, count(first)
         task.batches = Ready(make, first)  # type: ignore[assignment] # of the task's own kind of batch
         seconds = self.bench.median(lambda: task.update(next(steps)), task.processes.compiled)
+        if not self.reading:
+            return Timing(kind, precision, batch, each, seconds)
         reading: Ahead = Ahead(make)
         task.batches = reading
         task.update(next(steps))
@@ -185,7 +190,7 @@ class Timings:
         return rate
 
     @torch.no_grad()
-    def _sampling(self, samples: Artefact[SamplesSpec], kind: str, precision: str) -> Timing:
+    def sampling(self, samples: Artefact[SamplesSpec], kind: str, precision: str) -> Timing:
         spec = replace(samples.spec, steps=SAMPLING_STEPS)
         calls, device = network_calls(spec), self.bench.device
         each = flops.without_projector(self.costs.networks.transformer(samples.needed("run")))
@@ -202,7 +207,7 @@ class Timings:
         return Timing(kind, precision, batch, each * calls / evaluations, seconds / evaluations, noise=noise)
 
     @torch.no_grad()
-    def _decoding(self, kind: str, precision: str) -> Timing:
+    def decoding(self, kind: str, precision: str) -> Timing:
         each, scale = flops.vae_decoder_flops(self.costs.networks.vae), self.costs.scale
         batch = self._batch(scale.sampling.batch, each)
         vae = Workload(self.costs.registry, Processes()).frozen_vae()
@@ -211,7 +216,7 @@ class Timings:
         return Timing(kind, precision, batch, each, seconds)
 
     @torch.no_grad()
-    def _encoding(self, kind: str, precision: str) -> Timing:
+    def encoding(self, kind: str, precision: str) -> Timing:
         """Both flips of each image, as stage `latents` encodes."""
         each = 2 * flops.vae_encoder_flops(self.costs.networks.vae)
         batch = self._batch(ENCODED, each)
@@ -225,9 +230,9 @@ class Timings:
 
         held = images.batch(np.arange(batch) % len(images))
         seconds = self.bench.median(lambda: encode(held))
-        return Timing(kind, precision, batch, each, seconds, self._reading(encode, batch, seconds))
+        return Timing(kind, precision, batch, each, seconds, self._read(encode, batch, seconds) if self.reading else None)
 
-    def _reading(self, work: Callable[[np.ndarray], object], batch: int, seconds: float) -> Feeding:
+    def _read(self, work: Callable[[np.ndarray], object], batch: int, seconds: float) -> Feeding:
         """Work on batches of images that are read ahead, as the stages that pass over all images do."""
         number = max(3, min(MOST_STEPS, round(self.bench.seconds / seconds)))
         with _cores(self._devices("latents")[1]):
@@ -248,7 +253,7 @@ class Timings:
             return Feeding(elapsed / number, waited / elapsed, batch * number / (time.perf_counter() - alone), cores())
 
     @torch.no_grad()
-    def _teacher(self, kind: str, precision: str) -> Timing:
+    def teacher(self, kind: str, precision: str) -> Timing:
         """The larger teacher; the plan takes its rate for both."""
         scale, artefact = self.costs.scale, self.costs.registry.teachers["large"]
         each = self.costs.networks.teacher_flops(artefact, scale.latent_size)
