@@ -15,7 +15,7 @@ import torch
 from conftest import REPOSITORY
 from PIL import Image
 
-from reals import rng
+from reals import files, rng
 from reals.cli.main import main
 from reals.cli.sample import labels
 from reals.experiment.sampler_table import samplers_of
@@ -262,6 +262,25 @@ def test_a_scaling_factor_nobody_states_is_stable_diffusion_s(made, tmp_path, ca
     sample(made, "--vae", tmp_path / "vae", "--random", 1, "--grid", tmp_path / "a.png")
     said = capsys.readouterr().out
     assert "scaling factor 0.18215, Stable Diffusion's" in said and "latents divided by 0.18215" in said
+
+
+def test_our_own_runs_are_sampled_on_the_path_they_were_trained_on(made, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    facts = {"family": "SiT", "config": asdict(CONFIG), "scaling_factor": SCALING, "autoencoder": "vae", "interpolant": "vp"}
+    save_file(network().state_dict(), tmp_path / "a.safetensors", metadata={"reals": json.dumps(facts)})
+    old = facts.copy()
+    del old["interpolant"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/spec.json").write_text(json.dumps({"path": "vp"}))
+    save_file(network().state_dict(), tmp_path / "run/old.safetensors", metadata={"reals": json.dumps(old)})
+    for file in ("a.safetensors", "run/old.safetensors"):
+        call = ["sample", str(tmp_path / file), "--vae", str(made / "vae"), "--steps", "4", "--random", "1", "--sampler", "ode"]
+        assert main([*call, "--grid", str(tmp_path / "a.png")]) == 0
+        assert "ODE Heun, vp path up to t = 0.999, 4 evaluations" in capsys.readouterr().out
+        assert files.read_json(tmp_path / "a.png.parts/settings.json")["end"] == 0.999
+        assert main([*call, "--path", "linear", "--grid", str(tmp_path / "b.png")]) == 2
+        assert "was trained on the vp path; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sampler", samplers_of("SiT"))

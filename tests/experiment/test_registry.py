@@ -130,6 +130,17 @@ def test_a_run_on_another_path_is_sampled_on_it(project):
     assert registry.runs["sit-b2-control"].spec.interpolant == "vp"
     assert sampling_of(registry.samples["sit-b2-control_400K"].spec).path == "vp"
     assert {name for _, name in changed(before, ids())} == {"sit-b2-control", "sit-b2-control_400K"}
+    assert registry.samples["sit-b2-control_400K"].spec.end is None  # its last step covers the rest
+    rows = Path("config/evaluations.tsv").read_text()
+    for cell in ("ode", "euler", "dopri5", "sde:last=none"):
+        Path("config/evaluations.tsv").write_text(rows.replace(
+            "sit-b2-control_400K\tsit-b2-control\t400K\tsde", f"sit-b2-control_400K\tsit-b2-control\t400K\t{cell}"
+        ).replace("sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde", f"sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\t{cell}"))  # fmt: skip
+        for name, end in (("sit-b2-control_400K", 1 - 1e-3), ("sit-b2-sd-vae_400K", 1)):
+            drawn = Registry(load("demo")).samples[name]
+            assert sampling_of(drawn.spec).sampler == cell.split(":")[0]
+            assert sampling_of(drawn.spec).end == drawn.identity.get("end", 1) == end
+    Path("config/evaluations.tsv").write_text(rows)
     edit(sheet, "dit-b2-reals\tDiT-B/2\treals\tno\t400K\t-", "dit-b2-reals\tDiT-B/2\treals\tno\t400K\tgvp")
     with pytest.raises(ConfigError, match="DiT has its own schedule"):
         load("demo")

@@ -9,6 +9,7 @@ from recorder import CLASSES, Recorder, draw, labels, seeded_noise, velocity
 
 from reals import rng
 from reals.method import ddpm, guidance, paths, samplers
+from reals.method.sampling import Sampling
 
 M, S = 0.7, 0.5  # the Gaussian data N(M, S^2) for which everything is known in closed form
 CHAIN = ddpm.linear_schedule()
@@ -26,7 +27,7 @@ def sit() -> Recorder:
 
 
 def test_sde_grid_of_the_paper():
-    times = samplers.sde_times(250, 0.04)
+    times = samplers.sde_times(250, 0.96)
     assert len(times) == 250
     assert times[0] == 0
     assert times[-1].item() == pytest.approx(0.96, abs=1e-15)
@@ -71,6 +72,64 @@ def test_order_of_the_ode_solvers(path):
     assert 1.8 < error(samplers.euler, 64) / error(samplers.euler, 128) < 2.2
     assert 3.6 < error(samplers.heun, 64) / error(samplers.heun, 128) < 4.4
     assert error(samplers.heun, 128) < 1e-3
+
+
+VP_END = 1 - 1e-3  # SiT's transport: check_interval with sample_eps 1e-3
+
+
+def test_odes_on_the_vp_path_stop_where_sit_stops():
+    """Gaussian data: the flow keeps each sample's quantile, so where it is at any time is known."""
+    x = draw(1, 1, 4, 4)
+
+    def flowed(end):
+        start, stop = (paths.vp(torch.tensor(t, dtype=torch.float64)) for t in (0.0, end))
+        of = [(p.alpha**2 * S**2 + p.sigma**2).sqrt() for p in (start, stop)]
+        return stop.alpha * M + of[1] * (x - start.alpha * M) / of[0]
+
+    assert (flowed(VP_END) - flowed(1.0)).abs().max() > 1e-4
+    times = []
+
+    def field(x, t):
+        times.append(t)
+        return gaussian_velocity(x, t, paths.vp)
+
+    end = Sampling("ode", 2000, path="vp").integrate(field, x, seeded_noise(x.shape))
+    torch.testing.assert_close(end, flowed(VP_END), rtol=0, atol=1e-5)
+    assert times[-1] == VP_END
+    for sampler in ("ode", "euler", "dopri5"):  # a field of ones tells how long it was followed
+        for path, end in (("vp", VP_END), ("gvp", 1), ("linear", 1)):
+            carried = Sampling(sampler, 8, path=path).integrate(lambda x, t: torch.ones_like(x), x, seeded_noise(x.shape))
+            torch.testing.assert_close(carried, x + end, rtol=0, atol=1e-12)
+
+
+def test_an_sde_without_a_last_step_stops_there_on_the_vp_path():
+    x, steps = draw(4, 1, 2, 2), 11
+    noise_at, expected = seeded_noise(x.shape), x
+    times = torch.linspace(0, VP_END, steps, dtype=torch.float64)
+    dt = float(times[1])
+    for k, t in enumerate(times[:-1]):
+        v, d = gaussian_velocity(expected, float(t), paths.vp), paths.vp(t).sigma
+        drift = v + d * paths.score_from_velocity(paths.vp, v, expected, t)
+        expected = expected + drift * dt + torch.sqrt(2 * d * dt) * noise_at(k)
+    sampling = Sampling("sde", steps, last="none", last_size=0.0, path="vp")
+    got = sampling.integrate(lambda x, t: gaussian_velocity(x, t, paths.vp), x, noise_at)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({"sampler": "ode", "path": "vp"}, VP_END),
+        ({"sampler": "sde", "path": "vp", "last": "none", "last_size": 0.0}, VP_END),
+        ({"sampler": "sde", "path": "vp"}, 1),
+        ({"sampler": "heun-sde", "path": "vp", "last": "tweedie"}, 1),
+        ({"sampler": "ode", "path": "gvp"}, 1),
+        ({"sampler": "sde", "path": "linear", "last": "none", "last_size": 0.0}, 1),
+    ],
+)
+def test_what_is_printed_says_where_a_solver_stops(settings, end):
+    assert Sampling(**settings).end == end
+    assert (" up to t = 0.999" in Sampling(**settings).described) == (end == VP_END)
 
 
 def test_evaluations_of_the_ode_solvers():
@@ -171,7 +230,7 @@ def test_variance_of_euler_maruyama_to_rounding():
 
 
 def test_last_steps():
-    x, times = draw(1, 1, 2, 2), samplers.sde_times(3, 0.2)
+    x, times = draw(1, 1, 2, 2), samplers.sde_times(3, 0.8)
     x_next = x
     noise_at = seeded_noise(x.shape)
     dt = times[1].item()

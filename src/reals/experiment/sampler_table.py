@@ -28,6 +28,10 @@ PATH_NAMES: tuple[PathName, ...] = get_args(PathName)
 INTERVAL_TIMES: tuple[IntervalTime, ...] = get_args(IntervalTime)
 GUIDED_CHANNELS: dict[GuidedChannels, int | Literal["all"]] = {"3": 3, "all": "all"}
 
+VP_END = 1 - 1e-3
+"""Where SiT's solvers stop on the vp path, whose velocity is infinite at the data (sample_eps of its transport): ODEs, and SDEs
+without a last step. A last step begins where it does on the other paths, which all solvers follow to t = 1."""
+
 CHAIN_STEPS = 1000
 """Steps of DiT's diffusion as it is trained; its samplers take some of them."""
 

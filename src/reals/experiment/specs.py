@@ -257,6 +257,7 @@ class SamplesSpec:
     eta: float | None
     sde: SdeSpec | None = field(metadata={"key": "path"})  # of the SDE samplers
     precision: Literal["tf32", "bf16"] | None  # of the products in transformer and decoder; None: float32
+    end: float | None  # time at which the solver stops (`sampler_table.VP_END`); None: at the data, 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reals.experiment.sampler_table import DIFFUSION_FORMS, PathName
+from reals.experiment.sampler_table import DIFFUSION_FORMS, VP_END, PathName
 
 VP_BETA_MIN = 0.1
 VP_BETA_MAX = 20.0
@@ -58,6 +58,11 @@ PATHS: dict[PathName, Path] = {"linear": linear, "gvp": gvp, "vp": vp}
 def last_training_time(path: Path) -> float:
     """Training times are drawn from [0, this] (SiT): the vp path stops short of the data, where its velocity is infinite."""
     return 1 - 1e-5 if path is vp else 1.0
+
+
+def last_sampling_time(path: Path) -> float:
+    """Where solvers without a last step stop, for the same reason (`sampler_table.VP_END`)."""
+    return VP_END if path is vp else 1.0
 
 
 def along(path: Path, t: Tensor, x: Tensor) -> Coefficients:

@@ -74,9 +74,9 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"sampling steps: got {steps}, expected at least 2")
 
 
-def sde_times(steps: int, last_size: float, start: float = 0.0) -> Tensor:
-    """The `steps` times of the SDE samplers, float64, evenly from `start` to 1 - last_size."""
-    return torch.linspace(start, 1 - last_size, steps, dtype=torch.float64)
+def sde_times(steps: int, end: float, start: float = 0.0) -> Tensor:
+    """The `steps` times of the SDE samplers, float64, evenly from `start` to `end`."""
+    return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def euler_maruyama(
     """x at t = 1 by SiT's SDE sampler, dX = (v + D score) dt + sqrt(2 D) dW, in `steps` evaluations.
 
     steps - 1 Euler-Maruyama steps over [start, 1 - last_size], then a noiseless step of `last_size`: "mean" along
-    the drift, "euler" along the velocity, "tweedie" to E[x_1 | x_t], or "none", which demands last_size 0 and
-    saves its evaluation. `form` and `norm` give D (`paths.diffusion`). `noise_at(k)` is the noise of step k =
+    the drift, "euler" along the velocity, "tweedie" to E[x_1 | x_t], or "none", which demands last_size 0,
+    saves its evaluation and stops at `paths.last_sampling_time`. `form` and `norm` give D (`paths.diffusion`). `noise_at(k)` is the noise of step k =
     0..steps-2. `x` is at time `start`: noise at 0, else data with noise added (`paths.interpolate`). The
     defaults are those of SiT's published numbers, and REPA's sampler is the same one in tau = 1 - t. Raises ValueError for
     unusable settings, such as a form that is infinite at `start`.
@@ -184,10 +184,11 @@ def _sde_grid(sde: _Sde, steps: int, last: str, last_size: float, start: float) 
         raise ValueError(f"diffusion norm: got {sde.norm}, expected at least 0")
     if not 0 <= start < 1 - last_size:
         raise ValueError(f"start: got {start}, expected 0 <= start < {1 - last_size:g}, where the last step begins")
-    times = sde_times(steps, last_size, start)
+    end = 1 - last_size if last_size else paths.last_sampling_time(sde.path)
+    times = sde_times(steps, end, start)
     if not torch.isfinite(sde.diffusion(times[0])):
         raise ValueError(f"diffusion form {sde.form!r} is infinite at t = {start:g}, where sampling starts; use 'sigma'")
-    return times, (1 - last_size - start) / (steps - 1)
+    return times, (end - start) / (steps - 1)
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:
@@ -196,33 +197,33 @@ def _report(progress: Progress | None, done: int, total: int) -> None:
 
 
 @torch.no_grad()
-def euler(field: Field, x: Tensor, steps: int, progress: Progress | None = None) -> Tensor:
-    """x at t = 1 by `steps` equal Euler steps of dX = v dt: `steps` evaluations, first order."""
+def euler(field: Field, x: Tensor, steps: int, end: float = 1.0, progress: Progress | None = None) -> Tensor:
+    """x at t = `end` by `steps` equal Euler steps of dX = v dt: `steps` evaluations, first order."""
     _check_steps(steps)
     for k in range(steps):
-        x = x + field(x, k / steps) / steps
+        x = x + field(x, end * k / steps) * end / steps
         _report(progress, k + 1, steps)
     return x
 
 
 @torch.no_grad()
-def heun(field: Field, x: Tensor, steps: int, progress: Progress | None = None) -> Tensor:
-    """x at t = 1 by `steps` equal Heun steps of dX = v dt: 2 steps evaluations, second order.
+def heun(field: Field, x: Tensor, steps: int, end: float = 1.0, progress: Progress | None = None) -> Tensor:
+    """x at t = `end` by `steps` equal Heun steps of dX = v dt: 2 steps evaluations, second order.
 
     SiT's ODE numbers are 125 steps, 250 evaluations. REPA's Heun leaves the correction out of its last step;
     this one, as SiT's, does not.
     """
     _check_steps(steps)
     for k in range(steps):
-        slope = field(x, k / steps)
-        x = x + (slope + field(x + slope / steps, (k + 1) / steps)) / (2 * steps)
+        slope = field(x, end * k / steps)
+        x = x + (slope + field(x + slope * end / steps, end * (k + 1) / steps)) * end / (2 * steps)
         _report(progress, k + 1, steps)
     return x
 
 
 @torch.no_grad()
-def dopri5(field: Field, x: Tensor, atol: float = 1e-6, rtol: float = 1e-3) -> Tensor:
-    """x at t = 1 by torchdiffeq's adaptive Dormand-Prince solver, tolerances as in SiT.
+def dopri5(field: Field, x: Tensor, end: float = 1.0, atol: float = 1e-6, rtol: float = 1e-3) -> Tensor:
+    """x at t = `end` by torchdiffeq's adaptive Dormand-Prince solver, tolerances as in SiT.
 
     The step sizes follow the error over the whole batch, so images depend (within the tolerance) on the batch
     they are in, and the number of evaluations is not fixed. Raises ValueError if torchdiffeq is not
@@ -232,7 +233,7 @@ def dopri5(field: Field, x: Tensor, atol: float = 1e-6, rtol: float = 1e-3) -> T
         from torchdiffeq import odeint
     except ImportError as error:
         raise ValueError("sampler dopri5 needs the package torchdiffeq: install it, or use heun") from error
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=x.device)
+    ends = torch.tensor([0.0, end], dtype=torch.float64, device=x.device)
     return odeint(lambda t, state: field(state, float(t)), x, ends, method="dopri5", atol=atol, rtol=rtol)[-1]
 
 

@@ -27,8 +27,8 @@ class Sampling:
     """How latents are drawn; the defaults are those of SiT's published numbers.
 
     `sampler` says what `steps` means (`sampler_table.SAMPLERS`, whose `evaluations` counts network evaluations for one image;
-    dopri5 ignores `steps`). `cfg` to `interval_time` are guidance (`guidance.guided`), `form` to `path` are the SDE samplers'
-    (`samplers.euler_maruyama`), `eta` is DDIM's.
+    dopri5 ignores `steps`). `cfg` to `interval_time` are guidance (`guidance.guided`), `form` to `last_size` are the SDE
+    samplers' (`samplers.euler_maruyama`), `path` is that of a SiT, `eta` is DDIM's.
     """
 
     sampler: SamplerName = "sde"
@@ -54,6 +54,11 @@ class Sampling:
         return self.facts.family == "DiT"
 
     @property
+    def end(self) -> float:
+        """The time up to which samples are carried; 1, the data, but for solvers without a last step on the vp path."""
+        return 1.0 if self.facts.sde and self.last_size else paths.last_sampling_time(paths.PATHS[self.path])
+
+    @property
     def evaluations(self) -> int | None:
         """How often the network is evaluated for one image (twice where guided, in one call); None where it is not fixed."""
         return self.facts.evaluations(self.steps)
@@ -70,7 +75,7 @@ class Sampling:
             factor = "" if self.norm == 1 else f" times {self.norm:g}"
             text += f", {self.form} form{factor}, last step {self.last}" + ("" if self.last == "none" else f" {self.last_size:g}")
         if self.path != "linear":
-            text += f", {self.path} path"
+            text += f", {self.path} path" + ("" if self.end == 1 else f" up to t = {self.end:g}")
         return f"{text}, " + (
             "as many evaluations as it takes" if self.evaluations is None else f"{self.evaluations} evaluations"
         )
@@ -130,11 +135,11 @@ class Sampling:
                     path=paths.PATHS[self.path], start=start, progress=progress,
                 )  # fmt: skip
             case "ode":
-                return samplers.heun(field, x, self.steps // 2, progress=progress)
+                return samplers.heun(field, x, self.steps // 2, self.end, progress)
             case "euler":
-                return samplers.euler(field, x, self.steps, progress=progress)
+                return samplers.euler(field, x, self.steps, self.end, progress)
             case "dopri5":
-                return samplers.dopri5(field, x)
+                return samplers.dopri5(field, x, self.end)
             case "ddpm":
                 return samplers.ddpm_ancestral(field, x, self._schedule, noise_at, progress=progress)
             case "ddim":

@@ -9,6 +9,8 @@ DOPRI5_EVALUATIONS = 120  # a guess: it takes what its tolerance asks, and a tra
 def network_calls(spec: SamplesSpec) -> int:
     """Forward passes of one sample in a transformer, a guided evaluation counting two."""
     times = _evaluation_times(spec.sampler, spec.steps, spec.sde.last_step_size if spec.sde else 0.0)
+    if spec.end is not None:
+        times = [1 - spec.end * (1 - t) for t in times]
     if spec.cfg == 1:
         return len(times)
     low, high = spec.interval or (0.0, 1.0)

@@ -87,6 +87,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
         "autoencoder_sha256": made_with,
         "data_sha256": images.fingerprint(),
         "code": files.code_version(),
+        **({"interpolant": spec.interpolant} if spec.interpolant else {}),
     }
     state = {k: v.detach().cpu().contiguous() for k, v in task.ema.items()}
     files.sweep(weights_path(folder, step))

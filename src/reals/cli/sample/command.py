@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         "network": decoder.fingerprint(checkpoint.model), "autoencoder": decoder.fingerprint(vae), "family": checkpoint.family,
         "scaling_factor": scaling, "precision": options.precision + (", compiled" if options.compile else ""),
         "seed": options.seed, "labels": labels.described(options, classes[:columns]), **vars(sampling),
+        **({} if sampling.end == 1 else {"end": sampling.end}),
     })  # fmt: skip
     own, there = shard_range(n, shard, shards), parts.covered()
     if missing := [i for i in own if i not in there]:

@@ -37,7 +37,9 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--norm", type=float, help="its factor (1)")
     p.add_argument("--last-step", choices=LAST_STEPS, help="last step of the SDE (mean)")
     p.add_argument("--last-size", type=float, help="and its size (0.04; 0 for none)")
-    p.add_argument("--path", choices=PATH_NAMES, help="the interpolant the network was trained on (linear)")
+    p.add_argument(
+        "--path", choices=PATH_NAMES, help="the interpolant the network was trained on (linear); our own runs say theirs"
+    )
     p.add_argument("--eta", type=float, help="DDIM's noise: 0 (default) none, 1 as DDPM")
     p.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time; changes nothing but speed (16)")

@@ -4,16 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from reals import files
 from reals.cli.sample.options import REFERENCE_CFG
-from reals.experiment.sampler_table import GUIDED_CHANNELS, SDE_SAMPLERS, SamplerName, Setting, samplers_with
+from reals.experiment.sampler_table import GUIDED_CHANNELS, SamplerName, Setting, samplers_of, samplers_with
 from reals.method.checkpoints import Checkpoint
 from reals.method.sampling import Sampling
 
 SETTINGS: dict[str, Setting] = {  # option -> the setting of a sampler
     "steps": "steps", "form": "form", "norm": "norm", "last_step": "last", "last_size": "last_size", "eta": "eta",
 }  # fmt: skip
-FITS = {option: samplers_with(setting) for option, setting in SETTINGS.items()} | {"path": SDE_SAMPLERS}
-"""Option -> the samplers it means something to; of the path only the SDE's diffusion and score need to know."""
+FITS = {option: samplers_with(setting) for option, setting in SETTINGS.items()} | {"path": samplers_of("SiT")}
+"""Option -> the samplers it means something to."""
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
@@ -41,6 +42,9 @@ def sampling_of(options: argparse.Namespace, checkpoint: Checkpoint) -> Sampling
         if sampler not in fits:
             raise ValueError(f"--{option.replace('_', '-')} means nothing to the sampler {sampler}; it is for {', '.join(fits)}")
         chosen[SETTINGS.get(option, option)] = value
+    if own := _trained_path(options.checkpoint, checkpoint):
+        if chosen.setdefault("path", own) != own:
+            raise ValueError(f"--path {options.path}: {options.checkpoint} was trained on the {own} path; leave it out")
     if options.interval is not None:
         try:
             low, high = (float(part) for part in options.interval.split(","))
@@ -54,6 +58,14 @@ def sampling_of(options: argparse.Namespace, checkpoint: Checkpoint) -> Sampling
     if options.last_step == "none" and options.last_size is None:
         chosen["last_size"] = 0.0
     return Sampling(sampler=sampler, cfg=REFERENCE_CFG if options.cfg is None else options.cfg, **chosen)
+
+
+def _trained_path(path: Path, checkpoint: Checkpoint) -> str | None:
+    """The interpolant of one of our own SiT runs that is not on the linear path; files of before they said it lie beside their spec."""
+    if checkpoint.source != "ours" or checkpoint.family != "SiT":
+        return None
+    spec = path.absolute().parent / "spec.json"
+    return checkpoint.facts.get("interpolant") or (files.read_json(spec).get("path") if spec.is_file() else None)
 
 
 def described(s: Sampling) -> str:

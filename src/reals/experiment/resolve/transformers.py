@@ -4,7 +4,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.load import Experiment
 from reals.experiment.resolve.shared import PRECISION, Source, Sources, made_of, values_of
 from reals.experiment.rows import EvaluationRow, RunRow
-from reals.experiment.sampler_table import SAMPLERS
+from reals.experiment.sampler_table import SAMPLERS, VP_END
 from reals.experiment.specs import AutoencoderSpec, DataSpec, LatentsSpec, RepaSpec, RunSpec, SamplesSpec, SdeSpec
 
 
@@ -37,15 +37,16 @@ def samples(
     experiment: Experiment, row: EvaluationRow, run: Artefact[RunSpec], autoencoder: Artefact[AutoencoderSpec]
 ) -> Artefact[SamplesSpec]:
     config, sampler, every = experiment.scale.sampling, row.sampler, row.samples == "all"
-    known = SAMPLERS[sampler.name]
+    known, sde = SAMPLERS[sampler.name], _sde(experiment, row) if SAMPLERS[sampler.name].sde else None
+    short = run.spec.interpolant == "vp" and (sde is None or sde.last_step_size == 0)
     spec = SamplesSpec(
         run=run.id, autoencoder=autoencoder.id, step=experiment.scale.milestones[row.milestone], sampler=sampler.name,
         cfg=row.cfg, steps=(sampler.steps or config.steps) if "steps" in known.settings else None, interval=row.interval,
         interval_time=row.interval_time, cfg_channels=row.cfg_channels, n=config.samples if every else config.gallery,
         labels=config.labels if every else "balanced",
         seed=experiment.scale.seeds.sampling if row.seed is None else row.seed, interpolant=run.spec.interpolant,
-        eta=sampler.eta, sde=_sde(experiment, row) if known.sde else None,
-        precision=config.precision,
+        eta=sampler.eta, sde=sde,
+        precision=config.precision, end=VP_END if short else None,
     )  # fmt: skip
     return Artefact(row.name, spec, (run, autoencoder))
 
