@@ -46,7 +46,7 @@ GAN = GanSpec(start=0, ramp=0, channels=4, layers=1)
 AUTOENCODER = TrainedAutoencoderSpec(
     data="d", features=None, teacher="t", latent_channels=4, block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=8,
     pixel="mse", lambda_p=1.0, lambda_g=0.1, gan_weight="constant", betas=(0.9, 0.95), weight_decay=0.0, grad_clip=1.0, flip=True,
-    gan=GAN, lpips=LpipsSpec(net="alex", backbone="random"), ema=None, scale_images=8, seed=0, precision=None, init=None,
+    gan=GAN, lpips=LpipsSpec(net="alex", backbone="random", precision=None), ema=None, scale_images=8, seed=0, precision=None, init=None,
     unit_scale=None, steps=10, batch=4, lr=1e-3, lambda_k=1e-4, align=ALIGN,
 )  # fmt: skip
 RUN = RunSpec(

@@ -257,3 +257,19 @@ def test_mixed_precision_losses_are_finite_and_float32(kind):
         mixed = loss()
     assert mixed.dtype == torch.float32
     assert mixed.item() == pytest.approx(loss().item(), rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 21, 9, 9)])
+def test_the_dense_cross_entropy_is_torch_s_to_the_bit(shape):
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=draw)
+    classes = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=draw)
+    classes[0, 0] = 255
+    for reduction in ("mean", "sum"):
+        found = []
+        for loss in (objectives.dense_cross_entropy, F.cross_entropy):
+            x = logits.clone().requires_grad_()
+            value = loss(x, classes, ignore_index=255, reduction=reduction)
+            value.backward()
+            found.append((value.detach(), x.grad))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))

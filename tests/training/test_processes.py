@@ -43,7 +43,7 @@ IMAGES, CLASSES, TEACHER = 24, 5, 6
 FAMILIES = {
     "SiT": RUN,
     "DiT": replace(RUN, family="DiT"),
-    "REPA": replace(RUN, repa=RepaSpec(depth=1, hidden=8, coefficient=0.5, grad_clip=0.3)),
+    "REPA": replace(RUN, repa=RepaSpec(depth=1, hidden=8, coefficient=0.5, grad_clip=0.3, teacher_precision=None)),
 }
 
 

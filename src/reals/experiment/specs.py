@@ -110,6 +110,7 @@ class GanSpec:
 class LpipsSpec:
     net: Literal["vgg", "alex", "squeeze"]
     backbone: Literal["pretrained", "random"]
+    precision: Literal["bf16"] | None  # of its backbone; None: float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,7 @@ class RepaSpec:
     hidden: int
     coefficient: float
     grad_clip: float
+    teacher_precision: Literal["bf16", "fp16"] | None  # of one that runs along; None: float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ BETA_LAST = 0.02
 class Schedule:
     """Tables of one chain, float64, one entry a step; index 0 is the least noisy step.
 
-    `timesteps` (int64) holds the steps' numbers in the training chain, which is what the network is fed.
+    `timesteps` (int64) holds the steps' numbers in the training chain, which is what the network is fed. Training looks up its
+    batch's steps in tables on the device (`to`), samplers one step at a time in tables on the CPU.
     """
 
     timesteps: Tensor
@@ -85,10 +86,13 @@ def respace(schedule: Schedule, count: int) -> Schedule:
 
 
 def at(table: Tensor, t: Tensor | int, x: Tensor) -> Tensor:
-    """The entries of `table` at t ([B] int64, or one int), in x's dtype and shaped to multiply x."""
+    """The entries of `table` at t ([B] int64, where the table is, or one int), in x's dtype and shaped to multiply x.
+
+    One entry of a table on the CPU stays there: a GPU takes a single number with the call, and waits for no copy.
+    """
     if isinstance(t, int):
-        return table[t].to(x)
-    return table.to(t.device)[t].to(x).view(-1, *[1] * (x.ndim - 1))
+        return table[t].to(x.dtype)
+    return table[t].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def add_noise(schedule: Schedule, x: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
@@ -138,8 +142,8 @@ def ddim_step(schedule: Schedule, noise: Tensor, x_t: Tensor, k: int, eta: float
     alpha_bar, previous = schedule.alpha_bar[k], schedule.alpha_bar_previous[k]
     sigma = eta * torch.sqrt((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous))
     data = data_from_noise(schedule, noise, x_t, k)
-    mean = previous.sqrt().to(x_t) * data + (1 - previous - sigma**2).sqrt().to(x_t) * noise
-    return mean if fresh is None else mean + sigma.to(x_t) * fresh
+    mean = previous.sqrt().to(x_t.dtype) * data + (1 - previous - sigma**2).sqrt().to(x_t.dtype) * noise
+    return mean if fresh is None else mean + sigma.to(x_t.dtype) * fresh
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:

@@ -25,6 +25,15 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def dense_cross_entropy(logits: Tensor, classes: Tensor, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """F.cross_entropy of logits [B, K, ...] and classes [B, ...], to the bit, by a kernel that is deterministic on CUDA too.
+
+    F.cross_entropy itself takes nll_loss2d there, of which CUDA has no deterministic version.
+    """
+    rows = F.log_softmax(logits, dim=1).movedim(1, -1).flatten(0, -2)
+    return F.nll_loss(rows, classes.flatten(), ignore_index=ignore_index, reduction=reduction)
+
+
 def drop_labels(y: Tensor, uniform: Tensor, probability: float, null: int) -> Tensor:
     """y [B] int64 with the null class where uniform [B], drawn from [0, 1), is below `probability`."""
     return torch.where(uniform < probability, null, y)
@@ -46,12 +55,12 @@ def flow_loss(model: Network, x: Tensor, y: Tensor, t: Tensor, noise: Tensor, pa
 def ddpm_loss(model: Network, schedule: ddpm.Schedule, x: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Losses:
     """Mean squared error of the noise plus the variational bound in bits per dimension, unweighted (DiT).
 
-    x, noise [B, C, H, W], y [B] int64, t [B] int64 in 0..len(schedule)-1. The bound trains the variance
+    x, noise [B, C, H, W], y [B] int64, t [B] int64 in 0..len(schedule)-1, all on the schedule's device. The bound trains the variance
     channels only: the predicted noise enters it detached. Raises ValueError if the model has no variance
     channels.
     """
     x_t = ddpm.add_noise(schedule, x, t, noise)
-    predicted, v = ddpm.split(model(x_t, schedule.timesteps.to(t.device)[t], y).to(x.dtype), x)
+    predicted, v = ddpm.split(model(x_t, schedule.timesteps[t], y).to(x.dtype), x)
     mse = F.mse_loss(predicted, noise)
     vb = ddpm.variational_bound(schedule, torch.cat([predicted.detach(), v], dim=1), x, x_t, t).mean()
     return Losses(mse + vb, {"mse": mse.detach(), "vb": vb.detach()})

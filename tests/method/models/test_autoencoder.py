@@ -105,6 +105,21 @@ def test_lpips_is_a_distance():
     torch.testing.assert_close(network(x, y), lpips_network("alex", "random", None)(x, y))
 
 
+def test_lpips_is_the_package_s_to_the_bit_and_its_distances_are_float32():
+    x, y = (torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in (0, 1))
+    found = []
+    for network in (LPIPS, LPIPS.network):
+        images = x.clone().requires_grad_()
+        distance = network(images, y)
+        distance.mean().backward()
+        found.append((distance.detach(), images.grad))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = LPIPS(x, y)
+    assert half.dtype == torch.float32 and not torch.equal(half, found[0][0])
+    torch.testing.assert_close(half, found[0][0], rtol=0.02, atol=0)
+
+
 def test_lpips_backbone_from_a_file(tmp_path):
     import torchvision
 
@@ -112,7 +127,7 @@ def test_lpips_backbone_from_a_file(tmp_path):
     state = torchvision.models.alexnet().state_dict()
     torch.save(state, tmp_path / "alex.pt")
     loaded = lpips_network("alex", "pretrained", str(tmp_path / "alex.pt"))
-    assert torch.equal(loaded.net.slice2.state_dict()["3.weight"], state["features.3.weight"])
+    assert torch.equal(loaded.network.net.slice2.state_dict()["3.weight"], state["features.3.weight"])
 
 
 def test_lpips_weights_that_are_not_torchvisions_are_refused(tmp_path):

@@ -97,7 +97,7 @@ def _training(experiment: Experiment, row: AutoencoderRow) -> dict[str, Any]:
         **values_of(loss, "gan_start", "gan_ramp"),
         "flip": scale.data.flip,
         "gan": GanSpec(**gan),
-        "lpips": lpips(experiment),
+        "lpips": lpips(experiment, "bf16" if config.precision == "bf16" else None),
         "ema": config.ema,
         "scale_images": scale.latent.scale_images,
         "seed": _seed(experiment, row),

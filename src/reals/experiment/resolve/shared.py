@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from reals.experiment.artefact import Artefact
 from reals.experiment.load import Experiment
@@ -52,6 +52,6 @@ def values_of(config: Strict, *without: str) -> dict[str, Any]:
     return config.model_dump(exclude={"name", "kind", *without})
 
 
-def lpips(experiment: Experiment) -> LpipsSpec:
-    """The LPIPS of autoencoder training and of reconstructions."""
-    return LpipsSpec(**values_of(experiment.scale.autoencoder.lpips, "weights"))
+def lpips(experiment: Experiment, precision: Literal["bf16"] | None = None) -> LpipsSpec:
+    """The LPIPS of autoencoder training and, in float32, of reconstructions."""
+    return LpipsSpec(**values_of(experiment.scale.autoencoder.lpips, "weights"), precision=precision)

@@ -20,9 +20,12 @@ def run(experiment: Experiment, row: RunRow, latents: Artefact[LatentsSpec], sou
     source, repa = Source(), None
     if row.repa:
         source = sources.of(scale.repa.teacher, patches=True)
+        precision = scale.transformer.precision
+        half = precision if source.teacher is not None and precision in ("bf16", "fp16") else None
         repa = RepaSpec(
-            depth=size.repa_depth, hidden=scale.repa.hidden, coefficient=loss.repa_coefficient, grad_clip=loss.repa_grad_clip
-        )
+            depth=size.repa_depth, hidden=scale.repa.hidden, coefficient=loss.repa_coefficient, grad_clip=loss.repa_grad_clip,
+            teacher_precision=half,
+        )  # fmt: skip
     spec = RunSpec(
         latents=latents.id, **source.ids, family=row.family, patch=row.patch, **values_of(size, "repa_depth"),
         latent_channels=scale.latent.channels, latent_size=scale.latent_size, **values_of(scale.transformer),

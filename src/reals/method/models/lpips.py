@@ -3,14 +3,36 @@
 import urllib.error
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reals import rng, tensors
+from reals.method.objectives import wide
 
 
-def lpips_network(net: str, backbone: str, weights: str | None) -> nn.Module:
+class Lpips(nn.Module):
+    """The `lpips` package's network, with its backbone in the precision around the call and its distances in float32."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Distances [B, 1, 1, 1] of images [B, 3, H, W] in [-1, 1]; outside autocast to the bit those of the package."""
+        from lpips import normalize_tensor
+
+        layers = [self.network.net(self.network.scaling_layer(x)) for x in (images, others)]
+        distance = torch.zeros((), device=images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            for x, y, weights in zip(*layers, self.network.lins, strict=True):
+                difference = normalize_tensor(wide(x)) - normalize_tensor(wide(y))
+                distance = distance + weights(difference**2).mean((2, 3), keepdim=True)
+        return distance
+
+
+def lpips_network(net: str, backbone: str, weights: str | None) -> Lpips:
     """LPIPS through the `lpips` package; takes images in [-1, 1].
 
     ``backbone`` 'pretrained' uses torchvision's ImageNet weights (a download, or the state dict file ``weights``);
@@ -40,4 +62,4 @@ def lpips_network(net: str, backbone: str, weights: str | None) -> nn.Module:
             if missing:
                 raise ValueError(f"{path}: no features.{missing[0]}; autoencoder.lpips.weights is torchvision's file of {net}")
             part.load_state_dict({k: state[f"features.{k}"] for k in own}, strict=bool(own))
-    return network.eval().requires_grad_(False)
+    return Lpips(network).eval().requires_grad_(False)

@@ -40,10 +40,15 @@ class TeacherConfig:
 
 
 class Teacher:
-    """Patch and cls features of images, from the last layer after its norm, prefix tokens (cls, registers) dropped."""
+    """Patch and cls features of images, from the last layer after its norm, prefix tokens (cls, registers) dropped.
+
+    The network is on the device where it is to stay.
+    """
 
     def __init__(self, config: TeacherConfig, network: "VisionTransformer"):
         self.config, self.network = config, network.eval().requires_grad_(False)
+        device = next(network.parameters()).device
+        self.mean, self.std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (config.mean, config.std))
 
     @property
     def dim(self) -> int:
@@ -61,8 +66,7 @@ class Teacher:
         side = (grid or self.config.grid) * self.config.patch
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bicubic")
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
-        tokens = self.network.forward_features((images - mean) / std)
+        tokens = self.network.forward_features((images - self.mean) / self.std)
         if isinstance(self.network.norm, nn.Identity):  # where the published model norms after pooling
             tokens = self.network.fc_norm(tokens)
         patches = tokens[:, self.network.num_prefix_tokens :].float()

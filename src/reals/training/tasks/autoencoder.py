@@ -16,6 +16,7 @@ from reals.method.autoencoder_loss import AutoencoderLoss, LossWeights, adaptive
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
 from reals.method.objectives import wide
+from reals.method.precision import autocast
 from reals.training.batches import Ahead, mirrored, rows_of
 from reals.training.ema import update_ema
 from reals.training.processes import Processes, Share, add_weighted
@@ -116,7 +117,7 @@ class AutoencoderTask(Task):
 
         loss = autoencoder_loss(
             x, reconstruction, mean, logvar, latents, replace(self.weights, lambda_g=lambda_g),
-            perceptual=self.lpips, discriminator=self._logits, align=self.align, teacher=teacher,
+            perceptual=self._distance, discriminator=self._logits, align=self.align, teacher=teacher,
             gan_balance=adaptive if self.spec.gan_weight == "adaptive" else None, align_balance=cut,
         )  # fmt: skip
         if cut is None:
@@ -124,6 +125,10 @@ class AutoencoderTask(Task):
         else:
             cut.backward(loss)
         return loss.record(), reconstruction.detach()
+
+    def _distance(self, images: Tensor, others: Tensor) -> Tensor:
+        with autocast(self.device, self.spec.lpips.precision or "fp32"):
+            return self.lpips(images, others)
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.processes.autocast():

@@ -14,6 +14,7 @@ from reals.experiment.specs import RunSpec
 from reals.method import ddpm, objectives, paths
 from reals.method.models.teacher import OnlineFeatures, pooled
 from reals.method.models.transformer import Transformer, TransformerConfig
+from reals.method.precision import autocast
 from reals.training.batches import Ahead, data_order, mirrored, pinned, rows_of
 from reals.training.ema import update_ema
 from reals.training.processes import Processes, add_weighted
@@ -50,7 +51,7 @@ class TransformerTask(Task):
         trained = [p for p in model.parameters() if p.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(trained, lr=spec.lr, betas=(0.9, 0.999), weight_decay=0.0, fused=fused)
-        self.schedule = ddpm.linear_schedule() if spec.family == "DiT" else None
+        self.schedule = ddpm.linear_schedule().to(self.device) if spec.family == "DiT" else None
         self.batches: Ahead[Batch] = Ahead(self.batch)
         self.rehearsed = processes.count < 3
 
@@ -114,13 +115,15 @@ class TransformerTask(Task):
             return objectives.ddpm_loss(self.call, self.schedule, x, y, t, noise)
         if self.teacher is None:
             return objectives.flow_loss(self.call, x, y, t, noise, paths.PATHS[self.spec.interpolant or "linear"])
-        tokens = batch.tokens
+        repa, tokens = self.spec.repa, batch.tokens
+        assert repa is not None, "a teacher of a run that is no REPA"
         if batch.pixels is not None:
-            patches, _ = self.teacher(batch.indices, batch.flips, mirrored(batch.pixels, batch.flips, self.device))
+            with autocast(self.device, repa.teacher_precision or "fp32"):
+                patches, _ = self.teacher(batch.indices, batch.flips, mirrored(batch.pixels, batch.flips, self.device))
             tokens = pooled(patches, self.spec.latent_size // self.spec.patch)
-        assert tokens is not None and self.spec.repa is not None, "a teacher, but neither its tokens nor the images"
+        assert tokens is not None, "a teacher, but neither its tokens nor the images"
         tokens = tokens.to(self.device, non_blocking=True)
-        return objectives.repa_loss(self.call_projecting, x, y, t, noise, tokens, self.spec.repa.coefficient)
+        return objectives.repa_loss(self.call_projecting, x, y, t, noise, tokens, repa.coefficient)
 
     def call(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with self.processes.autocast():
@@ -133,9 +136,11 @@ class TransformerTask(Task):
     @torch.no_grad()
     def extras(self) -> dict[str, Tensor]:
         """``ema_drift``: ||EMA - weights|| / ||weights||."""
-        away = torch.stack([torch.linalg.vector_norm(e - w) for e, w in zip(self.ema.values(), self.weights, strict=True)])
-        whole = torch.stack([torch.linalg.vector_norm(w) for w in self.weights])
-        return {"ema_drift": torch.linalg.vector_norm(away) / torch.linalg.vector_norm(whole)}
+        away, whole = (
+            torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+            for tensors in (torch._foreach_sub(list(self.ema.values()), self.weights), self.weights)
+        )
+        return {"ema_drift": away / whole}
 
     def state(self) -> dict:
         return {"model": self.model.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
