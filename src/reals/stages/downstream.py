@@ -27,6 +27,7 @@ from reals.method.models import teacher as teachers
 from reals.method.models.teacher import OnlineFeatures
 from reals.method.sampling import shard_range
 from reals.stages.context import Context
+from reals.training.processes import use_deterministic_kernels
 from reals.training.tasks.head import HeadSettings, trained_on_ink, trained_on_labels
 
 
@@ -39,6 +40,8 @@ def run(context: Context, artefact: Artefact[DownstreamSpec]) -> None:
     align = _align_networks(source_ae, context.device)
     kept = min(spec.gallery, len(shard_range(samples.spec.n, 0, registry.shards(samples))))
     z, images, labels = gallery(registry.folder(samples), kept)
+    if scale.engine.deterministic and context.device.type == "cuda":
+        use_deterministic_kernels()
     settings = HeadSettings(spec.seed, spec.steps, spec.batch, spec.lr, context.device)
     values: dict[str, float] = {}
     arrays = {"images": images.transpose(0, 2, 3, 1), "labels": labels}

@@ -32,6 +32,6 @@ def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
     task = ClassifierTask(
         network, lambda x: x, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip
     )
-    score = train_classifier(task, folder, config.name, context.images("held_out"))
+    score = train_classifier(task, folder, config.name, context.images("held_out"), context.scale.engine.deterministic)
     save_small_cnn(network.cpu(), folder)
     files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)

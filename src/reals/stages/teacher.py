@@ -34,7 +34,7 @@ def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
         network, to_input, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip,
         config.crop_scale, config.patch_loss,
     )  # fmt: skip
-    score = train_classifier(task, folder, config.name, context.images("held_out"))
+    score = train_classifier(task, folder, config.name, context.images("held_out"), context.scale.engine.deterministic)
     files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)
 
 

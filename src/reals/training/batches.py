@@ -85,6 +85,18 @@ def rows_of(batch: Columns, rows: slice) -> Columns:
     return batch._make(column if column is None else column[rows] for column in batch)
 
 
+def on(batch: Columns, device: torch.device) -> Columns:
+    """The batch with its tensors on the device; a GPU gets what is `pinned` in the background."""
+    return batch._make(column.to(device, non_blocking=True) if isinstance(column, Tensor) else column for column in batch)
+
+
+def sent(column: Tensor, device: torch.device) -> Tensor:
+    """The column on the device; a GPU gets it in the background."""
+    if device.type == "cuda" and column.device.type == "cpu":
+        column = column.pin_memory()
+    return column.to(device, non_blocking=True)
+
+
 def pinned(batch: Columns, device: torch.device) -> Columns:
     """The batch in memory that is copied to a GPU in the background; as it is for a CPU."""
     if device.type != "cuda":

@@ -69,14 +69,23 @@ def add_weighted(sums: dict[str, Tensor], terms: dict[str, Tensor], weight: floa
         sums[name] = sums[name] + weight * value if name in sums else weight * value
 
 
+def use_deterministic_kernels() -> None:
+    """From now on this process's CUDA kernels give the same bits each time, and an operation that has none such raises RuntimeError.
+
+    CPU kernels do anyway. To be called before the first matrix product: cuBLAS reads its setting once.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch adds it at run time; a slow debugging aid
+
+
 class Processes:
     """The processes of this training: `torchrun` makes several (on one or more nodes) and numbers them, else there is one.
 
     The gradient is that of the mean over the global batch, whatever the number of processes and of accumulation steps.
 
     ``precision`` is one of `method.precision.PRECISIONS`; weights and optimizer are float32, and fp16 has a loss scale.
-    ``deterministic`` picks CUDA kernels that give the same bits each time (they may be slower); CPU kernels do anyway.
-    ``device`` is the process's GPU where there is one, unless it is given.
+    ``deterministic``: `use_deterministic_kernels`. ``device`` is the process's GPU where there is one, unless it is given.
     """
 
     def __init__(
@@ -86,9 +95,7 @@ class Processes:
         precisions.check(precision)
         cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
         if cuda and deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-            torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch adds it at run time; a slow debugging aid
+            use_deterministic_kernels()
         self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.device = device or torch.device("cuda" if cuda else "cpu")
         if self.count > 1:

@@ -74,10 +74,11 @@ def test_training_a_head_is_a_function_of_its_spec_and_scores_do_not_depend_on_b
 def test_the_relative_loss_sees_neither_scale_nor_shift():
     truth = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     truth[0, 0] = 0
-    assert heads.depth_loss(3 * truth + 2, truth, relative=True) < 1e-5
-    assert heads.depth_loss(3 * truth + 2, truth, relative=False) > 0.5
-    assert heads.depth_loss(truth.clamp_min(1e-3), truth, relative=False) == 0
-    assert heads.depth_loss(truth, torch.zeros_like(truth), relative=False) == 0  # nothing known
+    known = heads.known_depths(truth)
+    assert heads.depth_loss(3 * truth + 2, known, relative=True) < 1e-5
+    assert heads.depth_loss(3 * truth + 2, known, relative=False) > 0.5
+    assert heads.depth_loss(truth.clamp_min(1e-3), known, relative=False) == 0
+    assert heads.depth_loss(truth, heads.known_depths(torch.zeros_like(truth)), relative=False) == 0  # nothing known
 
 
 DINO = "vit_large_patch14_dinov2.lvd142m"
@@ -182,7 +183,7 @@ def test_at_dinov2_larges_sizes():
     F.cross_entropy(logits, torch.randint(0, 21, (1, 256, 256))).backward()
     predicted = depth(features, 256)
     assert predicted.shape == (1, 256, 256) and (predicted > 0).all()
-    heads.depth_loss(predicted, torch.rand(1, 256, 256) + 1, relative=False).backward()
+    heads.depth_loss(predicted, heads.known_depths(torch.rand(1, 256, 256) + 1), relative=False).backward()
     for p in (*segmentation.parameters(), *depth.parameters()):
         assert p.grad.isfinite().all() and p.grad.abs().sum() > 0
     tokens = torch.arange(32 * 32, dtype=torch.float32).view(1, -1, 1)

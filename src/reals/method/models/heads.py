@@ -1,6 +1,7 @@
 """Light heads on a map of teacher features: classes (DINOv2's linear head) and depth, and published head files."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,14 +83,27 @@ def as_map(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (side, side))
 
 
-def depth_loss(predicted: Tensor, truth: Tensor, relative: bool) -> Tensor:
-    """L1 over the pixels of known depth (``truth`` [B, H, W] > 0), image by image: of logarithms, or (``relative``) of maps
+class KnownDepths(NamedTuple):
+    """The pixels of a batch whose depth is known: where they are among all of its pixels, their depths, how many an image has."""
+
+    places: Tensor
+    depths: Tensor
+    counts: list[int]
+
+
+def known_depths(truth: Tensor) -> KnownDepths:
+    """Those of ``truth`` [B, H, W] that are above 0. Asked on the CPU, since how many there are is a number to wait for."""
+    known = truth > 0
+    return KnownDepths(known.flatten().nonzero()[:, 0], truth[known], known.flatten(1).sum(1).tolist())
+
+
+def depth_loss(predicted: Tensor, truth: KnownDepths, relative: bool) -> Tensor:
+    """L1 of ``predicted`` [B, H, W] over the pixels of known depth, image by image: of logarithms, or (``relative``) of maps
     brought to median 0 and mean absolute deviation 1 (MiDaS's scale- and shift-invariant loss, Ranftl et al. 2020)."""
     losses = []
-    for p, t in zip(predicted, truth, strict=True):
-        known = t > 0
-        if known.any():
-            p, t = p[known], t[known]
+    found = predicted.flatten()[truth.places]
+    for p, t in zip(found.split(truth.counts), truth.depths.split(truth.counts), strict=True):
+        if len(p):
             if relative:
                 p, t = _normalised(p), _normalised(t)
             else:

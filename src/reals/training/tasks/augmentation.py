@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reals.training.batches import sent
+
 
 def shifted(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     """x [B, C, H, W] moved by up to ``reach`` pixels each way, edges repeated; one draw per image."""
@@ -25,5 +27,5 @@ def cropped(x: Tensor, scale: tuple[float, float], generator: torch.Generator) -
     theta = torch.zeros(len(x), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = width, height
     theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * across - 1), (1 - height) * (2 * down - 1)
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    grid = F.affine_grid(sent(theta, x.device), list(x.shape), align_corners=False)
     return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)

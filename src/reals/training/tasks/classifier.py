@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from reals import rng
 from reals.data.dataset import Images
 from reals.machine.usage import work
+from reals.method.objectives import dense_cross_entropy
 from reals.training import loop
-from reals.training.batches import Ahead, data_order, mirrored
+from reals.training.batches import Ahead, data_order, mirrored, on, pinned, sent
+from reals.training.processes import Processes
 from reals.training.schedule import cosine, set_lr
 from reals.training.task import Task
 from reals.training.tasks.augmentation import cropped, shifted
@@ -22,6 +24,13 @@ if TYPE_CHECKING:  # timm is imported where it is used: it takes seconds
     from timm.models.vision_transformer import VisionTransformer
 
 WEIGHT_DECAY = 0.05  # our choice: DeiT's
+
+
+class Labelled(NamedTuple):
+    """Images uint8 [B, 3, R, R] and their classes [B]."""
+
+    pixels: Tensor
+    classes: Tensor
 
 
 @dataclass
@@ -43,23 +52,23 @@ class ClassifierTask(Task):
     flip: bool
     crop_scale: tuple[float, float] | None = None
     patch_loss: float | None = None
-    batches: Ahead[tuple[Tensor, Tensor]] = field(init=False)
+    batches: Ahead[Labelled] = field(init=False)
 
     def __post_init__(self) -> None:
         self.batches = Ahead(self.loaded)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
-    def loaded(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, 3, R, R], not augmented yet, and classes [B] of a step."""
+    def loaded(self, step: int) -> Labelled:
+        """What a step sees, not augmented yet."""
         indices = data_order(self.seed, step, self.batch, len(self.images))
-        return torch.from_numpy(self.images.batch(indices)), torch.from_numpy(self.images.labels[indices])
+        pixels, classes = torch.from_numpy(self.images.batch(indices)), torch.from_numpy(self.images.labels[indices])
+        return pinned(Labelled(pixels, classes), self._device)
 
     def update(self, step: int) -> dict[str, Tensor | float]:
-        pixels, classes = self.batches(step)
         g = rng.generator(self.seed, "augmentation", step)
-        x, y = pixels.to(self._device), classes.to(self._device)
+        x, y = on(self.batches(step), self._device)
         if self.flip:
-            x = mirrored(x, torch.rand(self.batch, generator=g) < 0.5, self._device)
+            x = mirrored(x, sent(torch.rand(self.batch, generator=g) < 0.5, self._device), self._device)
         x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
         set_lr(self.optimizer, cosine(self.lr, step, self.steps))
         self.network.train()
@@ -75,7 +84,7 @@ class ClassifierTask(Task):
         network = cast("VisionTransformer", self.network)  # a teacher
         tokens = network.forward_features(x)
         patches = network.head(tokens[:, network.num_prefix_tokens :]).transpose(1, 2)
-        of_patches = F.cross_entropy(patches, y[:, None].expand(-1, patches.shape[2]))
+        of_patches = dense_cross_entropy(patches, y[:, None].expand(-1, patches.shape[2]))
         return F.cross_entropy(network.forward_head(tokens), y) + self.patch_loss * of_patches
 
     @property
@@ -103,8 +112,8 @@ def accuracy(network: nn.Module, inputs: Callable[[Tensor], Tensor], images: Ima
     return right / len(images)
 
 
-def train_classifier(task: ClassifierTask, folder: Path, label: str, held_out: Images) -> float:
+def train_classifier(task: ClassifierTask, folder: Path, label: str, held_out: Images, deterministic: bool) -> float:
     """Brings the task to its last step, from the newest state in ``folder``; the share of held-out images classified rightly."""
-    loop.train(task, folder, task.steps, label=label)
+    loop.train(task, folder, task.steps, label=label, processes=Processes(deterministic=deterministic))
     with work():
         return accuracy(task.network, task.inputs, held_out)

@@ -1,8 +1,10 @@
 """Heads read on features, and their training: AdamW at a constant rate, a few hundred steps, no state on disk."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +20,11 @@ from reals.measure.heads import Reader
 from reals.measure.metrics.unlabelled import ink
 from reals.method.models import heads as networks
 from reals.method.models.teacher import OnlineFeatures
+from reals.method.objectives import dense_cross_entropy
 from reals.progress import Progress
-from reals.training.batches import Ahead, data_order
+from reals.training.batches import Ahead, data_order, on, pinned, sent
+
+LOOK_EVERY = 10  # steps between looks at the loss, for which a GPU waits
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,31 @@ class HeadSettings:
     device: torch.device
 
 
+class Segmented(NamedTuple):
+    """Images uint8 [B, 3, R, R] and the classes of their pixels [B, R, R]."""
+
+    pixels: Tensor
+    classes: Tensor
+
+
+class Measured(NamedTuple):
+    """Images uint8 [B, 3, R, R] and, as `networks.KnownDepths`, the depths of their pixels."""
+
+    pixels: Tensor
+    places: Tensor
+    depths: Tensor
+    counts: list[int]
+
+
+class Drawn(NamedTuple):
+    """Images uint8 [B, 3, R, R] and the ink in them, [B, R, R]: where it is, and how deep inside a stroke."""
+
+    indices: list[int]
+    pixels: Tensor
+    mask: Tensor
+    depth: Tensor
+
+
 def train_head(head: nn.Module, loss_at: Callable[[int], Tensor], settings: HeadSettings, label: str, subject: str) -> None:
     """Takes AdamW steps down ``loss_at(step)``, a function of the head's parameters; leaves the head frozen, in eval mode.
 
@@ -41,14 +71,20 @@ def train_head(head: nn.Module, loss_at: Callable[[int], Tensor], settings: Head
     head.train()
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=0.0)
     progress = Progress(label, settings.steps)
+    unseen: list[Tensor] = []
     for step in range(settings.steps):
         loss = loss_at(step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{subject} loss is not finite at step {step}; lower downstream.lr")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        progress.update(step + 1, loss=float(loss.detach()))
+        unseen.append(loss.detach())
+        if len(unseen) == LOOK_EVERY or step + 1 == settings.steps:
+            losses = torch.stack(unseen).tolist()
+            for made, value in enumerate(losses, start=step + 1 - len(losses)):
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"{subject} loss is not finite at step {made}; lower downstream.lr")
+            progress.update(step + 1, loss=losses[-1])
+            unseen.clear()
     head.eval().requires_grad_(False)
 
 
@@ -64,20 +100,26 @@ def trained_on_labels(
     networks.initialise(head, rng.generator(settings.seed, f"{kind} head on {name}"))
     head = head.to(settings.device)
 
-    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
-        return pairs.batch(data_order(settings.seed, step, settings.batch, len(pairs)), size)
+    def batch(step: int) -> Segmented | Measured:
+        arrays = pairs.batch(data_order(settings.seed, step, settings.batch, len(pairs)), size)
+        pixels, truth = (torch.from_numpy(array) for array in arrays)
+        if segments:
+            return pinned(Segmented(pixels, truth), settings.device)
+        return pinned(Measured(pixels, *networks.known_depths(truth)), settings.device)
 
     batches = Ahead(batch)
 
     def loss_at(step: int) -> Tensor:
-        pixels, truth = (torch.from_numpy(array).to(settings.device) for array in batches(step))
+        seen = on(batches(step), settings.device)
         with torch.no_grad():
-            features = reader(pixels)
+            features = reader(seen.pixels)
         predicted = head(features, size)
-        if segments:
+        if isinstance(seen, Segmented):
             # A batch whose every pixel is unlabelled has no mean.
-            return F.cross_entropy(predicted, truth, ignore_index=IGNORE, reduction="sum") / (truth != IGNORE).sum().clamp_min(1)
-        return networks.depth_loss(predicted, truth, bool(pairs.config.relative))
+            labelled_pixels = (seen.classes != IGNORE).sum().clamp_min(1)
+            return dense_cross_entropy(predicted, seen.classes, IGNORE, "sum") / labelled_pixels
+        known = networks.KnownDepths(seen.places, seen.depths, seen.counts)
+        return networks.depth_loss(predicted, known, bool(pairs.config.relative))
 
     with closing(batches):
         train_head(head, loss_at, settings, f"{kind} head on {name}", f"downstream: the {kind} head's")
@@ -94,18 +136,18 @@ def trained_on_ink(
         heads.out.bias.zero_()
     heads = heads.to(settings.device)
 
-    def batch(step: int) -> tuple[list[int], Tensor]:
+    def batch(step: int) -> Drawn:
         indices = data_order(settings.seed, step, settings.batch, len(images))
-        return indices, torch.from_numpy(images.batch(indices))
+        pixels = torch.from_numpy(images.batch(indices))
+        return pinned(Drawn(indices, pixels, *ink(pixels)), settings.device)
 
     batches = Ahead(batch)
 
     def loss_at(step: int) -> Tensor:
-        indices, pixels = batches(step)
-        tokens, _ = teacher(indices, np.zeros(len(indices), bool), pixels.to(settings.device))
-        mask, depth = heads(tokens.to(settings.device))
-        true_mask, true_depth = (t.to(settings.device) for t in ink(pixels))
-        return F.binary_cross_entropy_with_logits(mask, true_mask) + F.l1_loss(depth, true_depth)
+        drawn = on(batches(step), settings.device)
+        tokens, _ = teacher(drawn.indices, np.zeros(len(drawn.indices), bool), drawn.pixels)
+        mask, depth = heads(sent(tokens, settings.device))
+        return F.binary_cross_entropy_with_logits(mask, drawn.mask) + F.l1_loss(depth, drawn.depth)
 
     with closing(batches):
         train_head(heads, loss_at, settings, "heads", "downstream heads: the")
