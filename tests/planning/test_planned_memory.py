@@ -64,12 +64,12 @@ def test_an_autoencoder_s_memory(registry):
 
 
 def test_the_paper_s_largest(paper):
-    """26.15 GB of SiT-XL in bf16 at 32 a GPU and 141.3 of the autoencoder's batch of 64, as counted on FakeTensors of device cuda."""
+    """26.15 GB of SiT-XL in bf16 at 32 a GPU and 137.9 of the autoencoder's batch of 64, as counted on FakeTensors of device cuda."""
     xl = paper.runs["sit-xl2-reals"]
     run = replace(xl, spec=replace(xl.spec, batch=32))
     assert footprint.transformer(paper, run, 1, 1, False) / 1e9 == pytest.approx(26.15, rel=0.01)
     reals = paper.autoencoders["reals"]
-    assert footprint.autoencoder(paper, reals, 1, 1) / 1e9 == pytest.approx(141.3, rel=0.01)
+    assert footprint.autoencoder(paper, reals, 1, 1) / 1e9 == pytest.approx(137.9, rel=0.01)
     assert footprint.encoding(paper, next(iter(paper.latents.values())), 64) < 15e9
 
 
