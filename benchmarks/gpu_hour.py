@@ -36,7 +36,7 @@ from reals.experiment.load import load
 from reals.experiment.reading import read_yaml
 from reals.experiment.registry import Registry
 from reals.method.precision import allow_tf32, autocast
-from reals.planning import bench, flops, rates
+from reals.planning import bench, flops, footprint, rates
 from reals.planning.cost import Costs
 from reals.planning.selftest.checks import selftest
 from reals.planning.supply import Supply
@@ -78,6 +78,7 @@ class Hour:
         self.experiment = load("smoke" if tiny else "imagenet256")
         self.bench = bench.Bench(self.device, None, seconds)
         self.peaks: dict[str, float] = {}
+        self.planned: dict[tuple[str, str, int], Row] = {}
         self.supply = Supply(Registry(self.experiment), folder)
         self.key, self.stated = rates.slug(self.name), {}
         for key, row in read_yaml(Path("config/rates.yaml")).items():
@@ -201,20 +202,22 @@ class Hour:
         return row | ({"warning": timing.warning} if timing.warning else {})
 
     def _planned(self, timings: Timings, artefact: Any, timing: bench.Timing) -> Row:
-        """What the plan counts for the same step, where it can."""
+        """What the plan counts for the same step, where there is a GPU to compare with; seconds, so once for each precision."""
         if self.device.type != "cuda":
             return {}
-        from reals.planning import footprint
-
-        precision = None if timing.precision == "fp32" else timing.precision
-        asked = replace(artefact, spec=replace(artefact.spec, batch=timing.batch, precision=precision))
-        registry = timings.costs.registry
-        try:
-            if artefact.kind == "autoencoder":
-                return {"planned_gb": footprint.autoencoder(registry, asked, 1, 1) / 1e9}
-            return {"planned_gb": footprint.transformer(registry, asked, 1, 1, False) / 1e9}
-        except Exception as error:
-            return {"planned": f"not counted ({type(error).__name__}: {error})"}
+        key = (timing.kind, timing.precision, timing.batch)
+        if key not in self.planned:
+            precision = None if timing.precision == "fp32" else timing.precision
+            asked = replace(artefact, spec=replace(artefact.spec, batch=timing.batch, precision=precision))
+            try:
+                if artefact.kind == "autoencoder":
+                    counted = footprint.autoencoder(timings.costs.registry, asked, 1, 1)
+                else:
+                    counted = footprint.transformer(timings.costs.registry, asked, 1, 1, False)
+                self.planned[key] = {"planned_gb": counted / 1e9}
+            except Exception as error:  # what was measured is worth having without it
+                self.planned[key] = {"planned": f"not counted ({type(error).__name__}: {error})"}
+        return self.planned[key]
 
 
 def plain_step(sizes: Any, classes: int, batch: int, way: Way, device: torch.device) -> Callable[[], None]:

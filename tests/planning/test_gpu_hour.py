@@ -73,6 +73,17 @@ def test_the_rates_block_is_read_by_the_plan(tmp_path, monkeypatch):
     assert any("goal 50%: reached" in line for line in gpu_hour.goals(record))
 
 
+def test_beside_a_gpu_s_peak_stands_the_plan_s_once_for_each_precision(project, monkeypatch):
+    hour = gpu_hour.Hour(True, 0.001, project)
+    hour.device = SimpleNamespace(type="cuda")
+    timings = hour.timings(gpu_hour.WAYS[1])
+    run = hour.run(timings, "B")
+    planned = [hour._planned(timings, run, SimpleNamespace(kind="transformer B", precision=p, batch=4)) for p in ("fp32", "bf16")]
+    assert all(row["planned_gb"] > 0 for row in planned)
+    monkeypatch.setattr(gpu_hour, "footprint", None)  # is not asked again
+    assert hour._planned(timings, run, SimpleNamespace(kind="transformer B", precision="bf16", batch=4)) == planned[1]
+
+
 @pytest.mark.slow
 def test_every_item_runs_on_a_cpu(project, monkeypatch):
     monkeypatch.setattr(gpu_hour, "selftest", lambda quick: iter(()))  # has tests of its own
