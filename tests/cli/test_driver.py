@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import edit
+from snakemake.cli import parse_config
 
 from reals import files
 from reals.cli import driver
@@ -24,13 +25,15 @@ class Workflow(SimpleNamespace):
     """What the driver asks of Snakemake's, for a run on one machine."""
 
     def __init__(
-        self, *rules: str, main: bool = True, remote: bool = False, local: bool = True, jobs: int | None = None, **counted: int
-    ):
+        self, *rules: str, main: bool = True, remote: bool = False, local: bool = True, jobs: int | None = None,
+        typed: tuple[str, ...] = (), **counted: int,
+    ):  # fmt: skip
         super().__init__(
             is_main_process=main,
             remote_exec=remote,
             local_exec=local,
             resource_settings=SimpleNamespace(nodes=jobs),
+            config_settings=SimpleNamespace(config_args=list(typed)),
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
             dag=SimpleNamespace(needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=rule)) for rule in rules]),
         )
@@ -66,6 +69,7 @@ def smoke(*rules: str, **named) -> driver.Driver:
         ({"scale": "smoke", "seed": "one"}, "--config seed=one: expected a whole number"),
         ({"scale": "smok"}, "did you mean 'smoke'"),
         ({"scale": "smoke", "site": "none.yaml"}, "none.yaml"),
+        ({"scale": "smoke", "data": 34}, 'data was read as 34, which is no text; put what you mean in quotes, e.g. data: "0042"'),
     ],
 )
 def test_a_mistake_in_the_config_is_one_line(project, config, says):
@@ -89,6 +93,16 @@ def test_the_config_decides_the_experiment(project):
     assert own.experiment.overrides == ("scale=smoke", "seed=7")
     assert own.site_file == Path("config/site.yaml")
     assert driver.Driver(Workflow(), {"scale": "imagenet256", "rehearsal": True}).experiment.overrides[-1] == "rehearsal=true"
+
+
+def test_names_and_paths_stay_as_they_were_typed(project):
+    """Snakemake's own reading of --config makes 42, 202401, True, nothing and "a" of these."""
+    for folder in ("0042", "2024_01", "true", "null", "1e5", "a #b", "[x]", "'quoted'"):
+        (project / folder).mkdir()
+        read = parse_config(["scale=smoke", f"data={folder}"])
+        own = driver.Driver(Workflow(typed=("scale=smoke", f"data={folder}")), {"scale": "demo", "data": None} | read)
+        assert own.experiment.overrides == ("scale=smoke", f"data={folder}")
+        assert own.experiment.scale.data.path == folder
 
 
 def test_a_stage_is_launched_with_what_its_job_was_granted(project):

@@ -20,6 +20,7 @@ MISTAKES = [
     ("config/scales/demo.yaml", "held_out:", "heldout:", "data.heldout: unknown key; did you mean 'held_out'?"),
     ("config/scales/demo.yaml", "features: cached", "features: cached\nengin: {}", "demo.yaml: engin: unknown key; did you mean 'engine'?"),
     ("config/scales/demo.yaml", "features: cached", "features: cached\nqqq: 1", "demo.yaml: qqq: unknown key"),
+    ("config/scales/demo.yaml", "name: demo", "name: 2024_01", "demo.yaml: name: expected text (YAML reads 202401); put what you mean in quotes"),
     ("config/scales/demo.yaml", "400K: 400,", "400K: many,", "milestones.400K: expected a whole number (got 'many')"),
     ("config/scales/demo.yaml", "400K: 400,", "400K: 0.5,", "milestones.400K: expected a whole number (got 0.5)"),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from reals import files
-from reals.cli.experiment import experiment_from
+from reals.cli.experiment import entry, experiment_from
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
@@ -48,6 +48,14 @@ def only(table: str) -> str:
     return f"only_{table}"
 
 
+def as_typed(workflow: "Workflow") -> dict[str, str]:
+    """What --config says, as text: in Snakemake's own reading 0042 is 42, 2024_01 is 202401, and `#` begins a comment.
+
+    The jobs on a cluster's nodes are given the same text.
+    """
+    return dict(entry(text) for text in workflow.config_settings.config_args)
+
+
 class Driver:
     """One run of snakemake, from reading the config to the last line it prints.
 
@@ -58,6 +66,7 @@ class Driver:
     def __init__(self, workflow: "Workflow", config: Mapping[str, object]):
         """Raises ConfigError (one line) on a mistake in config, sheets, scale or site file."""
         self.workflow = workflow
+        config = dict(config) | as_typed(workflow)
         self.experiment = experiment_from(config)
         self.registry = Registry(self.experiment)
         self.site_file = Path(str(config.get("site") or SITE_FILE))

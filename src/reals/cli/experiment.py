@@ -12,6 +12,7 @@ from reals.experiment.reading import ConfigError, read_yaml
 from reals.experiment.registry import Registry
 
 KEYS = ("scale", "data", "seed", "rehearsal", "site")
+TEXT = ("scale", "data", "site")  # names and paths
 ENTRY = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -40,9 +41,9 @@ def one_each(arguments: list[str]) -> list[str]:
         if spread[-1] == "--":
             return spread + left
         if spread[-1].startswith("--config="):
-            _entry(spread[-1].removeprefix("--config="))
+            entry(spread[-1].removeprefix("--config="))
         elif spread[-1] == "--config" and left:
-            _entry(left[0])
+            entry(left[0])
             spread.append(left.pop(0))
         else:
             continue
@@ -51,8 +52,8 @@ def one_each(arguments: list[str]) -> list[str]:
     return spread
 
 
-def _entry(text: str) -> tuple[str, str]:
-    """(key, value) of "key=value"."""
+def entry(text: str) -> tuple[str, str]:
+    """(key, value) of "key=value", as it was typed. ConfigError (one line) for a key nobody knows, or no value."""
     key, equals, value = text.partition("=")
     if not equals or key not in KEYS:
         raise ConfigError(f"--config {text}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
@@ -65,7 +66,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     """config.yaml with the command line's keys over it; ConfigError (one line) for a key nobody knows."""
     default = options.sheets / "config.yaml"
     stated = read_yaml(default) if default.exists() else {}
-    return stated | dict(_entry(text) for text in options.config)
+    return stated | dict(entry(text) for text in options.config)
 
 
 def site_file_of(options: argparse.Namespace) -> Path:
@@ -82,16 +83,23 @@ def registry_of(options: argparse.Namespace) -> Registry:
 
 
 def experiment_from(stated: Mapping[str, Any], sheets: Path = Path("config")) -> Experiment:
-    """The experiment of `--config`'s keys, whether they come from a command line (as text) or from snakemake (parsed)."""
-    for key in stated:
+    """The experiment of `--config`'s keys: text from a command line, or what YAML made of a config file's.
+
+    ConfigError (one line) for a name or path that YAML did not take for text: what was written is lost, 0042 is 34.
+    """
+    for key, value in stated.items():
         if key not in KEYS:
             raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KEYS))}")
-    if "scale" not in stated:
+        if key in TEXT and not isinstance(value, str | None):
+            raise ConfigError(
+                f'the config file\'s {key} was read as {value!r}, which is no text; put what you mean in quotes, e.g. {key}: "0042"'
+            )
+    if stated.get("scale") is None:
         raise ConfigError(f"{sheets / 'config.yaml'} names no scale; pass --config scale=<name>")
     data, seed = stated.get("data"), stated.get("seed")
     if seed is not None and not (str(seed).isascii() and str(seed).isdecimal()):
         raise ConfigError(f"--config seed={seed}: expected a whole number")
     return load(
-        str(stated["scale"]), data=None if data is None else str(data), seed=None if seed is None else int(seed),
+        stated["scale"], data=data, seed=None if seed is None else int(seed),
         folder=sheets, rehearse=rehearsal.rehearse if rehearsal.wanted(stated.get("rehearsal", False)) else None,
     )  # fmt: skip

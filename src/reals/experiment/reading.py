@@ -75,6 +75,8 @@ def _first_error(error: ValidationError, model: type[Strict]) -> str:
         return unknown(first["ctx"]["tag"], tags, f"{where}.{key}:" if where else f"{key}:") + more
     elif first["type"] in ("int_parsing", "int_type", "int_from_float"):
         what = f"expected a whole number (got {first['input']!r})"
+    elif first["type"] == "string_type":
+        what = f"expected text (YAML reads {first['input']!r}); put what you mean in quotes"
     elif first["type"] not in ("missing", "value_error"):
         what += f" (got {first['input']!r})"
     return f"{where}: {what}{more}" if where else f"{what}{more}"
