@@ -124,7 +124,8 @@ def test_batch_norm_is_torchs_where_there_is_one_process():
 STEPS = 4
 VARIANTS = {
     "default": {},
-    "ldm": {"pixel": "l1", "gan_weight": "adaptive", "lambda_g": 0.5, "betas": [0.5, 0.9], "grad_clip": None},
+    # Seed 0 meets a kink of these losses at its third step, where rounding chooses the slope; of 0 to 4 it alone does.
+    "ldm": {"pixel": "l1", "gan_weight": "adaptive", "lambda_g": 0.5, "betas": [0.5, 0.9], "grad_clip": None, "seed": 1},
     "balanced": {"align": replace(ALIGN, balance="gradient"), "ema": 0.9},
 }
 # Adam turns rounding of a gradient near zero into a step of either sign; a larger epsilon lets rounding stay rounding.
