@@ -101,12 +101,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The JSON objects of a file of lines, none where there is no file; a line that a kill or a full disk cut short is passed over."""
+    """The JSON objects of a file of lines, none where there is no file; a line that a kill or a full disk cut short or filled with
+    other bytes is passed over."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
-    return found
+    return [row for row in found if isinstance(row, dict)]
 
 
 def sha256(path: Path) -> str:

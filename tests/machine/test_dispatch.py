@@ -41,6 +41,7 @@ def notes(folder: Path) -> list:
 
 def test_visible_gpus_are_those_the_environment_names():
     assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": "3, 5"}) == ["3", "5"]
+    assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": "0, 0,1"}) == ["0", "1"]
     assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
 
 

@@ -42,3 +42,16 @@ def test_outside_of_our_jobs_and_on_a_full_disk_nothing_is_noted(tmp_path, monke
     monkeypatch.setenv(dispatch.STARTS, str(tmp_path / "none" / "book"))
     restarts.note_end("hopeless")
     assert restarts.how_it_ended(tmp_path / "none" / "book", "7") is None
+
+
+@pytest.mark.parametrize(
+    "odd", [b"5", b"null", b"[7]", b'{"x": 1}', b'{"began": 9e9, "job": "7"}', b'{"job": "7", "beg', b"\0\xff\xfe"]
+)
+def test_odd_lines_of_the_book_are_passed_over(tmp_path, odd):
+    """A full disk, a lost node or another version leave such lines, and snakemake goes on."""
+    book = tmp_path / "book"
+    start = b'{"began": 1.0, "job": "8", "node": "a", "command": ["stage", "data"]}'
+    book.write_bytes(b"\n".join([odd, start, b'{"ended": 2.0, "job": "8", "how": "stopped"}', odd, b""]))
+    assert restarts.how_it_ended(book, "8") == "stopped"
+    assert restarts.how_it_ended(book, "7") is None
+    assert restarts.started_again(book, since=0) == []

@@ -44,7 +44,8 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Ids of the GPUs, or of the MIG slices named, that this process may use, without asking a driver."""
     named = environment.get(VISIBLE)
     if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1", "NoDevFiles")]
+        # Each once: one that is named twice would be waited for, but is one GPU.
+        return [gpu for gpu in dict.fromkeys(map(str.strip, named.split(","))) if gpu not in ("", "-1", "NoDevFiles")]
     # CUDA counts from 0 what it finds: in a container that holds /dev/nvidia3 alone, that is GPU 0.
     return [str(number) for number in range(len(list(Path("/dev").glob(DEVICES))))]
 

@@ -36,7 +36,7 @@ def note_end(how: End) -> None:
 
 def how_it_ended(book: Path, job: str) -> End | None:
     """What SLURM job ``job`` noted since it last began; None where it was killed, or failed otherwise."""
-    rows = [row for row in files.read_lines(book) if row["job"] == job]
+    rows = [row for row in files.read_lines(book) if row.get("job") == job]
     return rows[-1].get("how") if rows else None
 
 
@@ -44,7 +44,7 @@ def started_again(book: Path, since: float) -> list[str]:
     """A line for each command that was started more than once since then (seconds since 1970)."""
     starts: dict[str, list[Start]] = {}
     for row in files.read_lines(book):
-        if "began" in row and row["began"] >= since:
+        if Start.__required_keys__ <= row.keys() and row["began"] >= since:
             starts.setdefault(" ".join(row["command"]), []).append(cast(Start, row))
     return [_line(command, rows) for command, rows in starts.items() if len(rows) > 1]
 
