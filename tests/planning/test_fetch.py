@@ -305,6 +305,17 @@ def test_a_mirror_is_held_to_its_own_record(tmp_path, server, kind):
     assert said(published_file(server), tmp_path / "second", where) == {}
 
 
+@pytest.mark.parametrize("content", [b"{half", b"[]", b"{}", b'{"files": []}', b'{"files": {"net.pth": {}}}', b"\xff\xfe\0"])
+def test_a_record_that_is_none_is_one_line(tmp_path, server, content):
+    """Such as a mirror's page for what it does not have, or a file that a full disk cut short."""
+    server.content |= {"/net.pth": b"content", "/m/net.pth": b"content", f"/m/{FETCHED}": content}
+    reason = said(published_file(server), tmp_path / "here", f"{server.url}/m")["net.pth"]
+    assert reason == f"{server.url}/m/{FETCHED}: no record of fetched files; delete it and run `reals fetch` again"
+    (tmp_path / "here" / FETCHED).write_bytes(content)
+    with pytest.raises(ValueError, match="no record of fetched files"):
+        said(published_file(server), tmp_path / "here")
+
+
 def test_a_file_that_was_copied_by_hand_counts_if_it_is_the_published_one(tmp_path, server):
     digits = hashlib.sha256(b"content").hexdigest()[:8]
     (tmp_path / "net.pth").write_bytes(b"content")

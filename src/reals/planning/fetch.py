@@ -1,18 +1,16 @@
 """Bringing published files into one folder: each whole, with the checksum that its publisher states, and a record of all."""
 
 import http.client
-import json
 import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from reals import files
-from reals.planning.pretrained import FETCHED, Published, check, record
+from reals.planning.pretrained import FETCHED, Published, check, entries, record
 
 SECONDS = 30.0  # without a byte, after which a connection counts as dead
 TRIES = 3  # of a download that breaks off
@@ -119,9 +117,19 @@ def _from_mirror(file: Published, mirror: str, to: Path) -> tuple[str, str]:
         recorded = record(Path(mirror))
     else:
         _download(source, to)
-        with suppress(urllib.error.HTTPError), urllib.request.urlopen(book, timeout=SECONDS) as answer:
-            recorded = json.load(answer)["files"]
+        recorded = _mirrors_record(book)
     return source, recorded[file.place]["sha256"] if file.place in recorded else file.digits
+
+
+def _mirrors_record(url: str) -> dict[str, dict]:
+    """What a mirror's own record says, nothing where it has none."""
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            return entries(answer.read(), url)
+    except urllib.error.HTTPError:
+        return {}
+    except http.client.HTTPException as error:
+        raise ValueError(f"{url}: breaks off ({error})") from None
 
 
 def _download(url: str, to: Path) -> None:

@@ -1,5 +1,6 @@
 """The published files that a scale starts from: where each is published, and where it lies once `reals fetch` has brought it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +124,19 @@ def reference(scale: Scale) -> Path | None:
 def record(folder: Path) -> dict[str, dict]:
     """What `reals fetch` wrote of the files in ``folder``, by their places: bytes, sha256, source, date."""
     path = folder / FETCHED
-    return files.read_json(path)["files"] if path.exists() else {}
+    return entries(path.read_bytes(), str(path)) if path.exists() else {}
+
+
+def entries(text: bytes, source: str) -> dict[str, dict]:
+    """What a record read from ``source`` says. ValueError where it is none."""
+    try:
+        found = json.loads(text)["files"]
+        whole = all(isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str) for entry in found.values())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{source}: no record of fetched files; delete it and run `reals fetch` again")
+    return found
 
 
 def check(folder: Path, file: Published, recorded: dict | None) -> str:
