@@ -16,6 +16,14 @@ from reals.training.finite import NotFinite
 from reals.training.processes import PeerLost
 
 
+def numbered(rank: int, count: int, port: int = 29500) -> dict[str, str]:
+    """The environment in which torchrun starts one process of ``count`` on this machine."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
 def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
     """Runs ``body`` in a child (imports are paid for) as torchrun would start it; its exit code is 1 for an exception."""
     pid = os.fork()
@@ -24,10 +32,7 @@ def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
     code = 1
     try:
         if count > 1:
-            os.environ.update(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
-            )  # fmt: skip
+            os.environ.update(numbered(rank, count, port), OMP_NUM_THREADS="1")
         body(*arguments)
         code = 0
     except loop.Stopped:

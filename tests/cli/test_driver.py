@@ -18,6 +18,7 @@ from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.stage_table import OF_COMMAND
 from reals.machine import dispatch, failures, handover, prefork, signals, slurm
+from reals.machine.signals import STOP_AT
 from reals.planning.preflight import checks
 
 
@@ -189,6 +190,21 @@ def test_a_job_on_its_node_is_told_of_the_site_and_the_first_process_says_what_f
     assert len(logger.handlers) == before
     smoke().prepare()
     assert isinstance(logger.handlers[-1], failures.Lines)
+
+
+def test_what_another_run_told_its_jobs_is_ignored_and_named(project, monkeypatch, capsys):
+    """As in a shell that was started inside a job; a stop that has passed would end every training at once."""
+    for name in driver.FOR_JOBS:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    driver.opened(Workflow(main=False, remote=True), {"scale": "smoke"})
+    assert os.environ[STOP_AT] == "1" and capsys.readouterr().err == ""  # a job's own
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    driver.opened(Workflow(), {"scale": "smoke"})
+    assert not {*driver.FOR_JOBS, "WORLD_SIZE"} & os.environ.keys()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("reals: ignored WORLD_SIZE=2: ")
+    assert second.startswith("reals: ignored REALS_PREFORK, REALS_SITE, ") and "REALS_STOP_AT" in second
 
 
 @pytest.fixture

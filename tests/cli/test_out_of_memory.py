@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from forks import numbered
 
 from reals.cli import out_of_memory, stage
 from reals.cli.main import main
@@ -46,15 +47,20 @@ def failed(project, monkeypatch, capsys, tmp_path):
     return failed
 
 
+def torchrun(monkeypatch, rank: int, count: int) -> None:
+    for name, value in numbered(rank, count).items():
+        monkeypatch.setenv(name, value)
+
+
 def test_a_training_names_what_fits(paper, failed, monkeypatch):
     xl = paper.runs["sit-xl2-reals"]
     said, noted = failed(xl, CUDA)
     assert said.startswith("reals stage transformer: out of memory on the GPU (80 GB): batch 256, 256 samples at once")
     assert "engine.accumulate 1" in said and "set engine.accumulate to 2 in the scale file" in said and noted == "hopeless"
-    monkeypatch.setenv("WORLD_SIZE", "4")  # the count says that it fits: the card is not ours alone
+    torchrun(monkeypatch, 0, 4)  # the count says that it fits: the card is not ours alone
     said, _ = failed(xl, CUDA)
     assert "64 samples at once in each process of 4" in said and "set engine.accumulate to 2" in said
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    torchrun(monkeypatch, 0, 1)
     said, _ = failed(paper.autoencoders["reals"], CUDA)
     assert "batch 64" in said and "set engine.accumulate to 2" in said and "checkpoint" not in said
     monkeypatch.setattr(footprint, "transformer", lambda r, a, gpus, k, on: int(1e11 - 5e10 * on))
@@ -92,7 +98,7 @@ def test_other_errors_are_no_lack_of_memory():
 def test_the_first_process_speaks_for_all(paper, failed, monkeypatch):
     waited = []
     monkeypatch.setattr(out_of_memory.time, "sleep", waited.append)
-    monkeypatch.setenv("RANK", "1")
+    torchrun(monkeypatch, 1, 2)
     failed(paper.runs["sit-b2-reals"], CUDA)
     assert waited == [out_of_memory.FIRST_SPEAKS]
 

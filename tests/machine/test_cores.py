@@ -3,18 +3,18 @@
 import os
 
 import pytest
+from forks import numbered
 
 from reals.machine.cores import cores
 
 
 @pytest.mark.parametrize(
     ("allowed", "given", "processes", "expected"),
-    [(32, None, None, 32), (32, None, "8", 4), (32, "4", "8", 4), (32, "1", None, 1), (2, "16", None, 2), (2, None, "8", 1)],
+    [(32, None, None, 32), (32, None, 8, 4), (32, "4", 8, 4), (32, "1", None, 1), (2, "16", None, 2), (2, None, 8, 1)],
 )
 def test_cores_are_those_given_and_no_more_than_there_are(allowed, given, processes, expected, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(allowed)))
-    for name, value in (("REALS_THREADS", given), ("LOCAL_WORLD_SIZE", processes)):
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
+    monkeypatch.delenv("REALS_THREADS", raising=False)
+    for name, value in (({"REALS_THREADS": given} if given else {}) | numbered(0, processes or 1)).items():
+        monkeypatch.setenv(name, value)
     assert cores() == expected

@@ -50,6 +50,7 @@ def server(tmp_path):
         "machine/handover.py",
         "machine/prefork.py",
         "machine/signals.py",
+        "machine/world.py",
         "__main__.py",
     ):
         shutil.copy(REPOSITORY / "src/reals" / name, package / name)

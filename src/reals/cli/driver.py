@@ -20,8 +20,9 @@ from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import Stage
-from reals.machine import dispatch, failures, handover, prefork, restarts, site, slurm, usage
-from reals.machine.signals import EXIT_MISTAKE
+from reals.machine import dispatch, failures, handover, prefork, restarts, site, slurm, usage, world
+from reals.machine.cores import THREADS
+from reals.machine.signals import EXIT_MISTAKE, STOP_AT
 from reals.planning import cost
 from reals.planning.preflight import checks
 from reals.records import journal
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from snakemake.workflow import Workflow
 
 SITE_FILE = "config/site.yaml"
+# What a job is told, so that a shell that was started inside one has it too; a stop that has passed would end every training.
+FOR_JOBS = (handover.VARIABLE, dispatch.SITE, dispatch.STARTS, dispatch.GRANTED, STOP_AT, THREADS)
 # Rules that run where snakemake runs, in seconds; beside them, one rule for each table (`only`).
 RENDERING = frozenset({"all", "render", "tables", "figure", "report"})
 
@@ -125,6 +128,8 @@ class Driver:
         if self.workflow.remote_exec:
             os.environ |= site.environment(self.site, sys.executable, self.starts)
         if self.workflow.is_main_process:
+            if stale := [name for name in FOR_JOBS if os.environ.pop(name, None)]:
+                say(f"reals: ignored {', '.join(stale)} of another run: each job gets its own")
             logging.getLogger("snakemake.logging").addHandler(failures.Lines(self._outlook))
             if not self.on_cluster:
                 self._count_gpus()
@@ -227,6 +232,8 @@ def opened(workflow: "Workflow", config: Mapping[str, object]) -> Driver:
         driver = Driver(workflow, config)
     except ConfigError as error:
         stop(error)
+    if (said := world.ignore_leftovers()) and workflow.is_main_process:
+        say(f"reals: {said}")
     driver.prepare()
     return driver
 

@@ -1,7 +1,6 @@
 """Out of memory in one line: what did not fit, the setting that decides it, and the value that would fit."""
 
 import argparse
-import os
 import time
 from typing import Any
 
@@ -9,6 +8,7 @@ from reals.cli.experiment import registry_of
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import OF_COMMAND
+from reals.machine.world import world
 from reals.planning.memory import Memory, Setting
 
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -23,7 +23,7 @@ def ran_out(error: BaseException) -> bool:
 
 def line(error: BaseException, options: argparse.Namespace) -> str:
     """What to say of it. The first process speaks for a run of several; the others wait, in case it was not among those that failed."""
-    if os.environ.get("RANK", "0") != "0":
+    if world().rank != 0:
         time.sleep(FIRST_SPEAKS)
     gpu = _of_gpu(error)
     where = f"out of memory on the GPU{_size()}" if gpu else "out of memory on this machine's CPU"
@@ -71,7 +71,7 @@ def _advice(registry: Registry, artefact: Artefact[Any], gpu: bool) -> str:
 
 
 def _training(registry: Registry, artefact: Artefact[Any], card_gb: float | None) -> str:
-    processes, batch = int(os.environ.get("WORLD_SIZE", "1")), artefact.spec.batch
+    processes, batch = world().size, artefact.spec.batch
     planned = Memory(registry)
     now = planned.setting
     held = -(-batch // processes // now.accumulate)

@@ -8,6 +8,7 @@ from pathlib import Path
 from reals.cli.experiment import add_experiment, registry_of
 from reals.cli.subcommands import Subcommands
 from reals.experiment.stage_table import OF_COMMAND, STAGES
+from reals.machine.world import world
 
 
 def add(commands: Subcommands) -> None:
@@ -53,4 +54,4 @@ def run(options: argparse.Namespace) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that keeps the books and speaks, of the several that torchrun may have started."""
-    return os.environ.get("RANK", "0") == "0"
+    return world().rank == 0

@@ -2,6 +2,8 @@
 
 import os
 
+from reals.machine.world import world
+
 THREADS = (
     "REALS_THREADS"  # cores of each process of a job, as `reals.machine.dispatch` found them; unset where it did not start it
 )
@@ -10,5 +12,5 @@ THREADS = (
 def cores() -> int:
     """At least 1: what the job was given, never more than the process's share of the cores that it may run on."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's processes share a node's cores
+    share = max(1, allowed // world().local_size)  # torchrun's processes share a node's cores
     return min(share, int(os.environ.get(THREADS, share)))

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from reals.machine import cuda
 from reals.machine.signals import STOP_AT
+from reals.machine.world import forget
 
 # A job ends itself before its time limit by this share of the limit, or by these seconds where they are less: time to save in,
 # and for the start-up that the limit had counted already.
@@ -138,6 +139,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--together", action="store_true", help="a process for each GPU, joined by torchrun")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what follows `reals`")
     options = parser.parse_args(arguments)
+    forget()
     if "SLURM_JOB_ID" in os.environ and SITE in os.environ:
         _in_slurm(options, arguments)
     else:

@@ -17,6 +17,7 @@ import sys
 from typing import NamedTuple
 
 from reals.machine.signals import EXIT_BUG
+from reals.machine.world import launched
 
 VARIABLE = "REALS_PREFORK"  # names the server's socket
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # sent on to the child
@@ -34,7 +35,7 @@ class Request(NamedTuple):
 def submit(arguments: list[str]) -> int | None:
     """Runs ``reals ARGUMENTS`` in a child of the server; its exit code, or None where there is no server to reach."""
     path = os.environ.get(VARIABLE)
-    if not path or "LOCAL_RANK" in os.environ:  # torchrun watches its own processes
+    if not path or launched():  # torchrun watches its own processes
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reals.machine.world import world
+
 _work_seconds = 0.0
 
 
@@ -44,7 +46,7 @@ def measured() -> Iterator[dict]:
 def gpus_used() -> int | None:
     """How many GPUs this job computed on: one a process."""
     torch = sys.modules.get("torch")
-    return int(os.environ.get("WORLD_SIZE", "1")) if torch is not None and torch.cuda.is_initialized() else None
+    return world().size if torch is not None and torch.cuda.is_initialized() else None
 
 
 def energy() -> dict[str, tuple[int, int]]:

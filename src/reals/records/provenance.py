@@ -20,6 +20,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.graph import Graph
 from reals.experiment.registry import Registry
 from reals.machine import usage
+from reals.machine.world import world
 from reals.planning import rates
 
 PACKAGES = ("torch", "torchvision", "diffusers", "timm", "lpips", "torch-fidelity", "numpy", "scipy", "pillow")
@@ -51,7 +52,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
     attempt = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(),
         "device": rates.this_device(int(os.environ.get("REALS_THREADS", "1"))),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")), "code": files.code_version(),
+        "processes": world().size, "code": files.code_version(),
     }  # fmt: skip
     made = {
         "artefact": artefact.id, "kind": artefact.kind, "scale": registry.experiment.scale.name,

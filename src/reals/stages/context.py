@@ -1,6 +1,5 @@
 """What every stage is called with: the experiment's artefacts, the device, the images."""
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.paper import Paper
 from reals.experiment.registry import Registry
 from reals.experiment.scale import Scale
+from reals.machine.world import world
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Context:
     @cached_property
     def device(self) -> torch.device:
         """This process's GPU (torchrun numbers the processes of a node), or the CPU."""
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", world().local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
     def folder(self, artefact: Artefact) -> Path:
         return self.registry.folder(artefact)

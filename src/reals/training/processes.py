@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reals.machine.signals import EXIT_PEER, GO_ON
+from reals.machine.world import world
 from reals.method import precision as precisions
 
 BEAT_SECONDS = 5.0
@@ -96,11 +97,12 @@ class Processes:
         cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
         if cuda and deterministic:
             use_deterministic_kernels()
-        self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        place = world()
+        self.rank, self.count = place.rank, place.size
         self.device = device or torch.device("cuda" if cuda else "cpu")
         if self.count > 1:
             if cuda:
-                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+                self.device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
                 torch.cuda.set_device(self.device)
             dist.init_process_group("nccl" if cuda else "gloo", timeout=STUCK)
         self.precision, self.accumulate, self.compiled = precision, accumulate, compiled
