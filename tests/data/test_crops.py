@@ -1,6 +1,7 @@
 """Kept crops are the decoded images to the bit, and are not taken for those of other files."""
 
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from reals import files
 from reals.data import crops
 from reals.data.dataset import CROPS, Images
 from reals.data.folder import SPLITS
+from reals.data.local_copy import local_copy
 from reals.data.prepare import prepare
 
 
@@ -48,6 +50,19 @@ def test_crops_of_other_files_and_cut_ones_are_not_used(prepared, tmp_path, caps
     stored.write_bytes(stored.read_bytes()[:-1])
     assert not Images(other, "train").stored
     assert "expected" in capsys.readouterr().err
+
+
+def test_damaged_crops_are_not_copied_but_decoded_too(prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    crops.keep(prepared)
+    stored = prepared / CROPS / "train_images.npy"
+    whole = stored.read_bytes()
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1]):
+        stored.write_bytes(damaged)
+        assert not Images(prepared, "train", near=local_copy).stored
+        assert "images decoded" in capsys.readouterr().err
+    stored.write_bytes(whole)
+    assert Images(prepared, "train", near=local_copy).stored and (tmp_path / "scratch").is_dir()
 
 
 def test_crops_that_do_not_fit_are_refused_before_any_is_made(prepared, monkeypatch):

@@ -57,7 +57,14 @@ def test_what_the_disk_returns_wrongly_is_not_taken(sealed, monkeypatch, capsys)
 
     monkeypatch.setattr(shutil, "copyfile", damaged)
     assert local_copy(sealed) == sealed
-    assert "damaged" in capsys.readouterr().err
+    assert "damaged on its way" in capsys.readouterr().err
+
+
+def test_a_damaged_folder_is_refused_and_not_read_in_place_of_its_copy(sealed):
+    damaged = sealed / "moments_1.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(files.MissingArtefact, match=r"results/latents-0123456789/moments_1\.npy: damaged"):
+        local_copy(sealed)
 
 
 def test_a_scratch_that_cannot_be_written_is_no_error(sealed, tmp_path, capsys):

@@ -189,7 +189,7 @@ def test_a_scale_runs_from_what_was_fetched_without_a_network(scale, stand_ins, 
     published, own = (load_file(place / "model.safetensors") for place in (folder / f"timm/{VIT}", registry.folder(vit)))
     assert all(torch.equal(published[name], value) for name, value in own.items())
     squeeze, inception, reference = stand_ins["elsewhere"]
-    layer = inputs.load_lpips(context).net.slice1[0].weight
+    layer = inputs.load_lpips(context).network.net.slice1[0].weight
     assert torch.equal(layer, torch.load(folder / squeeze, weights_only=True)["features.0.weight"])
     assert inputs.inception_weights(context, scale.evaluation.extractor) == folder / inception
     assert pretrained.reference(scale) == folder / reference

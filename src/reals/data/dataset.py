@@ -2,7 +2,7 @@
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,15 +23,15 @@ class Images:
     """One split of a prepared data set; ``batch`` reads by index.
 
     ``root`` is where the image files are now (``files`` storage); without it, where they were when it was prepared. Where their
-    crops were kept (`crops.keep`) in ``crops``, by default a folder beside the rest, they are read and no file is decoded.
+    crops were kept (`crops.keep`) they are read, by way of ``near`` (sealed folder -> the same or its copy), and no file is decoded.
     """
 
-    def __init__(self, folder: Path, split: str, root: Path | None = None, crops: Path | None = None):
+    def __init__(self, folder: Path, split: str, root: Path | None = None, near: Callable[[Path], Path] = lambda kept: kept):
         self.manifest = files.opened(folder)
         self.classes: list[str] = self.manifest["classes"]
         self.resolution: int = self.manifest["resolution"]
         self.labels = np.load(folder / f"{split}_labels.npy")
-        stored = folder if self.manifest["storage"] == "array" else _kept(crops or folder / CROPS, self.fingerprint())
+        stored = folder if self.manifest["storage"] == "array" else _kept(folder / CROPS, self.fingerprint(), near)
         self._array: np.ndarray | None = None
         if stored is not None:
             self._array = np.load(stored / f"{split}_images.npy", mmap_mode="r")
@@ -76,13 +76,13 @@ class Images:
         return files.fingerprint(self.manifest)
 
 
-def _kept(crops: Path, fingerprint: str) -> Path | None:
-    """``crops`` where it holds the whole crops of the data set with this fingerprint; a line where it holds something else."""
+def _kept(crops: Path, fingerprint: str, near: Callable[[Path], Path]) -> Path | None:
+    """``near(crops)`` where that is the whole crops of the data set with this fingerprint; a line where it is something else."""
     if not (crops / files.MANIFEST).exists():
         return None
     try:
         if files.opened(crops).get("made_from") == fingerprint:
-            return crops
+            return near(crops)
         reason = "they are of other files"
     except files.MissingArtefact as error:
         reason = str(error).split(";")[0]

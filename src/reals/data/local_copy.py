@@ -20,7 +20,7 @@ def local_copy(folder: Path) -> Path:
 
     The copy has the files of the manifest, each of the size and sha256 that it states, and bears the folder's name. It is
     made once a node: other processes wait for it, later jobs find it. Where it does not fit or cannot be written, one line
-    says so. MissingArtefact where ``folder`` is not whole.
+    says so. MissingArtefact where ``folder`` is not whole, or a file of it that was to be copied is damaged.
     """
     manifest = files.opened(folder)
     where = Path(tempfile.gettempdir(), f"reals-{os.getuid()}", files.fingerprint(manifest)[:16])
@@ -31,7 +31,7 @@ def local_copy(folder: Path) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel frees it, whatever becomes of its holder
             if not _whole(copy, manifest):
                 _copy(folder, copy, manifest)
-    except (OSError, files.MissingArtefact) as error:
+    except OSError as error:
         print(f"{folder} is read from where it is: no copy in {where} ({error})", file=sys.stderr, flush=True)
         return folder
     return copy
@@ -45,7 +45,7 @@ def _whole(copy: Path, manifest: dict) -> bool:
 
 
 def _copy(folder: Path, copy: Path, manifest: dict) -> None:
-    """Raises OSError where there is no room, MissingArtefact where a copied file is not as the manifest says."""
+    """Raises OSError where there is no room or the copy is not what was read, MissingArtefact where that is damaged itself."""
     shutil.rmtree(copy, ignore_errors=True)
     size, free = sum(facts["bytes"] for facts in manifest["files"].values()), shutil.disk_usage(copy.parent).free
     if size > (1 - SPARE) * free:
@@ -55,7 +55,10 @@ def _copy(folder: Path, copy: Path, manifest: dict) -> None:
 
     def one(name: str) -> None:
         shutil.copyfile(folder / name, copy / name)
-        files.refuse_damaged(copy / name, manifest["files"][name]["sha256"], folder / files.MANIFEST)
+        digest = manifest["files"][name]["sha256"]
+        if files.sha256(copy / name) != digest:
+            files.refuse_damaged(folder / name, digest, folder / files.MANIFEST)
+            raise OSError(f"{copy / name} was damaged on its way")
 
     try:
         with ThreadPoolExecutor(cores()) as pool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from reals import files
-from reals.data.dataset import CROPS, Images, image_root
+from reals.data.dataset import Images, image_root
 from reals.data.local_copy import local_copy
 from reals.experiment.artefact import Artefact
 from reals.experiment.paper import Paper
@@ -52,8 +52,7 @@ class Context:
     def images(self, split: str, near: bool = False) -> Images:
         """A split; ``near``: for who reads all of it again and again, from a local copy of the kept crops where there is one."""
         folder = self.folder(self.registry.data)
-        crops = folder / CROPS
-        return Images(folder, split, self.image_root, self.near(crops) if near and (crops / files.MANIFEST).exists() else None)
+        return Images(folder, split, self.image_root, self.near) if near else Images(folder, split, self.image_root)
 
     def near(self, folder: Path) -> Path:
         """A sealed folder, or its copy on this node's disk where the scale asks for one."""
