@@ -1,5 +1,6 @@
 """A run's log has each step once, survives a kill, and tensorboard and wandb are shown the same numbers."""
 
+import importlib.util
 import json
 import sys
 import types
@@ -121,6 +122,28 @@ def test_a_failing_wandb_is_said_once_and_training_goes_on(tmp_path, wandb, caps
     assert capsys.readouterr().err.count(f"engine.wandb: RuntimeError: {call} is broken") == 1
     assert [step for step in wandb.written if step != "closed"] == kept
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("package", ["wandb", "tensorboard"])
+def test_a_package_that_does_not_fit_the_others_is_one_line_and_training_goes_on(tmp_path, monkeypatch, capsys, package):
+    """As wandb before numpy 2 and tensorboard before protobuf 4."""
+    name = {"tensorboard": "torch.utils.tensorboard"}.get(package, package)
+    (tmp_path / "broken.py").write_text("raise TypeError('Descriptors cannot be created directly')")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Elsewhere(name, tmp_path / "broken.py"), *sys.meta_path])
+    loop.train(Line(), tmp_path / "run", 2, label="line", engine=EngineConfig.model_validate({package: True, "log_every": 1}))
+    assert f"the package {package} cannot be imported (TypeError)" in capsys.readouterr().err
+    assert len(read_log(tmp_path / "run" / "log.jsonl")) == 2
+
+
+class Elsewhere:
+    """Has one module come from this file."""
+
+    def __init__(self, name, path):
+        self.name, self.path = name, path
+
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_file_location(name, self.path) if name == self.name else None
 
 
 def test_without_wandb_one_line_says_so_and_training_goes_on(tmp_path, monkeypatch, capsys):

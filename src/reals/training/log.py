@@ -76,11 +76,11 @@ class Records:
 
 
 def tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
-    """A writer of event files from ``step`` on, or None, with a line that says so, where tensorboard is not installed."""
+    """A writer of event files from ``step`` on, or None, with a line that says so, where tensorboard cannot be imported."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("engine.tensorboard: the package tensorboard is not installed; log.jsonl holds the same numbers", file=sys.stderr)
+    except Exception as error:
+        _say_without("tensorboard", error)
         return None
     return SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -128,10 +128,16 @@ class Wandb:
 
 
 def wandb(folder: Path, project: str) -> Wandb | None:
-    """A run of ``project``, or None, with a line that says so, where wandb is not installed."""
+    """A run of ``project``, or None, with a line that says so, where wandb cannot be imported."""
     try:
         package = importlib.import_module("wandb")
-    except ImportError:
-        print("engine.wandb: the package wandb is not installed; log.jsonl holds the same numbers", file=sys.stderr)
+    except Exception as error:
+        _say_without("wandb", error)
         return None
     return Wandb(package, folder, project)
+
+
+def _say_without(package: str, error: Exception) -> None:
+    """One that does not fit the numpy or protobuf beside it raises anything on import."""
+    why = "is not installed" if isinstance(error, ImportError) else f"cannot be imported ({type(error).__name__})"
+    print(f"engine.{package}: the package {package} {why}; log.jsonl holds the same numbers", file=sys.stderr)
