@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from reals.cli import driver
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.stage_table import OF_COMMAND
-from reals.machine import dispatch, failures, handover, prefork, signals, slurm
+from reals.machine import dispatch, failures, handover, prefork, scratch, signals, slurm
 from reals.machine.signals import STOP_AT
 from reals.planning.preflight import checks
 
@@ -247,6 +248,21 @@ def test_jobs_find_the_import_server_and_nobody_else_writes_there(project, serve
     assert not server[0].parent.exists()
     with files.lock(Path("results/smoke/.snakemake.lock"), "results/smoke"):
         pass
+
+
+def test_a_long_tmpdir_costs_no_server(project, server, tmp_path, monkeypatch, capsys):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    own = smoke("data")
+    own.start()
+    assert len(os.environ[handover.VARIABLE]) < 103 and not server[0].is_relative_to(long)
+    own.succeed()
+    monkeypatch.setattr(scratch, "for_socket", lambda: None)
+    own = smoke("data")
+    own.start()
+    assert len(server) == 1 and "jobs start an interpreter each" in capsys.readouterr().err
+    own.succeed()
 
 
 def test_rendering_alone_needs_no_server_and_no_checks(project, server, monkeypatch):

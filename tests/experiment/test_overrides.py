@@ -1,7 +1,10 @@
 """A command line's images and seed take the place of the scale's, and can be said again."""
 
+import pytest
+
 from reals.experiment.load import load
 from reals.experiment.overrides import settings, with_images, with_seed
+from reals.experiment.reading import ConfigError
 
 
 def test_own_data_by_path_gets_its_own_name(project):
@@ -19,6 +22,11 @@ def test_what_a_scale_says_of_its_own_images_does_not_hold_of_others():
     assert changed["data"]["held_out"] == 0.1 and changed["data"]["expected_classes"] is None and changed["data"]["flip"] is False
     assert changed["evaluation"]["reference"] is None and changed["downstream"]["target"] == "foreground"
     assert values["downstream"]["target"] == "ink"  # the file's values stay
+
+
+def test_a_folder_whose_name_leaves_no_room_for_ids_is_refused(project):
+    with pytest.raises(ConfigError, match="named after the folder, and 200 characters are too many"):
+        load("cifar10", data="/photos/" + "x" * 200)
 
 
 def test_a_seed_replaces_all_but_the_splits():

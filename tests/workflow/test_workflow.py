@@ -425,6 +425,15 @@ def test_a_disk_that_fills_during_generation_stops_with_one_line_and_the_same_co
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_home_that_cannot_be_written_and_names_as_typed(project, tmp_path):
+    """A file in the home's place keeps root out too."""
+    (tmp_path / "home").touch()
+    environment = {k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"} | {"HOME": str(tmp_path / "home")}
+    done = snakemake(project, "-n", "--config", "scale=smoke", "data=0042", "site=0042", env=environment, check=False)
+    assert f"reals: {tmp_path}/home/.cache cannot be written; caches go to " in done.stderr
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("reals: 0042: ")  # no site file, of that very name
+
+
 def test_an_undefined_table_is_refused(project):
     done = snakemake(project, "-n", "results/demo/tables/table99.md", check=False)
     assert done.returncode != 0

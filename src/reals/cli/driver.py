@@ -20,7 +20,7 @@ from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import Stage
-from reals.machine import dispatch, failures, handover, prefork, restarts, site, slurm, usage, world
+from reals.machine import dispatch, failures, handover, prefork, restarts, scratch, site, slurm, usage, world
 from reals.machine.cores import THREADS
 from reals.machine.signals import EXIT_MISTAKE, STOP_AT
 from reals.planning import cost
@@ -169,16 +169,24 @@ class Driver:
             self.held.enter_context(files.lock(self.registry.root / ".snakemake.lock", str(self.registry.root)))
             if not self.workflow.local_exec:
                 self._check_cluster(rules)
+            if fault := scratch.temporary_fault():
+                say(f"reals: {fault}")
             if rules:
                 checks.at_start(self.registry)
         except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
             complain(error)
             sys.exit(EXIT_MISTAKE)
         if self.workflow.local_exec and rules:
-            folder = self.held.enter_context(tempfile.TemporaryDirectory(prefix="reals-"))
-            socket = Path(folder, "socket")
-            self.held.enter_context(prefork.running(socket))
-            os.environ[handover.VARIABLE] = str(socket)
+            self._start_server()
+
+    def _start_server(self) -> None:
+        where = scratch.for_socket()
+        if where is None:
+            say("reals: no folder for a socket that is short enough; jobs start an interpreter each. A short TMPDIR helps")
+            return
+        socket = Path(self.held.enter_context(tempfile.TemporaryDirectory(prefix="reals-", dir=where)), "socket")
+        self.held.enter_context(prefork.running(socket))
+        os.environ[handover.VARIABLE] = str(socket)
 
     def _check_cluster(self, rules: set[str]) -> None:
         if left := slurm.left_running(Path.cwd()):
@@ -228,12 +236,14 @@ class Driver:
 
 def opened(workflow: "Workflow", config: Mapping[str, object]) -> Driver:
     """The driver, ready for rules to be read; a mistake is one line and ends this process with exit code 2, without a traceback."""
+    scratch.name_user()
+    for said in (world.ignore_leftovers(), scratch.move_caches()):
+        if said and workflow.is_main_process:
+            say(f"reals: {said}")
     try:
         driver = Driver(workflow, config)
     except ConfigError as error:
         stop(error)
-    if (said := world.ignore_leftovers()) and workflow.is_main_process:
-        say(f"reals: {said}")
     driver.prepare()
     return driver
 

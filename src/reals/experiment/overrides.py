@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from reals.experiment.reading import ConfigError
 from reals.experiment.scale import Seeds
 
+LONGEST_NAME = 150  # of 255 bytes that a file's name may have: ids, locks and unfinished files add to it
 OWN_DATA_HELD_OUT = 0.1  # share of each class, where a folder given on the command line has no split of its own
 
 
@@ -23,6 +25,10 @@ def with_images(values: dict[str, Any], folder: str) -> dict[str, Any]:
     """
     given = _block(values, "data")
     name = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(folder).resolve().name).strip("-.") or "images"
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(
+            f"data={folder}: results are named after the folder, and {len(name)} characters are too many; rename it"
+        )
     sizes = values.get("name")
     changed = values | {
         "name": f"{sizes}_{name}",

@@ -68,7 +68,11 @@ def serve(path: Path) -> None:
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the clients, which pass it on
-    server = Server(path)
+    try:
+        server = Server(path)
+    except OSError as error:  # a file system without sockets
+        print(f"reals: {path}: {error.strerror or error}; jobs start an interpreter each", file=sys.stderr, flush=True)
+        sys.exit(EXIT_MISTAKE)
     while not stopping and os.getppid() == parent:
         server.turn()
     server.close()

@@ -1,0 +1,78 @@
+"""Where temporary files, the import server's socket and the libraries' caches go, whatever TMPDIR and the home folder are like."""
+
+import getpass
+import os
+import tempfile
+from collections.abc import MutableMapping
+from pathlib import Path
+
+LONGEST_SOCKET = 103  # bytes in a socket's path: sun_path of unix(7) less its end, on macOS; Linux takes four more
+SOCKET = "reals-12345678/socket"  # as long as what `tempfile` and the driver make of it
+
+
+def temporary_fault() -> str | None:
+    """A line where temporary files do not go where TMPDIR says, or None. ValueError (one line) where they can go nowhere."""
+    try:
+        used = tempfile.gettempdir()
+    except OSError:
+        raise ValueError("no folder for temporary files can be written; set TMPDIR to one") from None
+    stated = os.environ.get("TMPDIR")
+    if not stated or os.path.abspath(stated) == os.path.abspath(used):
+        return None
+    what = "cannot be written" if os.path.isdir(stated) else "is no folder"
+    return f"TMPDIR={stated} {what}; temporary files go to {used}"
+
+
+def for_socket() -> Path | None:
+    """A folder in which a socket's path is short enough: that of temporary files, else the system's; None without."""
+    folders = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp"]
+    usable = (Path(folder) for folder in folders if folder and os.access(folder, os.W_OK | os.X_OK))
+    return next((folder for folder in usable if len(os.fsencode(folder / SOCKET)) <= LONGEST_SOCKET), None)
+
+
+def move_caches(environment: MutableMapping[str, str] = os.environ) -> str | None:
+    """Where the user's cache folder cannot be written, libraries get another among the temporary files; a line that says so, or None.
+
+    Weights that lie in the user's are found there still. To be called before these libraries are imported.
+    """
+    cache = Path(environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if _can_be_written(cache):
+        return None
+    instead = _own_folder()
+    for name, library in (("TORCH_HOME", "torch"), ("HF_HOME", "huggingface")):
+        if (cache / library).is_dir():
+            environment.setdefault(name, str(cache / library))
+    for name, library in (
+        ("MPLCONFIGDIR", "matplotlib"),
+        ("TRITON_CACHE_DIR", "triton"),
+        ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+    ):
+        environment.setdefault(name, str(instead / library))
+    environment["XDG_CACHE_HOME"] = str(instead)
+    return f"{cache} cannot be written; caches go to {instead}, unless XDG_CACHE_HOME names another folder"
+
+
+def name_user(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Gives a user without a name, as in many containers, a number for one: Snakemake and torch.compile ask for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        environment["USER"] = str(os.getuid())
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether it, or what of its path is there, may be written to. A user without a home has a path that begins with ~."""
+    if not folder.is_absolute():
+        return False
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _own_folder() -> Path:
+    """The same each time, as caches should be, unless another user has taken its name."""
+    folder = Path(tempfile.gettempdir(), f"reals-{os.getuid()}", "cache")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="reals-cache-"))
+    return folder if folder.parent.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="reals-cache-"))

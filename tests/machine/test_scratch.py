@@ -1,0 +1,96 @@
+"""Temporary files, sockets and caches have a place, whatever TMPDIR and the home folder are like."""
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from reals.machine import scratch
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """Sets TMPDIR, as at the start of a process."""
+
+    def set_to(folder: Path) -> None:
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+
+    yield set_to
+    tempfile.tempdir = None
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    """A folder that may not be written, also by root, who runs some tests."""
+
+    def seal(folder: Path) -> Path:
+        able = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(folder) and able(path, mode))
+        return folder
+
+    return seal
+
+
+def test_a_socket_has_a_short_path(temporary, tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    temporary(long)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert scratch.for_socket() == Path("/tmp")
+    with tempfile.TemporaryDirectory(prefix="reals-", dir=scratch.for_socket()) as folder, socket.socket(socket.AF_UNIX) as one:
+        one.bind(f"{folder}/socket")
+        assert len(f"{folder}/socket") - len(str(scratch.for_socket())) == len("/" + scratch.SOCKET)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) == str(long))
+    assert scratch.for_socket() is None
+
+
+def test_a_temporary_folder_that_is_not_used_is_named(temporary, tmp_path):
+    temporary(tmp_path)
+    assert scratch.temporary_fault() is None
+    temporary(tmp_path / "none")
+    assert scratch.temporary_fault() == f"TMPDIR={tmp_path}/none is no folder; temporary files go to {tempfile.gettempdir()}"
+
+
+def test_a_home_that_can_be_written_keeps_its_caches(tmp_path):
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "not" / "yet")}
+    assert scratch.move_caches(environment) is None and list(environment) == ["XDG_CACHE_HOME"]
+
+
+@pytest.mark.parametrize("home", ["read-only", "a file", "none"])
+def test_caches_leave_a_home_that_cannot_be_written(temporary, tmp_path, sealed, monkeypatch, home):
+    temporary(tmp_path / "tmp")
+    (tmp_path / "tmp").mkdir()
+    cache = {"read-only": sealed(tmp_path / "home"), "a file": Path("/dev/null"), "none": Path("~nobody-here")}[home] / ".cache"
+    if home == "read-only":
+        (cache / "torch").mkdir(parents=True)
+    environment = {"XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": "mine"}
+    said = scratch.move_caches(environment)
+    instead = tmp_path / "tmp" / f"reals-{os.getuid()}" / "cache"
+    assert said == f"{cache} cannot be written; caches go to {instead}, unless XDG_CACHE_HOME names another folder"
+    assert environment["XDG_CACHE_HOME"] == str(instead) and instead.stat().st_mode & 0o077 == 0
+    assert environment["MPLCONFIGDIR"] == "mine" and environment["TRITON_CACHE_DIR"] == str(instead / "triton")
+    # Weights that are there are still found.
+    assert environment.get("TORCH_HOME") == (str(cache / "torch") if home == "read-only" else None)
+    assert scratch.move_caches(environment) is None  # who is started next finds all in place
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    monkeypatch.setenv("USER", "me")
+    scratch.name_user()
+    assert os.environ["USER"] == "me"
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+    scratch.name_user()
+    assert os.environ["USER"] == "4000000000"
+
+
+def test_a_cache_folder_of_another_user_is_not_used(temporary, tmp_path, monkeypatch):
+    temporary(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    environment = {"XDG_CACHE_HOME": "/dev/null"}
+    scratch.move_caches(environment)
+    assert Path(environment["XDG_CACHE_HOME"]).name.startswith("reals-cache-")
