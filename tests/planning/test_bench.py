@@ -56,7 +56,7 @@ def test_the_log_s_mfu_is_flops_over_the_measured_peak(project):
     config_ = TransformerConfig(16, 1, 2, 2, 4, 8, 3, learn_sigma=True)
     device = rates.this_device(torch.get_num_threads())
     assert utilisation(config_, 32, "fp32", 2, 0.5) is None
-    files.write_json(rates.measured_path(device), {"device": device, "peak_tflops": {"fp32": 0.25}, "scales": {}})
+    files.write_json(rates.measured_path(device), {"device": device, "threads": 1, "peak_tflops": {"fp32": 0.25}, "scales": {}})
     expected = 3 * flops.transformer_flops(config_) * 32 / (0.5 * 2 * 0.25e12)
     assert utilisation(config_, 32, "fp32", 2, 0.5) == pytest.approx(expected)
     assert utilisation(config_, 32, "bf16", 2, 0.5) is None

@@ -53,6 +53,15 @@ def test_what_was_measured_before_is_read(project):
     assert found.rate(Kind("encoding", "fp32")) == pytest.approx(100e12 * 50 / 400)
 
 
+@pytest.mark.parametrize("content", ["{half", "[]", '{"device": "x"}'])
+def test_a_damaged_measurement_is_named_by_the_plan_and_ends_no_training(project, content):
+    path = rates.measured_path("NVIDIA Odd")
+    files.write_text(path, content)
+    assert rates.peak("NVIDIA Odd", "bf16") is None
+    with pytest.raises(ConfigError, match=r"nvidia-odd\.json: not what `reals measure` writes; delete it"):
+        rates.load("NVIDIA Odd", "demo", Path("config/rates.yaml"))
+
+
 def test_a_table_of_rates_with_a_hole(project, capsys):
     path = project / "config/rates.yaml"
     path.write_text(path.read_text().replace("sampling: 120, ", ""))

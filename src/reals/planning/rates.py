@@ -1,16 +1,17 @@
 """How fast a device works: rates that `reals measure` stored, else a stated table."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reals import files
 from reals.experiment.reading import ConfigError, read_yaml
 from reals.experiment.scale import Scale
 from reals.machine.dispatch import VISIBLE
@@ -127,10 +128,22 @@ def measured_path(device: str) -> Path:
 
 
 def peak(device: str, precision: str) -> float | None:
-    """FLOP/s of matrix products as `reals measure` found them on this device; None where it has not run."""
+    """FLOP/s of matrix products as `reals measure` found them on this device; None where it has not run, or cannot be read: no
+    training ends for want of it."""
     path = measured_path(device)
-    found = files.read_json(path)["peak_tflops"].get(precision) if path.exists() else None
-    return found and found * 1e12
+    with suppress(ConfigError):
+        found = _measured(path)["peak_tflops"].get(precision) if path.exists() else None
+        return found and found * 1e12
+    return None
+
+
+def _measured(path: Path) -> dict[str, Any]:
+    """What `reals measure` stored in a file. ConfigError where that is something else."""
+    with suppress(ValueError):
+        stored = json.loads(path.read_bytes())
+        if isinstance(stored, dict) and {"device", "threads", "peak_tflops", "scales"} <= stored.keys():
+            return stored
+    raise ConfigError(f"{path}: not what `reals measure` writes; delete it and run that again")
 
 
 def load(name: str, scale: str, sheet: Path) -> Rates:
@@ -141,7 +154,7 @@ def load(name: str, scale: str, sheet: Path) -> Rates:
     wanted, table = slug(name), read_yaml(sheet)
     found = sorted(MEASURED.glob("*.json"))
     for path in sorted((p for p in found if wanted in p.stem), key=lambda p: p.stem != wanted):
-        stored = files.read_json(path)
+        stored = _measured(path)
         if measured := stored["scales"].get(scale, {}).get("tflops"):
             return Rates(
                 stored["device"], f"measured {stored['scales'][scale]['date']}, {path}", _tera(stored["peak_tflops"]),
