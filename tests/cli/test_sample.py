@@ -19,6 +19,7 @@ from reals import files, rng
 from reals.cli.main import main
 from reals.cli.sample import labels
 from reals.experiment.sampler_table import samplers_of
+from reals.machine import compiler
 from reals.method import ddpm, guidance, samplers, sampling
 from reals.method.models import autoencoder
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
@@ -385,6 +386,13 @@ def test_mistakes_are_one_line(made, tmp_path, monkeypatch, capsys, name):
     assert re.search(message, said[-1]), said
     assert said[-1].startswith("reals sample: ") and not any("Traceback" in line for line in said)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_without_a_compiler_it_is_said_before_the_network_is_loaded(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiler, "missing", lambda gpu: ["a C++ compiler"])
+    assert main(["sample", "none.safetensors", "--grid", str(tmp_path / "a.png"), "--compile"]) == 2
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("reals sample: --compile: torch.compile needs a C++ compiler, not found here; install or load it")
 
 
 def test_guidance_needs_a_null_class(made, tmp_path, capsys):

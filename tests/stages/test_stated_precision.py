@@ -13,6 +13,7 @@ from reals.data.readers import CachedFeatures, Latents
 from reals.experiment.load import load
 from reals.experiment.protocol import protocol
 from reals.experiment.registry import Registry
+from reals.machine import compiler
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.stages import autoencoder, features, latents, sample, teacher
 from reals.stages.context import Context
@@ -89,6 +90,7 @@ def test_encoder_teacher_transformer_and_decoder_compute_in_the_stated_precision
         "engine: {compile: true}\nsampling: {precision: bf16, ",
     )
     stated, compiled = Context(Registry(load("smoke"))), []
+    monkeypatch.setattr(compiler, "missing", lambda gpu: [])
     monkeypatch.setattr(Transformer, "compile", lambda model: compiled.append(model))
     assert products(drawn_by(monkeypatch, stated)) == EXPECTED["bf16"]
     assert len(compiled) == 1

@@ -25,7 +25,7 @@ from reals.experiment import registry
 from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
 from reals.experiment.specs import RepaSpec
-from reals.machine import signals
+from reals.machine import compiler, signals
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.stages import autoencoder, data, transformer
@@ -181,6 +181,7 @@ def test_compiled_networks_train_the_same_and_are_saved_under_plain_names(tmp_pa
     compiles = torch.nn.Module.compile
     # Not inductor, which needs a C++ compiler: the graph is what could go wrong, not its code.
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options=None: compiles(module, backend="aot_eager"))
+    monkeypatch.setattr(compiler, "missing", lambda gpu: [])
     many(count, tmp_path / "plain", "SiT", 6, wide=True)
     many(count, tmp_path / "compiled", "SiT", 6, wide=True, compiled=True)
     plain, compiled = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("plain", "compiled"))
@@ -251,6 +252,14 @@ def test_half_precision_trains_near_single_and_resumes_to_the_bit(tmp_path, prec
     assert all(v.dtype == torch.float32 for v in final(tmp_path / "whole"))
     if precision == "fp16":
         assert got[-1]["loss_scale"] > 1
+
+
+def test_without_a_compiler_it_is_said_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(compiler, "missing", lambda gpu: ["a C++ compiler"])
+    with pytest.raises(
+        ValueError, match=r"engine\.compile: torch\.compile needs a C\+\+ compiler, not found here; install or load"
+    ):
+        Processes(compiled=True)
 
 
 def test_an_unknown_precision_is_named():

@@ -21,3 +21,11 @@ def missing(gpu: bool) -> list[str]:
     if gpu and not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         lacks.append("Python's headers (python3-dev)")
     return lacks
+
+
+def require(gpu: bool, asked: str) -> None:
+    """ValueError (one line) where torch.compile, which ``asked`` asks for, would fail for want of something."""
+    if lacks := missing(gpu):
+        raise ValueError(
+            f"{asked}: torch.compile needs {' and '.join(lacks)}, not found here; install or load it, or leave {asked} out"
+        )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
+from reals.machine.last_words import cause
+
 SLURM = re.compile(r"SLURM-job '(?P<job>\S+)' failed.*?(?:status is: '(?P<state>\w+)'|node failure)", re.DOTALL)
 
 
@@ -47,10 +49,9 @@ def line(record: logging.LogRecord | FailedJob) -> str | None:
 
 def _last_words(log: Path) -> str | None:
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        return cause(log.read_text(errors="replace"))
     except OSError:
         return None
-    return next((text for text in reversed(lines) if text.strip()), None)
 
 
 class Lines(logging.Handler):

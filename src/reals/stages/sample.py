@@ -10,6 +10,7 @@ from reals import files
 from reals.arrays import save_array, save_npz
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import SamplesSpec
+from reals.machine import compiler
 from reals.machine.usage import work
 from reals.method.models import autoencoder as models
 from reals.method.sampling import InPrecision, decode, draw, random_labels, sampling_of, shard_range
@@ -34,6 +35,7 @@ def loaded(context: Context, artefact: Artefact[SamplesSpec]) -> tuple[InPrecisi
     files.refuse_other_copy(files.fingerprint(files.verified(source)), facts.get("autoencoder_sha256"), source, path)
     network = InPrecision(model, artefact.spec.precision or "fp32")
     if context.scale.engine.compile:
+        compiler.require(context.device.type == "cuda", "engine.compile")
         network.compile()
     return network, facts, models.channels_last(models.load(source, context.device), context.device)
 

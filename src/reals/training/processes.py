@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reals.machine import compiler
 from reals.machine.signals import EXIT_PEER, GO_ON
 from reals.machine.world import world
 from reals.method import precision as precisions
@@ -100,6 +101,8 @@ class Processes:
         place = world()
         self.rank, self.count = place.rank, place.size
         self.device = device or torch.device("cuda" if cuda else "cpu")
+        if compiled:
+            compiler.require(cuda, "engine.compile")
         if self.count > 1:
             if cuda:
                 self.device = torch.device("cuda", place.local_rank % torch.cuda.device_count())

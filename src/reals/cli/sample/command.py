@@ -25,12 +25,14 @@ def run(options: argparse.Namespace) -> None:
     from reals.cli.sample.drawing import maker
     from reals.cli.sample.outputs import write_grid, write_npz
     from reals.cli.sample.parts import Parts, fill
-    from reals.machine import memory
+    from reals.machine import compiler, memory
     from reals.method import checkpoints
     from reals.method.sampling import shard_range
 
     shard, shards = settings.shard_of(options.shard)
     device = device_of(options.device)
+    if options.compile:
+        compiler.require(device.type == "cuda", "--compile")
     memory.keep_freed()
     family = {"sit": "SiT", "dit": "DiT", "repa": "REPA", None: None}[options.family]
     checkpoint = checkpoints.load(
