@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from reals.experiment import registry
 from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
 from reals.experiment.specs import RepaSpec
-from reals.machine import compiler, signals
+from reals.machine import compiler, signals, world
 from reals.machine.launch import worst
 from reals.method.models.transformer import Transformer, TransformerConfig, initialise
 from reals.stages import autoencoder, data, transformer
@@ -229,6 +230,30 @@ def test_a_process_that_falls_silent_ends_the_others(tmp_path, monkeypatch):
     finally:
         os.kill(pids[1], signal.SIGKILL)
         os.waitpid(pids[1], 0)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux")
+def test_a_process_whose_launcher_dies_before_all_have_met_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "ORPHAN_SECONDS", 0.1)
+
+    def waiting():
+        os.environ[world.LAUNCHER] = str(os.getppid())
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        Processes()  # process 1 of 2, and process 0 never comes
+
+    def launcher():
+        with socket.socket() as nobody:  # a port at which nobody listens
+            nobody.bind(("127.0.0.1", 0))
+            fork(waiting, rank=1, count=2, port=nobody.getsockname()[1])
+            wait_for(tmp_path / "pid")
+            time.sleep(0.3)
+
+    assert codes([fork(launcher)]) == [0]
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/status")
+    until = time.monotonic() + 20
+    while status.exists() and "State:\tZ" not in status.read_text():
+        assert time.monotonic() < until, "it still waits"
+        time.sleep(0.05)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_at_the_same_step(tmp_path, capfd):

@@ -4,6 +4,7 @@ Takes torchrun's options and starts `python -m reals ...` in each process. torch
 code 1, a scheduler's warning into a traceback, and dies of SIGUSR1 without telling its processes.
 """
 
+import os
 import sys
 
 from torch.distributed import run
@@ -12,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
 from reals.machine.signals import EXIT_DONE, EXIT_PEER, EXIT_STOPPED, GO_ON
+from reals.machine.world import LAUNCHER
 
 
 def worst(codes: list[int]) -> int:
@@ -25,6 +27,7 @@ def main(arguments: list[str]) -> int:
     options.module, options.training_script_args = True, [options.training_script, *options.training_script_args]
     options.training_script = "reals"
     options.signals_to_handle = "SIGTERM,SIGINT,SIGUSR1"
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
         run.run(options)
     except ChildFailedError as error:

@@ -16,7 +16,9 @@ NEEDED = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )  # torchrun sets them all, and so must another launcher
-OTHERS = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
+LAUNCHER = "REALS_LAUNCHER"
+"""The process id of `reals.machine.launch`, for the processes that it starts."""
+OTHERS = (LAUNCHER, "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
 PREFIXES = ("TORCHELASTIC_", "PET_")  # PET_: torchrun's own options
 
 

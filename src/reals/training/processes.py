@@ -3,8 +3,8 @@
 import os
 import sys
 import threading
-from collections.abc import Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -17,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reals.machine import compiler
 from reals.machine.signals import EXIT_PEER, GO_ON
-from reals.machine.world import world
+from reals.machine.world import LAUNCHER, world
 from reals.method import precision as precisions
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 45.0  # without a sign of life, and a process counts as dead: all must end within a minute
 STUCK = timedelta(minutes=10)  # longest wait for the others in one exchange: the first step may compile for minutes
+ORPHAN_SECONDS = 1.0  # between looks for the launcher, until all processes have met
 SMALLEST_SCALE = 2.0**-10  # fp16: a loss scale below this means that every step overflows
 
 Key = TypeVar("Key", bound=Hashable)
@@ -107,7 +108,8 @@ class Processes:
             if cuda:
                 self.device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
                 torch.cuda.set_device(self.device)
-            dist.init_process_group("nccl" if cuda else "gloo", timeout=STUCK)
+            with _ending_as_orphan():
+                dist.init_process_group("nccl" if cuda else "gloo", timeout=STUCK)
         self.precision, self.accumulate, self.compiled = precision, accumulate, compiled
         precisions.allow_tf32(precision == "tf32")
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
@@ -244,6 +246,24 @@ class Processes:
             if self._heart is not None:
                 self._heart.stop()
             dist.destroy_process_group()
+
+
+@contextmanager
+def _ending_as_orphan() -> Iterator[None]:
+    """While the processes meet: ends this one where its launcher is gone. It would try to reach it for ever, and no `Heart` beats yet."""
+    launcher, met = int(os.environ.get(LAUNCHER, os.getppid())), threading.Event()
+
+    def watch() -> None:
+        while not met.wait(ORPHAN_SECONDS):
+            if os.getppid() != launcher:
+                print(f"the launcher of this process is gone; {GO_ON}", file=sys.stderr, flush=True)
+                os._exit(EXIT_PEER)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 def _all_by_cpu() -> dist.ProcessGroup:
