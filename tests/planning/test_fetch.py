@@ -42,7 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.asked, self.cut = {}, [], False
+        self.content, self.asked, self.cut, self.refuses = {}, [], False, 404
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         content = self.server.content.get(self.path)
         if content is None:
-            self.send_error(404)
+            self.send_error(self.server.refuses)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -303,6 +303,13 @@ def test_a_mirror_is_held_to_its_own_record(tmp_path, server, kind):
     (mirror / FETCHED).unlink()
     del server.content[f"/m/{FETCHED}"]
     assert said(published_file(server), tmp_path / "second", where) == {}
+
+
+def test_a_mirror_that_does_not_answer_for_its_record_is_not_taken_for_one_without(tmp_path, server):
+    server.content["/m/net.pth"] = b"content"
+    server.refuses = 503
+    reason = said(published_file(server), tmp_path / "here", f"{server.url}/m")["net.pth"]
+    assert "fetched.json: the server answers 503" in reason and not (tmp_path / "here/net.pth").exists()
 
 
 @pytest.mark.parametrize("content", [b"{half", b"[]", b"{}", b'{"files": []}', b'{"files": {"net.pth": {}}}', b"\xff\xfe\0"])

@@ -15,6 +15,7 @@ from reals.planning.pretrained import FETCHED, Published, check, entries, record
 SECONDS = 30.0  # without a byte, after which a connection counts as dead
 TRIES = 3  # of a download that breaks off
 CHUNK = 1 << 20
+ABSENT = (404, 410)  # what a server answers where it has no such file
 
 
 class Unreachable(ValueError):
@@ -126,8 +127,10 @@ def _mirrors_record(url: str) -> dict[str, dict]:
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             return entries(answer.read(), url)
-    except urllib.error.HTTPError:
-        return {}
+    except urllib.error.HTTPError as error:
+        if error.code in ABSENT:
+            return {}
+        raise ValueError(f"{url}: the server answers {error.code} ({error.reason}); without it nothing is compared") from None
     except http.client.HTTPException as error:
         raise ValueError(f"{url}: breaks off ({error})") from None
 
@@ -139,9 +142,10 @@ def _download(url: str, to: Path) -> None:
             with urllib.request.urlopen(url, timeout=SECONDS) as answer, to.open("wb") as file:
                 shutil.copyfileobj(answer, file, CHUNK)
                 said = answer.headers.get("Content-Length")
-            if said is None or int(said) == to.stat().st_size:
+            if said is None or said == str(to.stat().st_size):
                 return
-            reason = f"{to.stat().st_size:,} of {int(said):,} bytes came"
+            expected = f"{int(said):,}" if said.isdecimal() else said
+            reason = f"{to.stat().st_size:,} of {expected} bytes came"
         except urllib.error.HTTPError as error:
             raise ValueError(f"{url}: the server answers {error.code} ({error.reason})") from None
         except urllib.error.URLError as error:
