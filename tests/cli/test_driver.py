@@ -107,6 +107,13 @@ def test_names_and_paths_stay_as_they_were_typed(project):
         assert own.experiment.scale.data.path == folder
 
 
+def test_what_is_typed_wrong_is_one_line(project):
+    with pytest.raises(ConfigError, match="--config data=: no value; write one, or leave data out"):
+        driver.Driver(Workflow(typed=("data=",)), {"scale": "smoke", "data": None})
+    with pytest.raises(ConfigError, match="--config scle: unknown key"):
+        driver.Driver(Workflow(typed=("scle=demo",)), {"scale": "smoke", "scle": "demo"})
+
+
 def test_a_stage_is_launched_with_what_its_job_was_granted(project):
     said = smoke().launch(OF_COMMAND["transformer"])
     wildcards, granted = SimpleNamespace(id="x", step=2), SimpleNamespace(nodes=2, gpus_per_node=8, runtime=30)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from reals import files
-from reals.cli.experiment import entry, experiment_from
+from reals.cli.experiment import KEYS, entry, experiment_from
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
@@ -56,7 +56,7 @@ def as_typed(workflow: "Workflow") -> dict[str, str]:
 
     The jobs on a cluster's nodes are given the same text.
     """
-    return dict(entry(text) for text in workflow.config_settings.config_args)
+    return dict(entry(text) for text in workflow.config_settings.config_args if text.split("=")[0] in KEYS)
 
 
 class Driver:

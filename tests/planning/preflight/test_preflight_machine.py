@@ -122,6 +122,8 @@ CARD = "NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06, Disabled\n"
         (CARD * 8, "3", "; jobs that ask for 8 get 1"),
         (CARD.replace("Disabled", "Enabled"), "0", "; sliced by MIG: set CUDA_VISIBLE_DEVICES=MIG-...,MIG-... to the slices"),
         (CARD.replace("Disabled", "Enabled"), "MIG-a,MIG-b", "; jobs that ask for 8 get 1"),
+        (CARD, "", "but CUDA_VISIBLE_DEVICES= hides them, and jobs would run on the CPU; unset it"),
+        (CARD, "-1", "but CUDA_VISIBLE_DEVICES=-1 hides them"),
         (CARD.replace("580.65.06", "535.104.05"), "0", "driver 535.104.05 is too old for this PyTorch: CUDA 13.0 needs 580"),
     ],
 )
@@ -130,7 +132,7 @@ def test_the_gpus_of_this_machine(asking, monkeypatch, prints, visible, says):
     monkeypatch.setenv(dispatch.VISIBLE, visible)
     monkeypatch.setattr(cuda, "built_for", lambda: "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    if "too old" in says:
+    if "too old" in says or "hides" in says:
         with pytest.raises(ConfigError, match=says):
             machine.gpus(asking)
     else:

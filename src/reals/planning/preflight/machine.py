@@ -110,13 +110,16 @@ def gpus(registry: Registry) -> str:
     fault = cuda.driver_fault(driver, cuda.built_for())
     if fault is not None:
         raise ConfigError(f"GPUs: {here}: {fault}")
+    visible = dispatch.visible_gpus()
+    if not visible and dispatch.VISIBLE in os.environ:
+        stated = f"{dispatch.VISIBLE}={os.environ[dispatch.VISIBLE]}"
+        raise ConfigError(f"GPUs: {here}, but {stated} hides them, and jobs would run on the CPU; unset it, or name some")
     import torch
 
     if not torch.cuda.is_available():
         raise ConfigError(f"GPUs: PyTorch {torch.__version__} cannot use them ({here}); it needs {_needed_driver()}")
     if shutil.which("sinfo") is not None:
         return here
-    visible = dispatch.visible_gpus()
     if any(row[-1] == "Enabled" for row in rows) and not any(gpu.startswith(dispatch.MIG) for gpu in visible):
         return f"{here}; sliced by MIG: set {dispatch.VISIBLE}=MIG-...,MIG-... to the slices that jobs may use (nvidia-smi -L)"
     each = dispatch.per_job(visible)
