@@ -1,7 +1,13 @@
 """A scale that does not hold together gets one clear line."""
 
+from pathlib import Path
+
 import pytest
+from conftest import edit
 from mistakes import names, one_line
+
+from reals.experiment.load import load
+from reals.experiment.reading import ConfigError
 
 MISTAKES = [
     # file, old text, new text, what the line must say
@@ -26,3 +32,10 @@ MISTAKES = [
 @pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
 def test_a_mistake_gets_one_line(file, old, new, says, project):
     assert says in one_line(file, old, new)
+
+
+@pytest.mark.parametrize(("split", "says"), [("null", "128 of each class, but about 50 are held out"), ("val", "tsne_split")])
+def test_figure_1_does_not_ask_for_more_images_of_a_class_than_there_are(split, says, project):
+    edit(Path("config/scales/imagenet256.yaml"), "tsne_split: train", f"tsne_split: {split}")
+    with pytest.raises(ConfigError, match=says):
+        load("imagenet256")

@@ -1,11 +1,29 @@
-"""The anchor of a token map lies on the object."""
+"""The anchor of a token map lies on the object; the images of the t-SNE may be of either split."""
 
 import numpy as np
+import torch
+from small import tiny
 
-from reals.measure.latent_maps import anchor
+from reals.measure.latent_maps import Classes, _indices, anchor, latent_maps
+from reals.method.models import autoencoder as models
 
 
 def test_the_anchor_lies_on_the_object():
     image = np.zeros((3, 32, 32), np.uint8)
     image[:, 13:15, 20:23] = 255
     assert anchor(image, 8) == (3, 5)
+
+
+def test_the_classes_may_be_shown_by_training_images_and_the_maps_stay_those_of_held_out_ones(context):
+    train, held_out, vae = context.images("train"), context.images("held_out"), tiny().eval()
+    usual = latent_maps(vae, held_out, Classes(held_out, 3, 4), 5)
+    asked = latent_maps(vae, held_out, Classes(train, 3, 4), 5)
+    classes, counts = np.unique(asked.arrays["labels"], return_counts=True)
+    assert counts.tolist() == [4, 4, 4] and asked.arrays["tsne"].shape == (12, 2)
+    assert np.unique(usual.arrays["labels"], return_counts=True)[1].tolist() == [2, 2, 2]  # all that are held out
+    assert classes.tolist() == np.unique(usual.arrays["labels"]).tolist()
+    for name in ("images", "reconstructions", "maps", "anchors"):
+        assert np.array_equal(asked.arrays[name], usual.arrays[name])
+    drawn = train.batch(_indices(train, Classes(train, 3, 4), 5))
+    mean = models.moments(vae, models.to_input(torch.from_numpy(drawn)))[0].mean(dim=(2, 3))
+    torch.testing.assert_close(asked.pooled, mean, rtol=1e-4, atol=1e-5)

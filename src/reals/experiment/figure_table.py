@@ -15,7 +15,7 @@ from reals.experiment.specs import Spec
 
 @dataclass(frozen=True)
 class Figure:
-    """``caption`` may name {evaluation}, that of Figure 3, and {target}, that of the heads of Figure 4."""
+    """``caption`` may name {evaluation}, that of Figure 3, {target}, that of the heads of Figure 4, and {tsne}, the images of Figure 1."""
 
     name: str
     title: str
@@ -27,8 +27,9 @@ class Figure:
 FIGURES = (
     Figure(
         "figure1", "Figure 1",
-        "t-SNE of averaged latents, one colour a class, and the similarity of one token (marked) to all others. Below: silhouette of "
-        "the classes, and accuracy of k-NN and of a linear probe, all on averaged latents of held-out images.", "arrays",
+        "t-SNE of averaged latents of {tsne} images, one colour a class, and the similarity of one token (marked) to all others. "
+        "Below: silhouette of the classes among these images, and accuracy of k-NN and of a linear probe on averaged latents of "
+        "held-out images.", "arrays",
     ),
     Figure("figure2", "Figure 2", "The pipeline: the rules of the workflow, as Snakemake knows them."),
     Figure("figure3", "Figure 3", "Samples ({evaluation}); classes in order, first seeds, nothing picked.", "arrays"),
@@ -73,7 +74,8 @@ def title(figure: str) -> str:
 
 def caption(experiment: Experiment, figure: str) -> str:
     evaluation, target = experiment.figures.figure3["evaluation"], experiment.scale.downstream.target
-    return OF_NAME[figure].caption.format(evaluation=evaluation, target=target)
+    tsne = "training" if experiment.scale.analysis.tsne_split else "held-out"
+    return OF_NAME[figure].caption.format(evaluation=evaluation, target=target, tsne=tsne)
 
 
 def along_training(experiment: Experiment) -> dict[str, list[str]]:

@@ -66,7 +66,9 @@ class AnalysisConfig(Strict):
     tsne_classes: int = Field(gt=0)
     """Classes in the t-SNE of Figure 1."""
     tsne_images: int = Field(gt=0)
-    """Images of each."""
+    """Images of each; all where there are fewer, and the metrics say how many."""
+    tsne_split: Literal["train"] | None = None
+    """Split that they are of: null: held out; train, where too few of a class are held out."""
 
 
 class DownstreamConfig(Strict):

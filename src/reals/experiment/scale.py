@@ -117,6 +117,7 @@ class Scale(Strict):
             _teachers_fit,
             _models_fit,
             _names_are_defined,
+            _enough_images_for_figure_1,
         ):
             rule(self)
         return self
@@ -187,3 +188,16 @@ def _names_are_defined(scale: Scale) -> None:
             raise ValueError(f"bases.{name}.of '{base.of}' is not a trained or pretrained base")
     if scale.repa.teacher not in scale.teachers:
         raise ValueError(f"repa.teacher '{scale.repa.teacher}' is not one of teachers ({', '.join(scale.teachers)})")
+
+
+def _enough_images_for_figure_1(scale: Scale) -> None:
+    """Of each class, as far as the scale says how many there are."""
+    data, analysis = scale.data, scale.analysis
+    if analysis.tsne_split or not data.expected_held_out or not data.expected_classes:
+        return
+    each = data.expected_held_out // data.expected_classes
+    if each < analysis.tsne_images:
+        raise ValueError(
+            f"analysis.tsne_images: {analysis.tsne_images} of each class, but about {each} are held out (data.expected_held_out); "
+            f"set analysis.tsne_split: train, or ask for fewer"
+        )

@@ -311,6 +311,7 @@ class AnalysisSpec:
     probe_images: int
     tsne_classes: int
     tsne_images: int
+    tsne_split: Literal["train"] | None  # that they are of; None: held out
     augmentations: AugmentationsSpec
     knn_k: int
     seed: int

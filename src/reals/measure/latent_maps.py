@@ -21,6 +21,15 @@ MAPS = 6  # images with token-similarity maps
 
 
 @dataclass(frozen=True)
+class Classes:
+    """Which images the t-SNE shows: ``each`` of ``count`` classes (or all, where there are fewer), of ``of``."""
+
+    of: Images
+    count: int
+    each: int
+
+
+@dataclass(frozen=True)
 class LatentMaps:
     """Spatially averaged posterior means ``pooled`` [N, C] and what is drawn of them, by name of the array."""
 
@@ -29,25 +38,28 @@ class LatentMaps:
 
 
 @torch.no_grad()
-def latent_maps(vae: "AutoencoderKL", images: Images, classes: int, per_class: int, seed: int) -> LatentMaps:
-    """t-SNE of pooled latents of a few classes, and cosine maps of a few images' tokens to one anchor.
+def latent_maps(vae: "AutoencoderKL", held_out: Images, classes: Classes, seed: int) -> LatentMaps:
+    """t-SNE of pooled latents of a few classes, and cosine maps of a few held-out images' tokens to one anchor.
 
     Arrays: ``tsne`` [N, 2], ``labels`` [N]; of six of the images ``images`` and ``reconstructions`` uint8 [6, R, R, 3],
     ``maps`` [6, h, w] and ``anchors`` [6, 2], the token (row, column) that a map's cosines are with.
     """
     device = next(vae.parameters()).device
-    indices = _indices(images, classes, per_class, seed)
-    z = posterior_means(vae, images, indices)
-    pooled = z.mean(dim=(2, 3))
+    indices = _indices(classes.of, classes, seed)
+    z = posterior_means(vae, classes.of, indices)
+    pooled, labels = z.mean(dim=(2, 3)), classes.of.labels[indices]
+    if classes.of is not held_out:
+        indices = _indices(held_out, classes, seed)
+        z = posterior_means(vae, held_out, indices)
     shown = np.linspace(0, len(indices) - 1, MAPS).round().astype(int)
-    pixels = images.batch(indices[shown])
+    pixels = held_out.batch(indices[shown])
     anchors = np.array([anchor(image, z.shape[-1]) for image in pixels])
     maps = torch.stack([semantics.token_similarity(z[i], tuple(a)) for i, a in zip(shown, anchors.tolist(), strict=True)])
     mean, logvar = models.moments(vae, models.to_input(torch.from_numpy(pixels).to(device)))
     decoded = to_uint8(vae.decode(sampled(mean, logvar, seed, 0)).sample).cpu().numpy()
     arrays = {
         "tsne": semantics.tsne(pooled, seed, min(30.0, (len(pooled) - 1) / 3)).astype(np.float32),
-        "labels": images.labels[indices],
+        "labels": labels,
         "images": pixels.transpose(0, 2, 3, 1),
         "reconstructions": decoded.transpose(0, 2, 3, 1),
         "maps": maps.numpy().astype(np.float32),
@@ -56,12 +68,12 @@ def latent_maps(vae: "AutoencoderKL", images: Images, classes: int, per_class: i
     return LatentMaps(pooled, arrays)
 
 
-def _indices(images: Images, classes: int, per_class: int, seed: int) -> np.ndarray:
+def _indices(images: Images, classes: Classes, seed: int) -> np.ndarray:
     """Some images of some classes, both drawn at random, in the order of the classes."""
-    drawn = np.sort(rng.permutation(seed, "t-SNE classes", n=len(images.classes))[:classes])
+    drawn = np.sort(rng.permutation(seed, "t-SNE classes", n=len(images.classes))[: classes.count])
     of_class = {c: np.flatnonzero(images.labels == c) for c in drawn}
     return np.concatenate([
-        rows[rng.permutation(seed, "t-SNE images", int(c), n=len(rows))[:per_class]] for c, rows in of_class.items()
+        rows[rng.permutation(seed, "t-SNE images", int(c), n=len(rows))[: classes.each]] for c, rows in of_class.items()
     ])  # fmt: skip
 
 

@@ -125,7 +125,9 @@ def analysis(networks: Networks, artefact: Artefact[AnalysisSpec]) -> Priced:
     images, probe = min(config.images, networks.counts.held_out), min(config.probe_images, networks.counts.train)
     again = min(config.reconstruction_images or config.images, networks.counts.held_out)
     # Reconstruction; averaged latents, their std, and two views of each of the five augmentations; probes; t-SNE.
-    encoded = again + images * (2 + 10) + probe + config.tsne_classes * config.tsne_images
+    shown = networks.counts.train if config.tsne_split else networks.counts.held_out
+    classes = min(config.tsne_classes, networks.counts.classes)
+    encoded = again + images * (2 + 10) + probe + classes * min(config.tsne_images, shown // networks.counts.classes)
     work = (
         encoded * flops.vae_encoder_flops(networks.vae)
         + 2 * again * flops.vae_decoder_flops(networks.vae)

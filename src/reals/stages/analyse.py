@@ -1,5 +1,6 @@
 """Stage `analyse`: what one autoencoder's latents and reconstructions are like (Tables 2 and 8, Figures 1 and 5)."""
 
+import numpy as np
 import torch
 
 from reals import files
@@ -7,7 +8,7 @@ from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import AnalysisSpec, TrainedAutoencoderSpec
 from reals.machine.usage import work
-from reals.measure.latent_maps import latent_maps
+from reals.measure.latent_maps import Classes, latent_maps
 from reals.measure.latents import chosen, consistency, latent_std, probe_scores
 from reals.measure.metrics import semantics
 from reals.measure.reconstruction import reconstruction_scores
@@ -38,7 +39,8 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
         probe = chosen(train, min(settings.probe_images, len(train)), seed)
         values |= probe_scores(vae, train, probe, held_out, indices, paper.knn_k)
         values["latent_std"] = latent_std(vae, images)
-        maps = latent_maps(vae, held_out, settings.tsne_classes, settings.tsne_images, seed)
+        crowd = train if settings.tsne_split == "train" else held_out
+        maps = latent_maps(vae, held_out, Classes(crowd, settings.tsne_classes, settings.tsne_images), seed)
         labels = torch.from_numpy(maps.arrays["labels"])
         if 2 <= len(labels.unique()) < len(labels):  # else it is not defined
             values["silhouette"] = semantics.silhouette(maps.pooled, labels)
@@ -59,6 +61,7 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
                 "feature extractor": scale.evaluation.extractor.name,
                 "LPIPS": f"{lpips.net}, {lpips.backbone} backbone",
                 "probes": f"{len(probe)} training images, averaged posterior means",
+                "t-SNE": f"{_of_each(maps.arrays['labels'])}, {'held-out' if crowd is held_out else 'training'}",
                 "seeds": f"autoencoder {'none' if ae.spec.seed is None else ae.spec.seed}, analysis {seed}",
             },
             "provenance": {
@@ -72,3 +75,10 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
             "curve": curve(source / "log.jsonl"),
         },
     )
+
+
+def _of_each(labels: np.ndarray) -> str:
+    """How many images of how many classes there are among some labels."""
+    counts = np.unique(labels, return_counts=True)[1]
+    few, many = counts.min(), counts.max()
+    return f"{few if few == many else f'{few} to {many}'} images of each of {len(counts)} classes"
