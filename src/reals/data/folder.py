@@ -66,7 +66,8 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
             left_out.other += here.other
             if split == "train" and not here.names:
                 raise ConfigError(f"data.path: {folder} holds no image" + (f"; {here.left_out}" if here.left_out else ""))
-            found = sorted(os.path.relpath(folder / image, root) for image in here.names)[: config.images_per_class]
+            inside = os.path.relpath(folder, root)
+            found = sorted(os.path.join(inside, image) for image in here.names)[: config.images_per_class]
             taken = {split: found}
             if "held_out" not in tops:
                 assert config.held_out is not None  # refused above
