@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 OPAQUE = 255
 MEGAPIXELS = 178.956970  # Pillow's own limit: a small file can unpack to more than memory holds
-Image.MAX_IMAGE_PIXELS = None  # `refuse_huge` stands in for it, with a limit that can be raised
+Image.MAX_IMAGE_PIXELS = None  # `too_many_pixels` stands in for it, with a limit that can be raised
 
 
 class Unreadable(ValueError):
@@ -47,20 +47,18 @@ def refuse_transparency(image: Image.Image) -> None:
             raise ValueError("transparent pixels, whose colour is anyone's guess; save it on a background")
 
 
-def refuse_huge(image: Image.Image, megapixels: float | None = None) -> None:
-    """ValueError, before anything is unpacked, where an image has more pixels than ``megapixels``, by default `MEGAPIXELS`."""
-    size, most = image.width * image.height / 1e6, megapixels or MEGAPIXELS
-    if size > most:
-        raise ValueError(
-            f"{size:.0f} megapixels, more than {most:.0f}; shrink it, or allow it by data.megapixels in the scale file"
-        )
+def too_many_pixels(image: Image.Image, megapixels: float = MEGAPIXELS) -> str | None:
+    """Words where an image, not unpacked yet, has more pixels than ``megapixels``; else None."""
+    size = image.width * image.height / 1e6
+    return f"{size:.0f} megapixels, more than {megapixels:.0f}" if size > megapixels else None
 
 
 def decode(path: Path, size: int, exif_rotate: bool, megapixels: float | None = None) -> np.ndarray:
     """One image file of up to so many megapixels as uint8 [3, size, size]. Unreadable (one line) where it cannot be read whole."""
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
-            refuse_huge(image, megapixels)
+            if fault := too_many_pixels(image, megapixels or MEGAPIXELS):
+                raise ValueError(f"{fault}; shrink it, or allow it by data.megapixels in the scale file")
             image.load()
             return np.asarray(center_crop(to_rgb(image, exif_rotate), size)).transpose(2, 0, 1)
     except Exception as error:  # on a damaged file decoders raise anything: struct.error, zlib.error, KeyError, ...

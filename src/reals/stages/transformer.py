@@ -60,7 +60,8 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
             teacher = CachedFeatures(context.near(registry.folder(artefact.needed("features"))), images)
         else:
             teacher = OnlineFeatures.of(registry.folder(artefact.needed("teacher")), context.device, grid)
-            online = context.images("train", near=True)
+            # Files that are decoded stay where they are, and a list of a million paths is not read twice.
+            online = context.images("train", near=True) if images.stored else images
     config = network_config(spec, len(images.classes), teacher.dim if teacher else None)
     model = Transformer(config)
     initialise(model, rng.generator(spec.seed, "transformer weights"))

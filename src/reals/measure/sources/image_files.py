@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from reals.data import image_files
-from reals.data.decode import MEGAPIXELS, refuse_transparency
+from reals.data.decode import refuse_transparency, too_many_pixels
 from reals.data.image_files import Found
 from reals.machine.cores import cores
 from reals.measure.source import Source, size_text
@@ -56,8 +56,8 @@ def _rgb(data: bytes, where: str) -> np.ndarray:
 def _look(file: Path | IO[bytes], where: str) -> _Look:
     try:
         with Image.open(file) as image:
-            if image.width * image.height > 1e6 * MEGAPIXELS:
-                raise OSError(f"{image.width}x{image.height} pixels")
+            if fault := too_many_pixels(image):
+                raise OSError(fault)
             lossy = image.format in LOSSY or (image.format == "WEBP" and not _webp_is_lossless(file))
             return _Look((image.height, image.width), lossy)
     except (OSError, SyntaxError) as error:
