@@ -50,6 +50,7 @@ def server(tmp_path):
         "machine/handover.py",
         "machine/prefork.py",
         "machine/signals.py",
+        "machine/cores.py",
         "machine/world.py",
         "__main__.py",
     ):

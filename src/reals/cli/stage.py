@@ -8,6 +8,7 @@ from pathlib import Path
 from reals.cli.experiment import add_experiment, registry_of
 from reals.cli.subcommands import Subcommands
 from reals.experiment.stage_table import OF_COMMAND, STAGES
+from reals.machine.cores import threads
 from reals.machine.world import world
 
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     stage = OF_COMMAND[options.stage]
     artefact = registry.find(stage.kind, options.id)
     number = [getattr(options, stage.numbering.name)] if stage.numbering is not None else []
-    device = rates.this_device(int(os.environ.get("REALS_THREADS", "1")))
+    device = rates.this_device(threads())
     first = is_first()
     book = registry.root / "journal.jsonl" if first else Path(os.devnull)
     with (

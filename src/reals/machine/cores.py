@@ -9,6 +9,11 @@ THREADS = (
 )
 
 
+def threads() -> int:
+    """Threads of an operation in this process: one unless the job was given more, since the sizes run here gain little from two."""
+    return int(os.environ.get(THREADS, "1"))
+
+
 def cores() -> int:
     """At least 1: what the job was given, never more than the process's share of the cores that it may run on."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from reals.machine import cuda
+from reals.machine.cores import THREADS
 from reals.machine.signals import STOP_AT
 from reals.machine.world import forget
 
@@ -159,7 +160,7 @@ def _in_slurm(options: argparse.Namespace, arguments: list[str]) -> None:
     site = json.loads(environment[SITE])
     python = [*shlex.split(site.get("container", "")), site.get("python", sys.executable)]
     processes = max(1, options.gpus) if options.together else 1
-    environment["REALS_THREADS"] = str(max(1, options.threads // processes))
+    environment[THREADS] = str(max(1, options.threads // processes))
     environment[GRANTED] = str(options.gpus)
     _become(in_site([*started(python, processes, options.nodes, environment), *options.command], site))
 
@@ -190,7 +191,7 @@ def _on_this_machine(options: argparse.Namespace) -> None:
         taken, held = lease(min(options.gpus, per_job(gpus)), gpus, Path(tempfile.gettempdir(), f"reals-gpus-{os.getuid()}"))
         os.environ[VISIBLE], os.environ[GRANTED] = ",".join(taken), str(len(taken))
         processes = len(taken) if options.together else 1
-    os.environ["REALS_THREADS"] = str(max(1, options.threads // processes))
+    os.environ[THREADS] = str(max(1, options.threads // processes))
     if processes == 1:
         sys.argv[1:] = options.command
         runpy.run_module("reals", run_name="__main__", alter_sys=True)

@@ -4,7 +4,6 @@
 and package versions, device, wall-clock and CPU seconds. It is no part of any identity.
 """
 
-import os
 import shlex
 import socket
 import sys
@@ -20,6 +19,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.graph import Graph
 from reals.experiment.registry import Registry
 from reals.machine import usage
+from reals.machine.cores import threads
 from reals.machine.world import world
 from reals.planning import rates
 
@@ -51,7 +51,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
     earlier = files.read_json(path).get("attempts", []) if path.exists() else []
     attempt = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(),
-        "device": rates.this_device(int(os.environ.get("REALS_THREADS", "1"))),
+        "device": rates.this_device(threads()),
         "processes": world().size, "code": files.code_version(),
     }  # fmt: skip
     made = {

@@ -1,6 +1,5 @@
 """The one training loop: run a task's steps, log them, save its state, resume exactly, stop when told."""
 
-import os
 import resource
 import sys
 import time
@@ -12,6 +11,7 @@ import torch
 
 from reals import files
 from reals.experiment.engine import EngineConfig
+from reals.machine.cores import threads
 from reals.machine.signals import GO_ON, stop_requests
 from reals.machine.usage import work
 from reals.training.finite import Watch
@@ -216,5 +216,5 @@ def _say_what_saving_cost(label: str, states: States, elapsed: float) -> None:
 
 
 def set_threads() -> None:
-    """One intra-op thread unless the job was given more: the sizes run here gain little from two."""
-    torch.set_num_threads(int(os.environ.get("REALS_THREADS", "1")))
+    """PyTorch's, as many as the job was given (`cores.threads`)."""
+    torch.set_num_threads(threads())
