@@ -20,7 +20,7 @@ from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import Stage
-from reals.machine import dispatch, failures, handover, prefork, restarts, scratch, site, slurm, usage, world
+from reals.machine import dispatch, failures, handover, prefork, restarts, scratch, site, slurm, usage
 from reals.machine.cores import THREADS
 from reals.machine.signals import EXIT_MISTAKE, STOP_AT
 from reals.planning import cost
@@ -236,9 +236,8 @@ class Driver:
 
 def opened(workflow: "Workflow", config: Mapping[str, object]) -> Driver:
     """The driver, ready for rules to be read; a mistake is one line and ends this process with exit code 2, without a traceback."""
-    scratch.name_user()
-    for said in (world.ignore_leftovers(), scratch.move_caches()):
-        if said and workflow.is_main_process:
+    for said in scratch.settle():
+        if workflow.is_main_process:
             say(f"reals: {said}")
     try:
         driver = Driver(workflow, config)

@@ -25,7 +25,7 @@ from reals.cli import (
 )
 from reals.cli.experiment import one_each
 from reals.cli.sample import command as sample
-from reals.machine import restarts, scratch, world
+from reals.machine import restarts, scratch
 from reals.machine.signals import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_PEER, EXIT_STOPPED
 
 COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, fetch, check, selftest, why, ids)
@@ -54,10 +54,8 @@ def main(arguments: list[str]) -> int:
     """Runs one command; its exit code is one of `reals.machine.signals`. A bug raises."""
     called = " ".join(["reals", *arguments[: 2 if arguments[:1] == ["stage"] else 1]])
     options = argparse.Namespace()
-    scratch.name_user()
-    for said in (world.ignore_leftovers(), scratch.move_caches()):
-        if said:
-            print(f"{called}: {said}", file=sys.stderr)
+    for said in scratch.settle():
+        print(f"{called}: {said}", file=sys.stderr)
     try:
         options = parser().parse_args(one_each(arguments))
         return options.run(options) or EXIT_DONE

@@ -9,7 +9,6 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import OF_COMMAND
 from reals.machine.world import world
-from reals.planning.memory import Memory, Setting
 
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 FIRST_SPEAKS = 60.0  # seconds that the other processes of a run leave the first to say it for all; torchrun then ends them
@@ -71,6 +70,8 @@ def _advice(registry: Registry, artefact: Artefact[Any], gpu: bool) -> str:
 
 
 def _training(registry: Registry, artefact: Artefact[Any], card_gb: float | None) -> str:
+    from reals.planning.memory import Memory, Setting  # here: every command imports this module, and hardly one runs out
+
     processes, batch = world().size, artefact.spec.batch
     planned = Memory(registry)
     now = planned.setting
@@ -94,6 +95,8 @@ def _training(registry: Registry, artefact: Artefact[Any], card_gb: float | None
 
 def _drawn(registry: Registry, samples: Artefact[Any], card_gb: float | None) -> int:
     """The largest half, quarter, ... of the scale's batch that fits; the half where it is not known what there is."""
+    from reals.planning.memory import Memory
+
     batch = max(1, registry.experiment.scale.sampling.batch // 2)
     planned = Memory(registry)
     while card_gb and batch > 1 and planned.sampling(samples, batch) > card_gb:

@@ -54,15 +54,15 @@ def run(options: argparse.Namespace) -> None:
     per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
     registry, gpu_gb = Registry(experiment), options.card or found.memory
     plan = plan_of(Costs(registry), found, options.nodes, per_node)
-    weighed = found.threads is None and not options.no_memory
     if not options.json:
         print(printed(plan), flush=True)  # what follows may take a while
-        if weighed:
-            print(printed_memory(list(memory.rows(memory.Memory(registry), options.nodes * per_node, gpu_gb)), gpu_gb))
-        return
-    if weighed:
-        plan |= {"card_gb": gpu_gb, "memory": list(memory.rows(memory.Memory(registry), options.nodes * per_node, gpu_gb))}
-    print(json.dumps(plan, indent=1))
+    if found.threads is None and not options.no_memory:
+        rows = list(memory.rows(memory.Memory(registry), options.nodes * per_node, gpu_gb))
+        if not options.json:
+            print(printed_memory(rows, gpu_gb))
+        plan |= {"card_gb": gpu_gb, "memory": rows}
+    if options.json:
+        print(json.dumps(plan, indent=1))
 
 
 def printed(plan: dict) -> str:

@@ -1,4 +1,4 @@
-"""Where temporary files, the import server's socket and the libraries' caches go, whatever TMPDIR and the home folder are like."""
+"""Where temporary files, the import server's socket and the libraries' caches go, whatever the environment of a command is like."""
 
 import getpass
 import os
@@ -6,8 +6,17 @@ import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from reals.machine.world import ignore_leftovers
+
 LONGEST_SOCKET = 103  # bytes in a socket's path: sun_path of unix(7) less its end, on macOS; Linux takes four more
 SOCKET = "reals-12345678/socket"  # as long as what `tempfile` and the driver make of it
+
+
+def settle() -> list[str]:
+    """Puts right what of the environment would hinder every command: numbers of other launchers, caches that cannot be written, a
+    user without a name. Lines that say what was changed. To be called first of all."""
+    name_user()
+    return [said for said in (ignore_leftovers(), move_caches()) if said]
 
 
 def temporary_fault() -> str | None:
