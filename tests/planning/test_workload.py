@@ -1,6 +1,5 @@
 """The tasks that are timed and weighed are those the stages train: same classes, same shapes, same losses."""
 
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from reals.data.readers import CachedFeatures
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.method.models.teacher import OnlineFeatures
+from reals.planning.imagined import unwritten
 from reals.planning.stand_ins import FeaturesStandIn
 from reals.planning.workload import Sources, Workload
 from reals.training.processes import Processes
@@ -70,24 +70,11 @@ def test_what_is_at_hand_is_read(registry):
     assert task.teacher is at_hand
 
 
-def without_memory(build, initialise):
-    """The network on the meta device, then fake parameters in place of its own."""
-    with unset_fake_temporarily(), torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # LPIPS loads its linear layers into nothing
-        network = build()
-    for module in network.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(value.shape), requires_grad=value.requires_grad))
-        for name, value in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(value.shape, dtype=value.dtype))
-    return network
-
-
 def test_the_paper_s_tasks_make_a_step_without_memory(monkeypatch):
     monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # torch cannot move fake parameters, which are there
     registry = Registry(load("imagenet256"))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        workload = Workload(registry, Processes(), make=without_memory)
+        workload = Workload(registry, Processes(), make=unwritten)
         largest, repa = (workload.transformer(run_of(registry, **w), 2) for w in ({"size": "XL"}, {"repa": True}))
         for task in (largest, repa):
             with unset_fake_temporarily():  # batches are made in threads, which may not share a fake mode

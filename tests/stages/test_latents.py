@@ -43,7 +43,7 @@ def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_
     folder = context.folder(r.latents["sd-vae"])
     scales = {}
     for size in (cache.SHARD_IMAGES, 16):
-        monkeypatch.setattr(latents, "BATCH", 16)
+        monkeypatch.setattr(cache, "BATCH", 16)
         monkeypatch.setattr(
             latents, "latent_layout", lambda *a, size=size: cache.Layout(a[0], 2, {"moments": (2 * a[1], a[2], a[2])}, size)
         )

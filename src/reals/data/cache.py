@@ -36,6 +36,7 @@ from reals.progress import Progress
 
 SHARD_IMAGES = 4096  # 313 shards of ImageNet: few enough to keep all open, and a killed process loses half a minute
 DTYPE = np.dtype("<f2")
+BATCH = 64  # images whose rows a stage computes at a time
 POLL_SECONDS = 1.0  # between looks for a shard that another process left, or has finished
 HASHING_THREADS = 8
 

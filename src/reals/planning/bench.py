@@ -1,6 +1,5 @@
 """How fast a device is: seconds of steps, the peak of matrix products, and what was found of one kind of work."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from math import ceil
 import torch
 
 from reals.method.precision import allow_tf32
+from reals.training.processes import reserve_cublas_workspace
 
 SQUARES = (1024, 2048, 4096)  # sides of the matrices behind the peak
 STEP_SECONDS = 2.0  # on a CPU a step should take no longer
@@ -86,8 +86,8 @@ class Bench:
 
     def __init__(self, device: torch.device, threads: int | None, seconds: float):
         self.device, self.seconds = device, seconds
-        if device.type == "cuda":  # deterministic trainings need it, and cuBLAS reads it once, at its first product
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if device.type == "cuda":  # the first product is not a deterministic training's
+            reserve_cublas_workspace()
         self.clock = time.process_time if threads == 1 else time.perf_counter
         self.clock_name = "CPU time of the process" if threads == 1 else "wall-clock"
 

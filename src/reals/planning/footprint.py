@@ -1,7 +1,6 @@
 """The most memory that work of an experiment takes on one GPU, in bytes of tensors: the real step, followed without a GPU."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -10,13 +9,11 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.experiment.specs import AutoencoderSpec, LatentsSpec, RunSpec, SamplesSpec
 from reals.method.models import autoencoder as autoencoders
-from reals.method.models.transformer import Transformer
 from reals.method.precision import running
-from reals.method.sampling import InPrecision
 from reals.planning.imagined import ImaginedProcesses, shared_batch_norm, unwritten
 from reals.planning.ledger import counted
 from reals.planning.workload import Workload
-from reals.training.tasks.transformer import checkpoint_blocks, network_config
+from reals.training.tasks.transformer import checkpoint_blocks
 
 
 def transformer(registry: Registry, run: Artefact[RunSpec], gpus: int, accumulate: int, checkpointed: bool) -> int:
@@ -53,8 +50,7 @@ def sampling(registry: Registry, samples: Artefact[SamplesSpec], n: int) -> int:
     spec, run = samples.spec, samples.needed("run").spec
     with counted() as ledger, torch.no_grad():
         workload = Workload(registry, ImaginedProcesses("fp32", 1, 1), make=unwritten)
-        config = network_config(replace(run, repa=None), workload.counts.classes, None)
-        network = InPrecision(unwritten(lambda: Transformer(config)).eval().requires_grad_(False), "fp32")
+        network, _ = workload.drawing(samples, "fp32")  # FakeTensors that are watched cannot be cast
         network.precision = spec.precision or "fp32"
         vae = workload.vae().eval().requires_grad_(False)
         latents = torch.empty(n, run.latent_channels, run.latent_size, run.latent_size)

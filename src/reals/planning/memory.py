@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reals import files
+from reals.data.cache import BATCH
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.experiment.specs import RunSpec, SamplesSpec, TrainedAutoencoderSpec
@@ -31,8 +32,6 @@ CONTEXT = 0.8  # GB: the CUDA context and loaded kernels (0.4 to 0.6 on data cen
 WORKSPACES = 0.5  # GB: of cuDNN's convolutions and of attention's backward pass, which come and go
 NCCL = 0.5  # GB: buffers of its channels, where several GPUs work together
 FRAGMENTATION = 0.05  # of the tensors: gaps that the caching allocator cannot use
-
-ENCODED = 64  # images the stage `latents` encodes at a time
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,16 @@ class Memory:
     def fitting(self, artefact: Artefact[Any], gpus: int, memory_gb: float) -> Setting | None:
         """The setting under which a training fits cards of so many GB: the scale's own where it does, else with a larger
         ``accumulate`` (the smallest power of two), else with ``checkpoint_blocks`` too (a run's alone). None where none does."""
+        return next(self.settings(artefact, gpus, memory_gb), None)
+
+    def settings(self, artefact: Artefact[Any], gpus: int, memory_gb: float) -> Iterator[Setting]:
+        """Those under which a training fits cards of so many GB, the cheaper first: one as the scale has it, one with
+        ``checkpoint_blocks``."""
         kept = self.setting.checkpoint_blocks
-        found = self.smallest(artefact, gpus, memory_gb, kept)
-        if found is None and not kept and artefact.kind == "run":
-            found = self.smallest(artefact, gpus, memory_gb, True)
-        return found
+        for checkpointed in (kept, True) if artefact.kind == "run" and not kept else (kept,):
+            found = self.smallest(artefact, gpus, memory_gb, checkpointed)
+            if found is not None:
+                yield found
 
     def smallest(self, artefact: Artefact[Any], gpus: int, memory_gb: float, checkpointed: bool) -> Setting | None:
         """The smallest power of two times the scale's ``accumulate`` that fits, by bisection: more shares never take more memory."""
@@ -136,12 +140,12 @@ class Memory:
     def encoding(self) -> float:
         """GB that encoding a batch of images for the latents' cache takes."""
         latents = next(iter(self.registry.latents.values()))
-        asked = {"kind": "latents", **_vae_sizes(self.scale), "batch": ENCODED, "precision": latents.spec.compute}
+        asked = {"kind": "latents", **_vae_sizes(self.scale), "batch": BATCH, "precision": latents.spec.compute}
 
         def count() -> int:
             from reals.planning import footprint
 
-            return footprint.encoding(self.registry, latents, ENCODED)
+            return footprint.encoding(self.registry, latents, BATCH)
 
         return needed(self._known(asked, count), 1)
 
@@ -209,10 +213,7 @@ def rows(memory: Memory, devices: int, memory_gb: float | None) -> Iterator[dict
         fits = None if memory_gb is None else gb <= memory_gb
         remedies: list[Setting] = []
         if memory_gb is not None and not fits:
-            found = [memory.smallest(artefact, gpus, memory_gb, own.checkpoint_blocks)]
-            if artefact.kind == "run" and not own.checkpoint_blocks:
-                found.append(memory.smallest(artefact, gpus, memory_gb, True))
-            remedies = [setting for setting in found if setting is not None]
+            remedies = list(memory.settings(artefact, gpus, memory_gb))
         spec = artefact.spec
         yield {
             "stage": stage, "what": what, "artefacts": [a.name for a in artefacts], "gpus": gpus, "batch": spec.batch,
@@ -233,7 +234,7 @@ def _inference(memory: Memory) -> Iterable[tuple[str, str, int, float]]:
         largest = max(memory.registry.samples.values(), key=lambda s: (s.needed("run").spec.width, s.spec.cfg))
         yield "sample", f"drawing, {largest.name}", batch, memory.sampling(largest, batch)
     if memory.registry.latents:
-        yield "latents", "encoding", ENCODED, memory.encoding()
+        yield "latents", "encoding", BATCH, memory.encoding()
 
 
 def _run_sizes(spec: RunSpec) -> dict[str, Any]:

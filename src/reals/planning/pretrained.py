@@ -99,17 +99,22 @@ def local(scale: Scale, key: str) -> Path | None:
 
     ValueError where a file is not the one that was fetched.
     """
-    folder = Path(scale.pretrained)
-    if key not in needed(scale) or not folder.is_dir():
+    folder, published = Path(scale.pretrained), needed(scale).get(key)
+    if published is None or not folder.is_dir():
         return None
-    wanted = needed(scale)[key]()
-    if not all((folder / file.place).is_file() for file in wanted):
+    wanted = published()
+    if not are_there(folder, wanted):
         return None
     recorded = record(folder)
     for file in wanted:
         check(folder, file, recorded.get(file.place))
     place = folder / wanted[0].place
     return place if len(wanted) == 1 else place.parent
+
+
+def are_there(folder: Path, wanted: list[Published]) -> bool:
+    """Whether the files are in ``folder``, whole or not."""
+    return all((folder / file.place).is_file() for file in wanted)
 
 
 def reference(scale: Scale) -> Path | None:

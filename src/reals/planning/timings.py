@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reals.data.cache import BATCH
 from reals.experiment.artefact import Artefact
 from reals.experiment.engine import Resources
 from reals.experiment.specs import AutoencoderSpec, RunSpec, SamplesSpec, TrainedAutoencoderSpec
@@ -34,7 +35,6 @@ from reals.training.tasks.transformer import TransformerTask
 
 QUICK_PARAMETERS = 2e8  # of the largest transformer that --quick measures
 SAMPLING_STEPS = 4  # of the sampler, in place of hundreds of the same
-ENCODED = 64  # images at a time, as stage `latents` encodes
 
 Trained = TransformerTask | AutoencoderTask
 Batch = TypeVar("Batch")
@@ -219,7 +219,7 @@ class Timings:
     def encoding(self, kind: str, precision: str) -> Timing:
         """Both flips of each image, as stage `latents` encodes."""
         each = 2 * flops.vae_encoder_flops(self.costs.networks.vae)
-        batch = self._batch(ENCODED, each)
+        batch = self._batch(BATCH, each)
         vae, images = Workload(self.costs.registry, Processes()).frozen_vae(), self.supply.images("train")
 
         def encode(pixels: np.ndarray) -> Tensor:

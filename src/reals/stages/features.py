@@ -13,8 +13,6 @@ from reals.method.models import teacher as teachers
 from reals.method.precision import running
 from reals.stages.context import Context
 
-BATCH = 64
-
 
 def run(context: Context, artefact: Artefact[FeaturesSpec]) -> None:
     """Fills the cache of features, with as many processes as run this; mirrored images too where the data flip."""
@@ -34,7 +32,7 @@ def run(context: Context, artefact: Artefact[FeaturesSpec]) -> None:
     planned = feature_layout(len(images), flips, context.scale.latent_size, teacher.dim, artefact.spec.targets == "cls")
 
     def compute(span: range, put: Put) -> dict:
-        batches = (np.arange(start, min(start + BATCH, span.stop)) for start in range(span.start, span.stop, BATCH))
+        batches = (np.arange(start, min(start + cache.BATCH, span.stop)) for start in range(span.start, span.stop, cache.BATCH))
         for _, pixels in images.ahead(batches):
             x = torch.from_numpy(pixels).to(context.device)
             with running(context.device, artefact.spec.compute or "fp32"):

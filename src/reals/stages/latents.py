@@ -13,8 +13,6 @@ from reals.method.models import autoencoder as models
 from reals.method.precision import running
 from reals.stages.context import Context
 
-BATCH = 64
-
 
 def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
     """Fills the cache of moments, with as many processes as run this, and measures them.
@@ -39,7 +37,7 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
     @torch.no_grad()
     def encode(span: range, put: Put) -> dict:
         total, square = torch.zeros(2, channels, dtype=torch.float64, device=context.device)
-        batches = (np.arange(start, min(start + BATCH, span.stop)) for start in range(span.start, span.stop, BATCH))
+        batches = (np.arange(start, min(start + cache.BATCH, span.stop)) for start in range(span.start, span.stop, cache.BATCH))
         for _, pixels in images.ahead(batches):
             x = models.to_input(torch.from_numpy(pixels).to(context.device)).contiguous(memory_format=torch.channels_last)
             rows = []

@@ -72,12 +72,17 @@ def add_weighted(sums: dict[str, Tensor], terms: dict[str, Tensor], weight: floa
         sums[name] = sums[name] + weight * value if name in sums else weight * value
 
 
+def reserve_cublas_workspace() -> None:
+    """Gives cuBLAS the workspace that it needs to be deterministic. It reads the setting once, at its first product in a process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def use_deterministic_kernels() -> None:
     """From now on this process's CUDA kernels give the same bits each time, and an operation that has none such raises RuntimeError.
 
-    CPU kernels do anyway. To be called before the first matrix product: cuBLAS reads its setting once.
+    CPU kernels do anyway. To be called before the first matrix product (`reserve_cublas_workspace`).
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    reserve_cublas_workspace()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch adds it at run time; a slow debugging aid
 

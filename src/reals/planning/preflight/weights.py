@@ -46,7 +46,7 @@ def there(registry: Registry, to_make: set[str]) -> None:
             isinstance(teacher, PretrainedTeacher)
             and teacher.weights is None
             and registry.teachers[key].id in to_make
-            and not _fetched(scale, f"teachers.{key}")
+            and not pretrained.are_there(Path(scale.pretrained), pretrained.needed(scale)[f"teachers.{key}"]())
         ):
             hub_weights(f"teachers.{key}", f"timm/{teacher.model}", *TIMM_FILES)
     for name, base in scale.bases.items():
@@ -136,11 +136,6 @@ def _fetched_or(scale: Scale, key: str, elsewhere: Callable[[], str]) -> tuple[s
         return f"{fetched}, as it was fetched"
 
     return key, look
-
-
-def _fetched(scale: Scale, key: str) -> bool:
-    """Whether the files of a key of the scale are among what was fetched, whole or not."""
-    return all((Path(scale.pretrained) / file.place).is_file() for file in pretrained.needed(scale)[key]())
 
 
 def diffusers_base(what: str, base: PretrainedBase) -> str:

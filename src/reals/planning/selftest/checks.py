@@ -1,6 +1,5 @@
 """Everything the selftest looks at, from cheap to dear, in the order in which it is said."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -19,6 +18,7 @@ from reals.planning.selftest.outcome import Check, Result, results
 from reals.planning.selftest.runs import Runs
 from reals.planning.selftest.steps import ALLOWED, Steps
 from reals.planning.selftest.tiny import Tiny
+from reals.training.processes import reserve_cublas_workspace
 
 SCALE = "smoke"  # whose networks are tried
 OTHER_NUMBERS = (
@@ -89,8 +89,7 @@ def settings_kept() -> Iterator[None]:
     """What trainings set for the whole process is afterwards as it was; one CPU thread inside, as jobs have by default."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    # Before the first product, where cuBLAS reads it, and that is before the first training.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    reserve_cublas_workspace()  # the first product is not a training's
     torch.set_num_threads(1)
     try:
         yield
