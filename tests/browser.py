@@ -45,8 +45,9 @@ class Page:
         return json.loads(message)
 
     def open(self, path: Path) -> None:
+        before = len(self.events)
         self.send("Page.navigate", url=path.resolve().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events[before:]):
             self.events.append(self._read())
 
     def run(self, script: str):

@@ -5,7 +5,9 @@ import re
 import browser
 import numpy as np
 import pytest
+from table_parts import COMMON, SHEETS, result
 
+from reals.experiment.metric_table import METRICS
 from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report import page
 from reals.report.figures import image_grids
@@ -53,6 +55,19 @@ def tab(report, tmp_path_factory):
         opened.size(1280, 900)
         opened.open(report)
         yield opened
+
+
+@pytest.fixture(scope="module")
+def of_the_paper(tmp_path_factory):
+    """The page of the paper's fourteen tables, every cell measured on another network than the published ones."""
+    rows = {(sheet.source, row.source): sheet.metrics for sheet in SHEETS.values() for row in sheet.rows}
+    values = dict.fromkeys(METRICS, 0.5) | dict.fromkeys(("fid", "sfid", "is", "rfid"), 123.45)
+    results = {(kind, name): result(name, kind, **values) for kind, name in rows}
+    return page.write(
+        tmp_path_factory.mktemp("paper") / "report.html", COMMON, description="Digits.", code_version="1",
+        tables=[build(sheet, results, COMMON) for sheet in SHEETS.values()], pictures=[], results=results, commands={},
+        overrides="scale=demo", times=[],
+    )  # fmt: skip
 
 
 def arms(tab) -> list[str]:
@@ -117,3 +132,20 @@ def test_a_phone_scrolls_tables_and_not_the_page(tab):
     assert tab.run("document.documentElement.scrollWidth") <= 375
     assert tab.run("[...document.querySelectorAll('.wide')].every(w => w.getBoundingClientRect().right <= 375)")
     tab.size(1280, 900)
+
+
+def test_a_screen_is_wide_enough_for_the_tables_of_the_paper_and_the_change_stands_beside_the_fid(of_the_paper, tab):
+    def places(of: str) -> list:
+        return tab.run(f"[...document.querySelectorAll('section')].map(section => ({of})(section))")
+
+    tab.size(1300, 900)
+    tab.open(of_the_paper)
+    hidden = places("s => (w => w.scrollWidth - w.clientWidth)(s.querySelector('.wide'))")
+    assert hidden == [0] * len(SHEETS)
+    heads = places("s => [...s.querySelectorAll('th.over')].map(h => h.textContent)")
+    compared = [k for k, sheet in enumerate(SHEETS.values()) if sheet.compare]
+    assert compared and all(heads[k][:2] == ["FID ↓", "ΔFID (%)"] for k in compared)
+    change = "s => s.querySelectorAll('th.over')[1].getBoundingClientRect().right"
+    assert all(places(change)[k] < 0.6 * 1300 for k in compared)
+    tab.size(1000, 900)  # the last columns are behind a scroll bar here, not the change
+    assert all(places(change)[k] < 1000 for k in compared)

@@ -16,7 +16,7 @@ from reals.files import write_text
 from reals.report.results import Result, Results
 from reals.report.tables.conditions import Conditions
 from reals.report.tables.model import Cell, Group, Row, Table
-from reals.report.tables.wording import caveat, legend, mean_sentence, percent, shown
+from reals.report.tables.wording import caveat, legend, mean_sentence, printed
 from reals.report.template import environment
 
 ANALYSIS = {
@@ -79,8 +79,7 @@ def write(
     templates.filters |= {
         "short": short,
         "duration": duration,
-        "percent": percent,
-        "shown": lambda cell, metric: shown(metric, cell),
+        "printed": lambda row, table: printed(table, row),
         "mean_sentence": mean_sentence,
         "legend": legend,
         "anchor": anchor,

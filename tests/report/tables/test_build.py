@@ -102,13 +102,15 @@ def test_a_seed_that_is_not_finite_is_refused():
         build(PAIR, {("evaluation", "run-a"): seeded("run-a", 40.0, math.nan)}, COMMON)
 
 
-def test_columns_name_the_extractor_unless_it_is_adms():
-    def named(extractor):
-        table = build(PAIR, {}, replace(COMMON, extractor=extractor))
-        return table.groups[0].name, table.groups[0].measured_name, table.headings[0].ours
+def test_each_metric_knows_whose_features_it_is_of():
+    sheet = replace(SHEETS["table08"], metrics=("rfid", "psnr"))
+    assert [group.extractor for group in build(sheet, {}, COMMON).groups] == [EXTRACTOR, None]
 
-    assert named(EXTRACTOR) == ("FID", "FID (digits-cnn)", "measured (digits-cnn)")
-    assert named("inception-v3-compat") == ("FID", "FID", "measured")
+
+def test_the_change_stands_beside_the_fid_that_it_is_of():
+    titles = [heading.title for heading in build(PAIR, {}, COMMON).headings]
+    assert titles == ["FID ↓", "ΔFID (%)", "IS ↑"]
+    assert [heading.title for heading in build(replace(PAIR, compare=False), {}, COMMON).headings] == ["FID ↓", "IS ↑"]
 
 
 def test_mixing_extractors_or_printing_nan_is_refused():

@@ -3,10 +3,33 @@ from dataclasses import replace
 import pytest
 from table_parts import COMMON, PAIR, row, seeded, sheet
 
+from reals.experiment.metric_table import ADM_EXTRACTOR
 from reals.report.tables.build import build
 from reals.report.tables.comma_separated import comma_separated
 from reals.report.tables.model import Cell
 from reals.report.tables.wording import legend, shown
+
+
+@pytest.mark.parametrize(
+    ("extractor", "second", "published", "line"),
+    [
+        ("photo-cnn", None, "1.0", "Measured: FID on features of photo-cnn. Published: on Inception's."),
+        ("photo-cnn", None, None, "Measured: FID on features of photo-cnn."),
+        ("photo-cnn", "deep", None, "Measured: FID on features of photo-cnn; FID (second extractor) on features of deep."),
+        (
+            ADM_EXTRACTOR,
+            "deep",
+            "1.0",
+            f"Measured: FID on features of {ADM_EXTRACTOR}; FID (second extractor) on features of deep.",
+        ),
+        (ADM_EXTRACTOR, None, "1.0", None),
+    ],
+)
+def test_the_legend_says_once_whose_features_each_metric_is_of(extractor, second, published, line):
+    metrics = ("fid", "fid_second") if second else ("fid",)
+    of = sheet(replace(row("a", "run-a"), published={"fid": published, "fid_second": None}), metrics=metrics)
+    said = legend(build(of, {}, replace(COMMON, extractor=extractor, second=second)))
+    assert [text for text in said if "features" in text] == ([line] if line else [])
 
 
 def test_a_single_seed_prints_no_deviation():

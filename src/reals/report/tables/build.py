@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from reals.experiment.metric_table import METRICS, OF_EXTRACTOR, metric_name
+from reals.experiment.metric_table import METRICS, OF_EXTRACTOR
 from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report.results import Result, Results, by_seed
 from reals.report.tables.conditions import Conditions
@@ -35,7 +35,7 @@ def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
         source=sheet.source,
         columns=tuple(sheet.columns.values()),
         label_names=tuple(sheet.columns),
-        groups=tuple(_group(sheet, metric, conditions.extractor) for metric in sheet.metrics),
+        groups=tuple(_group(sheet, metric, conditions) for metric in sheet.metrics),
         rows=tuple(
             Row(
                 key=row.key,
@@ -57,11 +57,11 @@ def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
     )
 
 
-def _group(sheet: TableSheet, metric: str, extractor: str | None) -> Group:
-    name = METRICS[metric].printed
-    measured = metric_name(metric, extractor) if metric in OF_EXTRACTOR and extractor is not None else name
+def _group(sheet: TableSheet, metric: str, conditions: Conditions) -> Group:
+    extractor = conditions.extractor if metric in OF_EXTRACTOR else conditions.second if metric == "fid_second" else None
     published = any(row.published[metric] is not None for row in sheet.rows)
-    return Group(metric, name, measured, published, "used" if sheet.source == "settings" else "measured")
+    ours = "used" if sheet.source == "settings" else "measured"
+    return Group(metric, METRICS[metric].printed, extractor, published, ours, change=sheet.compare and metric == "fid")
 
 
 def _cell(sheet: TableSheet, row: TableRow, metric: str, results: Results, conditions: Conditions) -> Cell:

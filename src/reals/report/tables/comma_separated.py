@@ -21,7 +21,10 @@ def _comments(table: Table) -> list[str]:
     comments = [f"{table.number}. {table.title}", f"scale: {table.conditions.scale}"]
     comments += [f"{name}: {value}" for name, value in table.conditions.protocol.items()]
     comments += [said] if (said := caveat(table.conditions)) else []
-    comments += [f"{group.metric}: {group.measured_name}" for group in table.groups]
+    comments += [
+        f"{group.metric}: {group.name}" + (f", on features of {group.extractor}" if group.extractor else "")
+        for group in table.groups
+    ]
     return comments + ([said] if (said := mean_sentence(table)) else [])
 
 

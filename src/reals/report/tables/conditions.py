@@ -12,7 +12,7 @@ from reals.experiment.registry import Registry
 class Conditions:
     """What all numbers of one scale have in common.
 
-    ``extractor`` names the feature extractor of FID and its kin. ``settings``: part of training -> setting -> value as printed.
+    ``extractor`` names the feature extractor of FID and its kin, ``second`` that of ``fid_second``. ``settings``: part of training -> setting -> value as printed.
     ``paper``: measured numbers compare with the published ones.
     """
 
@@ -21,6 +21,7 @@ class Conditions:
     extractor: str | None
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     paper: bool = False
+    second: str | None = None
 
 
 def of(registry: Registry) -> Conditions:
@@ -31,6 +32,7 @@ def of(registry: Registry) -> Conditions:
         extractor=scale.evaluation.extractor.name,
         settings=_settings(registry),
         paper=scale.paper,
+        second=scale.evaluation.second.name if scale.evaluation.second else None,
     )
 
 

@@ -44,12 +44,7 @@ def _grid(table: Table) -> list[list[str]]:
 
 def _header(table: Table) -> list[str]:
     """Markdown has one line for it, so what the other formats print below each other stands in a row here."""
-    header = list(table.columns)
-    for group in table.groups:
-        header += [f"{group.heading} published"] * group.published + [f"{group.heading}{group.extractor} {group.ours}"]
-    if table.compare:
-        header += ["ΔFID published %"] * table.published + ["ΔFID measured %"]
-    return header
+    return [*table.columns, *(f"{heading.title} {column}" for heading in table.headings for column in heading.columns)]
 
 
 def _labels(row: Row) -> list[str]:

@@ -61,26 +61,22 @@ class Mean:
 
 @dataclass(frozen=True)
 class Group:
-    """The columns of one metric: its name, its name with our feature extractor, if anything is published.
+    """The columns of one metric: its name, whose features we measure it on (None: no network's), if anything is published.
 
-    ``ours`` heads our column: "measured", or "used" for settings.
+    ``ours`` heads our column: "measured", or "used" for settings. ``change``: the relative change stands beside it.
     """
 
     metric: str
     name: str
-    measured_name: str
+    extractor: str | None
     published: bool
     ours: str
+    change: bool
 
     @property
     def heading(self) -> str:
         """The metric's name with an arrow towards better."""
         return f"{self.name} {METRICS[self.metric].arrow}".strip()
-
-    @property
-    def extractor(self) -> str:
-        """The feature extractor as it stands behind the metric's name, e.g. " (digits-cnn)"; "" where it goes without saying."""
-        return self.measured_name.removeprefix(self.name)
 
 
 @dataclass(frozen=True)
@@ -154,9 +150,13 @@ class Table:
 
     @property
     def headings(self) -> tuple[Heading, ...]:
-        """What stands over the columns right of the labels, from left to right."""
-        metrics = [Heading(group.heading, group.published, group.ours + group.extractor) for group in self.groups]
-        return (*metrics, Heading("ΔFID (%)", self.published, "measured")) if self.compare else tuple(metrics)
+        """What stands over the columns right of the labels, from left to right: the change beside the FID that it is of."""
+        found = []
+        for group in self.groups:
+            found.append(Heading(group.heading, group.published, group.ours))
+            if group.change:
+                found.append(Heading(f"Δ{group.name} (%)", group.published, group.ours))
+        return tuple(found)
 
     @property
     def sections(self) -> list[tuple[str | None, list[Row]]]:

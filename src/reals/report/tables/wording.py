@@ -3,19 +3,25 @@
 import math
 from dataclasses import dataclass
 
-from reals.experiment.metric_table import METRICS
+from reals.experiment.metric_table import ADM_EXTRACTOR, METRICS
 from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSING
 from reals.report.tables.conditions import Conditions
-from reals.report.tables.model import Cell, Change, Row, Table
+from reals.report.tables.model import Cell, Change, Group, Row, Table
 
 
 @dataclass(frozen=True)
 class Printed:
-    """The text of one cell right of the labels; ``published`` and ``best`` tell how to set it."""
+    """The text of one cell right of the labels; ``published`` and ``best`` tell how to set it.
+
+    ``cell`` and ``group`` are set where it is what we measured of a metric, ``first`` where a heading begins with it.
+    """
 
     text: str
     published: bool = False
     best: bool = False
+    cell: Cell | None = None
+    group: Group | None = None
+    first: bool = True
 
 
 def shown(metric: str, cell: Cell) -> str:
@@ -43,11 +49,11 @@ def printed(table: Table, row: Row) -> list[Printed]:
     cells = []
     for group, cell in zip(table.groups, row.cells, strict=True):
         cells += [Printed(cell.published or "", published=True)] * group.published
-        cells.append(Printed(shown(group.metric, cell), best=cell.best))
-    if table.compare:
-        change = row.change or Change(None, None)
-        cells += [Printed(percent(change.published), published=True)] * table.published
-        cells.append(Printed(percent(change.measured, change.deviation)))
+        cells.append(Printed(shown(group.metric, cell), False, cell.best, cell, group, first=not group.published))
+        if group.change:
+            change = row.change or Change(None, None)
+            cells += [Printed(percent(change.published), published=True)] * group.published
+            cells.append(Printed(percent(change.measured, change.deviation), first=not group.published))
     return cells
 
 
@@ -81,6 +87,7 @@ def legend(table: Table) -> list[str]:
     if any(group.heading != group.name for group in table.groups):
         best = " The best measured value of each section is in bold." if any(cell.best for cell in cells) else ""
         lines.append(f"Arrows point to better.{best}")
+    lines += _networks(table)
     if table.repeated:
         lines.append(_seeds(table, cells))
     if any(cell.status == "missing" for cell in cells):
@@ -92,6 +99,19 @@ def legend(table: Table) -> list[str]:
     if not table.conditions.paper:
         lines.append("Labels (models, sizes, steps, epochs) are the paper's.")
     return lines
+
+
+def _networks(table: Table) -> list[str]:
+    """On whose features each metric is measured, where that is not the literature's network for all."""
+    of: dict[str, list[str]] = {}
+    for group in table.groups:
+        if group.extractor is not None:
+            of.setdefault(group.extractor, []).append(group.name)
+    if set(of) <= {ADM_EXTRACTOR}:
+        return []
+    measured = "; ".join(f"{', '.join(names)} on features of {extractor}" for extractor, names in of.items())
+    published = any(group.published and group.extractor not in (None, ADM_EXTRACTOR) for group in table.groups)
+    return [f"Measured: {measured}." + " Published: on Inception's." * published]
 
 
 def _seeds(table: Table, cells: list[Cell]) -> str:
