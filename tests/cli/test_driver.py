@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +17,20 @@ from snakemake.cli import parse_config
 from reals import files
 from reals.cli import driver
 from reals.experiment.engine import Resources
+from reals.experiment.naming import Names
 from reals.experiment.reading import ConfigError
 from reals.experiment.stage_table import OF_COMMAND
 from reals.machine import dispatch, failures, handover, prefork, scratch, signals, slurm
 from reals.machine.signals import STOP_AT
 from reals.planning.preflight import checks
+from reals.report import early
+
+
+class Job:
+    """What the driver asks of one of Snakemake's jobs."""
+
+    def __init__(self, rule: SimpleNamespace, wildcards: dict[str, str]):
+        self.rule, self.wildcards_dict = rule, wildcards
 
 
 class Workflow(SimpleNamespace):
@@ -49,7 +59,8 @@ class Workflow(SimpleNamespace):
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """Environment and Snakemake's logger as they were; no GPU, whatever the machine has."""
+    """Environment and Snakemake's logger as they were; no GPU, whatever the machine has; no thread that draws pages."""
+    monkeypatch.setattr(driver.early, "redrawn", lambda registry, work: nullcontext())
     for name in (handover.VARIABLE, dispatch.SITE, dispatch.STARTS):
         monkeypatch.setenv(name, "to be restored")  # and so removed at the end, whatever a driver wrote
         monkeypatch.delenv(name)
@@ -347,3 +358,20 @@ def test_the_account_names_what_slurm_started_again(project):
     book(own.starts, start | {"job": "1"}, start | {"job": "2"})
     [line] = own.account()
     assert line.startswith("reals: stage sample x 0: went on 1 time")
+
+
+def test_the_early_page_names_what_runs_and_what_waits_and_leaves_out_what_is_done_or_only_drawn(project):
+    own = smoke()
+    registry = own.registry
+    run, samples = registry.runs["sit-b2-reals"], registry.samples["sit-b2-reals_400K"]
+
+    def job(stage, artefact, **numbers):
+        return Job(SimpleNamespace(name=stage.command), {stage.wildcard: artefact.id} | numbers)
+
+    done = job(registry.data.stage, registry.data)
+    runs, waits = job(run.stage, run, step="2"), job(samples.stage, samples, shard="0")
+    draws = Job(SimpleNamespace(name="report"), {})
+    dag = SimpleNamespace(needrun_jobs=lambda: [done, runs, waits, draws], finished=lambda job: job is done)
+    own.workflow.dag, own.workflow.scheduler = dag, SimpleNamespace(running=[runs])
+    names = Names(registry)
+    assert own._work() == early.Work([names.of(run, 2)], [names.of(samples, 0)])

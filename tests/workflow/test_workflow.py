@@ -22,6 +22,7 @@ from reals import files
 from reals.experiment.load import load
 from reals.experiment.metric_table import SETTINGS_ROWS
 from reals.experiment.registry import Registry
+from reals.report import early
 
 pytestmark = pytest.mark.workflow
 
@@ -104,6 +105,34 @@ def test_the_end_says_where_the_time_went(finished):
     printed = (finished / "printed.txt").read_text()
     for stage in ("teacher", "autoencoder", "transformer", "sample", "evaluate", "engine", "all"):
         assert re.search(rf"^{stage}\b.*%$", printed, re.MULTILINE)
+
+
+def test_the_page_is_there_while_the_run_goes_on_at_next_to_no_cost(finished):
+    root = finished / "results/smoke"
+    log, printed = (root / "logs/early.log").read_text(), (finished / "printed.txt").read_text()
+    drawn = re.findall(r"drawn, (\d+) of (\d+) results measured; (\S+) CPU-seconds\n", log)
+    assert drawn and "Traceback" not in log
+    assert all(int(measured) < int(of) for measured, of, _ in drawn)
+    spent = sum(record["cpu"] for record in files.read_lines(root / "journal.jsonl"))
+    assert sum(float(cost) for *_, cost in drawn) < 0.02 * spent
+    assert "not present when the DAG was created" not in printed
+    assert "Unfinished" not in (root / "report.html").read_text()
+
+
+def test_an_early_page_that_a_kill_left_behind_is_drawn_to_its_end(finished, tmp_path, monkeypatch):
+    folder = copy(finished, tmp_path)
+    monkeypatch.chdir(folder)
+    pages = early.Pages(at(Path()), lambda: early.Work(["evaluation"], []))
+    metrics, aside = pages.metrics[0], folder / "aside"
+    metrics.rename(aside)
+    pages.draw()
+    page = folder / "results/smoke/report.html"
+    assert "Unfinished" in page.read_text()
+    aside.rename(metrics)  # older than the tables, as if nothing had happened: only the page is not what it should be
+    assert set(planned(folder)) == {"report", "all"}
+    snakemake(folder)
+    assert "Unfinished" not in page.read_text()
+    assert planned(folder) == {}
 
 
 def test_a_second_call_has_nothing_to_do(finished):

@@ -77,7 +77,8 @@ rule report:
         FIGURES,
         code=code("report/page.*", "report/template.py"),
     output:
-        report(f"{ROOT}/report.html", caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),
+        # update: an early page stays until it is replaced, so that a browser that loads itself anew always finds one.
+        report(update(f"{ROOT}/report.html"), caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),
     log:
         f"{ROOT}/logs/report.log",
     params:

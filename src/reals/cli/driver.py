@@ -9,25 +9,29 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from reals import files
 from reals.cli.experiment import KEYS, entry, experiment_from
+from reals.experiment import naming
+from reals.experiment.artefact import Artefact
 from reals.experiment.engine import Resources
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.experiment.stage_table import Stage
+from reals.experiment.stage_table import OF_COMMAND, Stage
 from reals.machine import dispatch, failures, handover, prefork, restarts, scratch, site, slurm, usage
 from reals.machine.cores import THREADS
 from reals.machine.signals import EXIT_MISTAKE, STOP_AT
 from reals.planning import cost
 from reals.planning.preflight import checks
 from reals.records import journal
+from reals.report import early
 
 if TYPE_CHECKING:
+    from snakemake.jobs import Job
     from snakemake.workflow import Workflow
 
 SITE_FILE = "config/site.yaml"
@@ -176,8 +180,34 @@ class Driver:
         except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
             complain(error)
             sys.exit(EXIT_MISTAKE)
-        if self.workflow.local_exec and rules:
-            self._start_server()
+        if rules:
+            self._draw_early()
+            if self.workflow.local_exec:
+                self._start_server()
+
+    def _draw_early(self) -> None:
+        """Has the page drawn while the jobs run."""
+        for job in self.workflow.dag.needrun_jobs():  # else Snakemake warns that the page is there before its own job
+            if job.rule.name == "report":
+                self.workflow.dag.reason(job).missing_output.clear()
+        self.held.enter_context(early.redrawn(self.registry, self._work))
+
+    def _work(self) -> early.Work:
+        dag, named = self.workflow.dag, naming.Names(self.registry)
+
+        def names(jobs: "Iterable[Job]") -> list[str]:
+            return [named.of(*what) for job in jobs if (what := self._made_by(job))]
+
+        running = set(self.workflow.scheduler.running)
+        return early.Work(names(running), names(j for j in dag.needrun_jobs() if j not in running and not dag.finished(j)))
+
+    def _made_by(self, job: "Job") -> tuple[Artefact, int | None] | None:
+        """The artefact, and which step or shard of it, that a job of Snakemake's makes; None for one that only draws."""
+        if (stage := OF_COMMAND.get(job.rule.name)) is None:
+            return None
+        said = job.wildcards_dict
+        number = int(said[stage.numbering.name]) if stage.numbering else None
+        return self.registry.find(stage.kind, said[stage.wildcard]), number
 
     def _start_server(self) -> None:
         where = scratch.for_socket()

@@ -35,6 +35,7 @@ ANALYSIS = {
     "ssim_paper": "SSIM (paper's)",
     "lpips": "LPIPS",
 }
+RELOAD_SECONDS = 30  # of a page whose run goes on
 HASH = re.compile(r"[0-9a-f]{16,}")
 
 
@@ -57,6 +58,21 @@ class StageTime:
     cpu_seconds: float
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """How far a run is: results ``measured`` ``of`` how many at time ``at``, the names of jobs that run and that still wait.
+
+    ``going`` is False once the run has ended without the rest.
+    """
+
+    measured: int
+    of: int
+    at: str
+    running: Sequence[str]
+    waiting: Sequence[str]
+    going: bool
+
+
 def write(
     path: Path,
     conditions: Conditions,
@@ -69,6 +85,7 @@ def write(
     commands: Mapping[tuple[str, str], str],
     overrides: str,
     times: Sequence[StageTime],
+    unfinished: Unfinished | None = None,
 ) -> Path:
     """Write the page atomically; it needs no network and no other file, and its script only adds comfort.
 
@@ -100,6 +117,8 @@ def write(
         look=_beside("page.css"),
         script=_beside("page.js"),
         times=times,
+        unfinished=unfinished,
+        reload_seconds=RELOAD_SECONDS,
         wall_seconds=sum(time.wall_seconds for time in times),
         cpu_seconds=sum(time.cpu_seconds for time in times),
         literature_mark=LITERATURE_MARK,

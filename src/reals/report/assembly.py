@@ -1,0 +1,54 @@
+"""All tables and the page of an experiment, from its results: nothing here draws a figure or needs what draws one."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from reals import files
+from reals.experiment import figure_table
+from reals.experiment.artefact import Artefact
+from reals.experiment.registry import Registry
+from reals.records import journal, provenance
+from reals.report import page
+from reals.report.results import Results
+from reals.report.tables import conditions
+from reals.report.tables.build import build
+from reals.report.tables.model import Table
+
+
+def tables(registry: Registry, found: Results) -> list[Table]:
+    """The experiment's tables, in the order of tables.yaml."""
+    measured_under = conditions.of(registry)
+    return [build(sheet, found, measured_under) for sheet in registry.experiment.tables.values()]
+
+
+def write_page(path: Path, registry: Registry, found: Results, unfinished: page.Unfinished | None = None) -> None:
+    """The page at ``path``, with the figures that are drawn already; ``unfinished`` while a run goes on."""
+    pictures = []
+    for name in figure_table.figures(registry):
+        png = registry.root / "figures" / f"{name}.png"
+        caption = figure_table.caption(registry.experiment, name)
+        pictures.append(page.Picture(figure_table.title(name), caption, png if png.exists() else None))
+    rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
+    kinds: dict[str, Mapping[str, Artefact]] = {
+        "evaluation": registry.evaluations,
+        "autoencoder": registry.analyses,
+        "downstream": registry.downstream,
+    }
+    page.write(
+        path,
+        conditions.of(registry),
+        description=registry.experiment.scale.description,
+        code_version=files.code_version(),
+        tables=tables(registry, found),
+        pictures=pictures,
+        results=found,
+        commands={
+            (kind, name): provenance.remake(registry, registry.outputs(kinds[kind][name])[0])
+            for (kind, name), result in found.items()
+            if result is not None
+        },
+        overrides=shlex.join(registry.experiment.overrides),
+        unfinished=unfinished,
+        times=[page.StageTime(row["stage"], row["jobs"], row["wall"], row["cpu"]) for row in rows],
+    )
