@@ -1,27 +1,35 @@
-# make demo: every table and figure at demo scale.  make test: the tests.  make quick: lint, types and the tests that start no process.
+# make demo: every table and figure at demo scale.
+# make test: lint, types and the tests.  make quick: without the tests that start a process.  make test-all: also those on SLURM, in
+# a browser, of LaTeX, and the long ones; what is not installed is skipped and named.
 # All set up .venv from the lock file first.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test quick lint lock clean
+.PHONY: demo test test-all quick lint style lock clean
 
 demo: $(READY)
 	$(BIN)/snakemake
 
-test: lint
-	$(BIN)/python -m pytest
+test: style
+	$(call checked,)
 
-# The type checker works beside the tests: each takes a core.
-quick: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not process"; tests=$$?; wait $$types && exit $$tests
+test-all: style
+	$(call checked,--all)
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+quick: style
+	$(call checked,-q -m "not process")
+
+lint: style
 	$(BIN)/mypy
+
+style: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The type checker works beside the tests, of which every core runs one.
+checked = $(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist loadgroup $(1); tests=$$?; \
+	wait $$types || { echo "mypy found what stands above the tests"; exit 1; }; exit $$tests
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }

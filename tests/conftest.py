@@ -1,16 +1,22 @@
-"""Strictness for every test: one thread, deterministic kernels, our sheets in a scratch folder."""
+"""Strictness for every test: one thread, deterministic kernels, our sheets in a scratch folder; what the workers share."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 
+from reals.machine.cores import cores
+
 os.environ.pop("REALS_PREFORK", None)  # tests run what they start themselves
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what they start: several tests share the cores
 JOB = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -21,21 +27,40 @@ def pytest_addoption(parser):
         action="store_true",
         help="write anew what tests compare with: golden results, frozen ids, schemas and key tables",
     )
+    parser.addoption("--all", action="store_true", help="run the tests marked `extra` too: SLURM, a browser, LaTeX, long ones")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def leaves_out_extra(config) -> bool:
+    return not config.option.all and "extra" not in (config.option.markexpr or "")
+
+
+def pytest_report_header(config):
+    return "left out: tests on SLURM, in a browser, of LaTeX, and long ones (--all)" if leaves_out_extra(config) else None
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a worker a core that this process may use; each takes up to 3 GB."""
+    return min(cores(), 8)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses, and before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Slow tests run only where -m names them: a selection by another mark does not bring them back.
+    """Extra tests run only where they are asked for: a selection by another mark does not bring them back.
 
-    What uses the finished run starts snakemake, so it is marked `process` without being told.
+    What uses the finished run starts snakemake, so it is marked `process` without being told. Tests with a fixture of their
+    module stay on one worker, so that it is made once; the workflow's tests come first, since they take longest.
     """
     for item in items:
-        if "finished" in item.fixturenames or item.get_closest_marker("workflow") or item.get_closest_marker("slow"):
+        if "finished" in item.fixturenames or item.get_closest_marker("workflow") or item.get_closest_marker("extra"):
             item.add_marker("process")
-    if "slow" not in (config.option.markexpr or ""):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        if any(fixture[-1].scope == "module" for fixture in item._fixtureinfo.name2fixturedefs.values()):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    if leaves_out_extra(config):
+        extra = [item for item in items if item.get_closest_marker("extra")]
+        config.hook.pytest_deselected(items=extra)
+        items[:] = [item for item in items if not item.get_closest_marker("extra")]
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
 
 
 STARTED = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"}
@@ -103,25 +128,47 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **kwargs)
+def snakemake(folder: Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None):
+    """What it printed and its exit code; in an interpreter of its own where an environment is given."""
+    if env is None:
+        done = forks.snakemake(folder, *arguments)
+    else:
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, env=env)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def planned(folder: Path, *arguments: str) -> dict[str, int]:
+def planned(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> dict[str, int]:
     """Jobs per rule that a dry run would start."""
-    text = snakemake(folder, *arguments, "-n", "-q", "rules").stdout
+    text = snakemake(folder, *arguments, "-n", "-q", "rules", env=env).stdout
     return {rule: int(n) for rule, n in JOB.findall(text) if rule != "total"}
+
+
+def once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker to ask for it makes, by ``make(folder)``, and that all of them read."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    made, failed = folder.with_suffix(".made"), folder.with_suffix(".failed")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not failed.exists(), f"another worker could not make {name}"
+        if not made.exists():
+            failed.touch()
+            folder.mkdir()
+            make(folder)
+            failed.rename(made)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """A folder in which the smoke scale has run to its report."""
-    folder = tmp_path_factory.mktemp("smoke")
-    copy_project(folder)
-    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
-    done = snakemake(folder)
-    (folder / "printed.txt").write_text(done.stdout + done.stderr)
-    return folder
+
+    def make(folder: Path) -> None:
+        copy_project(folder)
+        edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+        done = snakemake(folder, env=dict(os.environ))
+        (folder / "printed.txt").write_text(done.stdout + done.stderr)
+
+    return once(tmp_path_factory, "smoke", make)

@@ -101,7 +101,7 @@ def test_one_evaluation_from_nothing(project):
     assert result["values"]["fid"] > 0 and result["protocol"]["scale"] == "imagenet256_rehearsal"
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_all_of_the_paper(project):
     from conftest import snakemake
 

@@ -34,7 +34,7 @@ WAITS = {
 """How often a step waits for the device; never where it is not named."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict]:
     """Scene -> facts; those that need a gradient are absent where there is no compiler for the shim."""
     compiler, shim = shutil.which("g++") or shutil.which("c++"), tmp_path_factory.mktemp("shim") / "shim.so"

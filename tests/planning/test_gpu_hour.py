@@ -84,7 +84,7 @@ def test_beside_a_gpu_s_peak_stands_the_plan_s_once_for_each_precision(project, 
     assert hour._planned(timings, run, SimpleNamespace(kind="transformer B", precision="bf16", batch=4)) == planned[1]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_every_item_runs_on_a_cpu(project, monkeypatch):
     monkeypatch.setattr(gpu_hour, "selftest", lambda quick: iter(()))  # has tests of its own
     gpu_hour.main(["--tiny", "--rates", "--out", str(project / "hour.json")])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, edit, planned, snakemake
+from conftest import REPOSITORY, edit, once, planned, snakemake
 
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
@@ -43,10 +43,13 @@ def registry(folder: Path) -> Registry:
     return Registry(load("smoke", folder=folder / "config"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def origin(finished, tmp_path_factory) -> Path:
-    """A repository whose smoke run is partly published to a remote folder."""
-    folder = tmp_path_factory.mktemp("origin") / "project"
+    """A repository whose smoke run is partly published to a remote folder; no test changes either."""
+    return once(tmp_path_factory, "origin", lambda folder: publish_some(finished, folder / "project")) / "project"
+
+
+def publish_some(finished: Path, folder: Path) -> None:
     shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
     for name in (".dvcignore", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, folder)
@@ -69,7 +72,6 @@ def origin(finished, tmp_path_factory) -> Path:
     assert "6 recorded and pushed" in done.stdout
     run(folder, "git", "add", "-A", ".")
     run(folder, "git", "commit", "-qm", "published")
-    return folder
 
 
 @pytest.fixture
@@ -125,21 +127,20 @@ def test_a_changed_weight_remakes_what_depends_on_it_in_a_clone_too(clone):
 
 
 @pytest.mark.workflow
-def test_a_damaged_object_is_named_and_only_that_is_made_again(origin, clone):
+def test_a_damaged_object_is_named_and_only_that_is_made_again(origin, clone, tmp_path):
     run_of = registry(clone)
     weights = run_of.folder(run_of.runs["sit-b2-control"]) / "step_2.safetensors"
     digest = hashlib.md5((origin / weights).read_bytes()).hexdigest()
-    stored = origin.parent / "store/files/md5" / digest[:2] / digest[2:]
-    whole = stored.read_bytes()
+    store = tmp_path / "store"
+    shutil.copytree(origin.parent / "store", store)
+    dvc(clone, "remote", "modify", "--local", "store", "url", str(store))
+    stored = store / "files/md5" / digest[:2] / digest[2:]
     stored.chmod(0o644)
-    try:
-        stored.write_bytes(whole[:-1] + b"!")
-        pulled = dvc(clone, "pull", "run@smoke_sit-b2-control", "run@smoke_sit-b2-reals", check=False)
-        assert pulled.returncode != 0
-        assert str(weights.parent) in pulled.stderr
-        assert (clone / run_of.folder(run_of.runs["sit-b2-reals"]) / "step_2.safetensors").exists()
-    finally:
-        stored.write_bytes(whole)
+    stored.write_bytes(stored.read_bytes()[:-1] + b"!")
+    pulled = dvc(clone, "pull", "run@smoke_sit-b2-control", "run@smoke_sit-b2-reals", check=False)
+    assert pulled.returncode != 0
+    assert str(weights.parent) in pulled.stderr
+    assert (clone / run_of.folder(run_of.runs["sit-b2-reals"]) / "step_2.safetensors").exists()
     forget(clone, "sit-b2-control_400K")
     assert planned(clone)["transformer"] == 1
 

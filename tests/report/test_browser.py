@@ -16,6 +16,7 @@ from reals.report.tables.conditions import Conditions
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.extra,
     pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
 ]
 

@@ -433,7 +433,7 @@ def test_a_base_that_is_not_there_is_refused_before_the_first_job(project, path,
         checks.at_start(Registry(load("smoke")))
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_one_step_at_full_size():
     """SD-VAE's and DINOv2-large-reg's exact sizes: counts, shapes, gradients, what stays frozen, memory. About 7 GB."""
     done = subprocess.run(

@@ -36,7 +36,7 @@ def advanced(folder, step):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.extra)])
 def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path, kills):
     chance = random.Random(kills)
     folder, while_writing, seen, steps = tmp_path / "a", 0, [], STEPS_PER_KILL * kills

@@ -343,7 +343,7 @@ def test_the_launcher_passes_a_warning_on_and_keeps_the_exit_code(fresh):
     assert "Traceback" not in error
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_torchrun_trains_a_run_of_the_dag_in_two_processes(fresh):
     context, run = fresh
     job = launch("-m", "reals", "stage", "transformer", run.id, "10", "--config", "scale=smoke", module="torch.distributed.run")

@@ -25,7 +25,7 @@ from conftest import REPOSITORY, copy_project, edit
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.extra]
 SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
 STEPS = 2500  # of the run that is disturbed: some ten seconds
 # The first look for finished jobs comes soon, and files are seen at once: this is one machine.
@@ -210,7 +210,6 @@ def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, u
         torch.testing.assert_close(four[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_and_go_on_later(cluster, undisturbed, folder):
     set_site(folder, setup="sleep 60")
     first = start(folder, weights(folder))
@@ -255,22 +254,6 @@ def test_what_the_cluster_cannot_give_is_one_line_and_sends_nothing(cluster, fol
     assert jobs(folder) == []
 
 
-def test_without_slurm_the_profile_says_so(folder):
-    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, "sinfo").exists())
-    tools = folder.with_name("tools")
-    tools.mkdir()
-    for name in ("bash", "sh", "git", "which", "nice", "env", "uname"):
-        (tools / name).symlink_to(shutil.which(name))
-    command = [sys.executable, "-m", "snakemake", str(weights(folder)), "--profile", "profiles/slurm"]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ | {"PATH": f"{path}:{tools}"}
-    )
-    assert done.returncode != 0
-    assert len(ours(done.stderr)) == 1 and "no SLURM on this machine (sinfo not found)" in ours(done.stderr)[0]
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
 def test_a_preempted_job_goes_on(cluster, undisturbed, folder):
     set_site(folder, gpu_partition="spot")
     process = start(folder, weights(folder))
@@ -285,7 +268,6 @@ def test_a_preempted_job_goes_on(cluster, undisturbed, folder):
     assert "resumed at" in logs(folder)[1]
 
 
-@pytest.mark.slow
 def test_a_job_on_a_node_that_dies_goes_on_elsewhere(cluster, undisturbed, folder):
     process = start(folder, weights(folder))
     until(lambda: saved(folder), "training")
@@ -299,7 +281,6 @@ def test_a_job_on_a_node_that_dies_goes_on_elsewhere(cluster, undisturbed, folde
     assert len(ours(text)) == 1 and "went on 1 time after" in ours(text)[0] and f"on {node} " in ours(text)[0]
 
 
-@pytest.mark.slow
 def test_a_job_cancelled_by_hand_is_sent_again(cluster, undisturbed, folder):
     process = start(folder, weights(folder))
     until(lambda: saved(folder), "training")
@@ -313,7 +294,6 @@ def test_a_job_cancelled_by_hand_is_sent_again(cluster, undisturbed, folder):
     assert "asked to stop; state of step" in first and "resumed at" in second
 
 
-@pytest.mark.slow
 def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_job(cluster, undisturbed, folder):
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
     # Of the minute, so that a little training meets the limit. No further try is left for a failure: a saved stop needs none.
@@ -328,7 +308,6 @@ def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_j
     assert "went on" in ours(text)[-1]
 
 
-@pytest.mark.slow
 def test_what_would_fail_again_is_not_tried_again(cluster, folder):
     cache = registry(folder).folder(run_of(folder).needs[0])
     shards = list((folder / cache).glob("*.npy"))
@@ -341,7 +320,6 @@ def test_what_would_fail_again_is_not_tried_again(cluster, folder):
     assert ours(text)[0].endswith("; not tried again, since it would fail in the same way")
 
 
-@pytest.mark.slow
 def test_a_job_that_slurm_ends_at_its_limit_gets_more_time(cluster, folder, undisturbed):
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
     set_site(folder, setup="mkdir slept 2>/dev/null && sleep 200; true")
@@ -351,7 +329,6 @@ def test_a_job_that_slurm_ends_at_its_limit_gets_more_time(cluster, folder, undi
     assert ": TIMEOUT): " in ours(text)[0]
 
 
-@pytest.mark.slow
 def test_the_whole_dag_gives_the_tables_of_a_local_run(cluster, tmp_path):
     folders = tmp_path / "local", tmp_path / "cluster"
     for folder in folders:

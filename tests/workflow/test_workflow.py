@@ -68,6 +68,7 @@ def test_jobs_of_one_machine_share_its_gpus_or_as_many_as_are_asked_for(project,
     assert set(re.findall(r"--gpus (\d+) .*--together", printed)) == {gpus}  # what the job leases
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 def test_the_report_of_a_run_opens_in_a_browser(finished, tmp_path):
     with browser.page(tmp_path) as tab:
@@ -137,7 +138,7 @@ def test_an_early_page_that_a_kill_left_behind_is_drawn_to_its_end(finished, tmp
 
 def test_a_second_call_has_nothing_to_do(finished):
     began = time.monotonic()
-    assert "Nothing to be done" in "".join(snakemake(finished).stderr)
+    assert "Nothing to be done" in "".join(snakemake(finished, env=dict(os.environ)).stderr)
     assert time.monotonic() - began < 20
 
 
@@ -417,6 +418,22 @@ def test_a_site_file_without_a_key_is_one_line_and_starts_nothing(project):
     assert not (project / "results").exists()
 
 
+def test_without_slurm_its_profile_says_so(project):
+    tools = project / "tools"
+    tools.mkdir()
+    for name in ("bash", "sh", "git", "which", "nice", "env", "uname"):
+        (tools / name).symlink_to(shutil.which(name))
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, "sinfo").exists())
+    target = str(at(project).outputs(at(project).runs["sit-b2-reals"])[0])
+    done = snakemake(
+        project, target, "--profile", "profiles/slurm", "--config", "scale=smoke", check=False,
+        env=os.environ | {"PATH": f"{path}:{tools}"},
+    )  # fmt: skip
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("reals: ")]
+    assert "no SLURM on this machine (sinfo not found)" in line
+
+
 def test_too_little_disk_is_said_before_work_starts(project):
     edit(project / "config/scales/smoke.yaml", "samples: 24", "samples: 2400000000")
     done = snakemake(project, "--config", "scale=smoke", check=False)
@@ -475,7 +492,7 @@ def test_an_undefined_table_is_refused(project):
 @pytest.mark.parametrize(("scale", "least"), [("demo", 150), ("cifar10", 190), ("imagenet256", 430)])
 def test_other_scales_are_planned_in_seconds(project, scale, least):
     began = time.monotonic()
-    jobs = planned(project, "--config", f"scale={scale}")
+    jobs = planned(project, "--config", f"scale={scale}", env=dict(os.environ))
     assert time.monotonic() - began < 10
     assert sum(jobs.values()) >= least
     experiment = load(scale)

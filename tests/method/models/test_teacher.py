@@ -217,7 +217,7 @@ def test_weights_neither_cached_nor_to_be_had_are_said_before_anything_runs(monk
         weights.hub_weights("teachers.large", "timm/nowhere", "model.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_dinov2_large_with_registers_at_448_pixels():
     teacher = built("vit_large_patch14_reg4_dinov2.lvd142m", 14, grid=32)
     assert sum(p.numel() for p in teacher.network.parameters()) == 304_370_688

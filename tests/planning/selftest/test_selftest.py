@@ -32,7 +32,7 @@ def test_all_is_well_on_a_machine_without_gpu(tmp_path):
     assert found["processes"].said.startswith("2 on the CPU (gloo): ")
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_compiled_network_makes_the_same_steps(tmp_path):
     assert "from eager after 2 steps" in Runs(checks.tiny(CONFIG), CPU, tmp_path, CONFIG).compiled()
 

@@ -14,6 +14,7 @@ from reals.report.tables.latex import latex
 
 
 @pytest.mark.process
+@pytest.mark.extra
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (texlive-latex-extra)")
 @pytest.mark.parametrize("name", SHEETS)
 def test_latex_of_every_table_compiles(name, tmp_path):
