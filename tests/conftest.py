@@ -38,6 +38,7 @@ def pytest_report_header(config):
     return "left out: tests on SLURM, in a browser, of LaTeX, and long ones (--all)" if leaves_out_extra(config) else None
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist it is no hook
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: a worker a core that this process may use; each takes up to 3 GB."""
     return min(cores(), 8)

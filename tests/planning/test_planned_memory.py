@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -33,6 +34,7 @@ def aligned(registry, **changes):
 
 
 def test_the_runs_memory_is_what_the_batch_and_the_depth_make_it(registry):
+    @cache
     def peak(batch=64, depth=2, accumulate=1, checkpointed=False, gpus=1):
         run = run_of(registry, batch=batch, depth=depth, width=64, heads=2)
         return footprint.transformer(registry, run, gpus, accumulate, checkpointed)
@@ -41,7 +43,7 @@ def test_the_runs_memory_is_what_the_batch_and_the_depth_make_it(registry):
     assert thrice - twice == pytest.approx(twice - once, rel=0.01)  # linear in depth
     assert peak(256) - peak(192) == pytest.approx(peak(192) - peak(128), rel=0.02)  # and in the batch
     assert peak(accumulate=4) < 0.7 * once and peak(depth=6, checkpointed=True) < 0.7 * thrice
-    assert peak(accumulate=16) <= peak(accumulate=4)
+    assert peak(accumulate=8) <= peak(accumulate=4)
     assert peak(64, gpus=2) < once < peak(128, gpus=2)
 
 

@@ -24,6 +24,7 @@ from conftest import REPOSITORY, copy_project, edit
 
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
+from reals.experiment.stage_table import STAGES
 
 pytestmark = [pytest.mark.workflow, pytest.mark.extra]
 SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
@@ -109,15 +110,15 @@ def folder(undisturbed, tmp_path) -> Path:
     return copy
 
 
-def start(folder: Path, target: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", str(target), "--profile", "profiles/slurm", *SOON, *arguments]
+def start(folder: Path, *arguments: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", *map(str, arguments), "--profile", "profiles/slurm", *SOON]
     with (folder / "printed.txt").open("w") as printed:
         return subprocess.Popen(command, cwd=folder, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def finished(process: subprocess.Popen, folder: Path, code: int = 0) -> str:
+def ended(process: subprocess.Popen, folder: Path, code: int = 0) -> str:
     try:
-        process.wait(timeout=420)
+        process.wait(timeout=900)
     finally:
         if process.poll() is None:
             process.kill()
@@ -177,7 +178,7 @@ def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_loca
         'case "$*" in *"stage sample "*" 001 --config "*) mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
     )
     set_site(folder, setup=broken + '; echo "sees GPUs ($CUDA_VISIBLE_DEVICES)"')
-    text = finished(start(folder, metrics(folder)), folder)
+    text = ended(start(folder, metrics(folder)), folder)
     same_weights(folder, undisturbed)
     ours_, theirs = (json.loads((f / metrics(f)).read_text()) for f in (folder, undisturbed))
     assert ours_["values"] == theirs["values"]
@@ -202,7 +203,7 @@ def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, u
     subprocess.run([sys.executable, "-m", "snakemake", str(target)], cwd=alone, capture_output=True, timeout=300, check=True)
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {nodes: 2, gpu: 2, runtime: 5}")
     set_site(folder, gpu_type="pretended-h100")  # a name that Snakemake's executor refuses in a gres
-    finished(start(folder, target), folder)
+    ended(start(folder, target), folder)
     [(_, state, nodes)] = jobs(folder)
     assert (state, nodes) == ("COMPLETED", "n[1-2]")
     one, four = load_file(alone / target), load_file(folder / target)
@@ -226,13 +227,13 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
     first.wait()
     [(number, state, _)] = jobs(folder)
     assert state == "RUNNING"
-    text = finished(start(folder, weights(folder)), folder, code=2)
+    text = ended(start(folder, weights(folder)), folder, code=2)
     assert len(ours(text)) == 1 and f"scancel {number}" in ours(text)[0]
     assert len(jobs(folder)) == 1
     subprocess.run(["scancel", number], check=True)
     until(lambda: jobs(folder)[0][1] == "CANCELLED", "scancel")
     set_site(folder, setup=None)
-    finished(start(folder, weights(folder)), folder)
+    ended(start(folder, weights(folder)), folder)
     same_weights(folder, undisturbed)
 
 
@@ -249,7 +250,7 @@ def test_a_second_snakemake_and_one_after_a_killed_one_are_refused_in_one_line_a
 )
 def test_what_the_cluster_cannot_give_is_one_line_and_sends_nothing(cluster, folder, keys, says):
     set_site(folder, **keys)
-    text = finished(start(folder, weights(folder)), folder, code=2)
+    text = ended(start(folder, weights(folder)), folder, code=2)
     assert len(ours(text)) == 1 and says in ours(text)[0]
     assert jobs(folder) == []
 
@@ -261,7 +262,7 @@ def test_a_preempted_job_goes_on(cluster, undisturbed, folder):
     [(number, _, node)] = jobs(folder)
     wanted = ["sbatch", "--parsable", "-p", "gpu", "-w", node, "--gres=gpu:8", "-o", "/dev/null", "--wrap", "sleep 3"]
     subprocess.run(wanted, check=True, capture_output=True)
-    text = finished(process, folder)
+    text = ended(process, folder)
     same_weights(folder, undisturbed)
     assert [i for i, *_ in jobs(folder)] == [number]  # SLURM's own requeue: no new job
     assert len(ours(text)) == 1 and "went on 1 time after a preemption" in ours(text)[0]
@@ -274,7 +275,7 @@ def test_a_job_on_a_node_that_dies_goes_on_elsewhere(cluster, undisturbed, folde
     [(_, _, node)] = jobs(folder)
     assert cluster_sh("node-down", node).returncode == 0
     try:
-        text = finished(process, folder)
+        text = ended(process, folder)
     finally:
         assert cluster_sh("node-up", node).returncode == 0
     same_weights(folder, undisturbed)
@@ -286,7 +287,7 @@ def test_a_job_cancelled_by_hand_is_sent_again(cluster, undisturbed, folder):
     until(lambda: saved(folder), "training")
     [(number, *_)] = jobs(folder)
     subprocess.run(["scancel", number], check=True)
-    text = finished(process, folder)
+    text = ended(process, folder)
     same_weights(folder, undisturbed)
     assert [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))] == ["CANCELLED", "COMPLETED"]
     assert f"(SLURM job {number}: CANCELLED): " in ours(text)[0]
@@ -298,7 +299,7 @@ def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_j
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
     # Of the minute, so that a little training meets the limit. No further try is left for a failure: a saved stop needs none.
     set_site(folder, setup="sleep 35", training_retries=0, gpu_type="pretended-h100")
-    text = finished(start(folder, weights(folder)), folder)
+    text = ended(start(folder, weights(folder)), folder)
     same_weights(folder, undisturbed)
     *stopped, last = [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))]
     assert last == "COMPLETED" and stopped and set(stopped) <= {"FAILED", "TIMEOUT"}  # TIMEOUT where the machine is very busy
@@ -315,7 +316,7 @@ def test_what_would_fail_again_is_not_tried_again(cluster, folder):
         whole = np.load(path)
         np.save(path, np.full_like(whole, np.nan))
     assert shards
-    text = finished(start(folder, weights(folder)), folder, code=1)
+    text = ended(start(folder, weights(folder)), folder, code=1)
     assert [state for _, state, _ in jobs(folder)] == ["FAILED"]
     assert ours(text)[0].endswith("; not tried again, since it would fail in the same way")
 
@@ -323,24 +324,22 @@ def test_what_would_fail_again_is_not_tried_again(cluster, folder):
 def test_a_job_that_slurm_ends_at_its_limit_gets_more_time(cluster, folder, undisturbed):
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
     set_site(folder, setup="mkdir slept 2>/dev/null && sleep 200; true")
-    text = finished(start(folder, weights(folder)), folder)
+    text = ended(start(folder, weights(folder)), folder)
     same_weights(folder, undisturbed)
     assert [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))] == ["TIMEOUT", "COMPLETED"]
     assert ": TIMEOUT): " in ours(text)[0]
 
 
-def test_the_whole_dag_gives_the_tables_of_a_local_run(cluster, tmp_path):
-    folders = tmp_path / "local", tmp_path / "cluster"
-    for folder in folders:
-        folder.mkdir()
-        copy_project(folder)
-        edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
-    local, through = folders
-    target = Path("results/smoke/metrics.json")
-    subprocess.run([sys.executable, "-m", "snakemake", str(target)], cwd=local, capture_output=True, timeout=1800, check=True)
-    process = start(through, target, "--jobs", "6")
-    process.wait(timeout=7200)
-    finished(process, through)
-    one, other = ((folder / "results/smoke") for folder in folders)
-    for n in range(1, 15):
-        assert (one / f"tables/table{n:02d}.csv").read_text() == (other / f"tables/table{n:02d}.csv").read_text(), n
+def test_every_kind_of_job_gives_the_numbers_of_a_local_run(cluster, finished, tmp_path):
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    copy_project(folder)
+    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
+    here, name = registry(folder), "sit-xl2-reals_2M_cfg4.0"  # the one that figure 4 shows
+    shown = [here.outputs(artefact)[0] for artefact in (here.evaluations[name], here.downstream[name], here.analyses["reals"])]
+    text = ended(start(folder, *shown, "--jobs", "6"), folder)
+    made = {json.loads(line)["stage"] for line in (folder / here.root / "journal.jsonl").read_text().splitlines()}
+    assert made == {stage.command for stage in STAGES}, text
+    for path in shown:
+        one, other = (json.loads((place / path).read_text())["values"] for place in (finished, folder))
+        assert one == other, path

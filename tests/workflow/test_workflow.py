@@ -333,6 +333,7 @@ def test_a_disk_that_fills_while_sampling_is_one_line_and_the_same_command_goes_
         subprocess.run(["umount", "-l", str(folder / place)], check=True)
 
 
+@pytest.mark.extra  # kills of one training are in tests/training/test_faults.py
 def test_killed_outright_the_same_command_ends_with_the_same_weights(finished, tmp_path):
     folder = tmp_path / "again"
     copy_project(folder) if folder.mkdir() is None else None
