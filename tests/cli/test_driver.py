@@ -47,6 +47,7 @@ class Workflow(SimpleNamespace):
             resource_settings=SimpleNamespace(nodes=jobs),
             config_settings=SimpleNamespace(config_args=list(typed)),
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
+            persistence=SimpleNamespace(cleanup_metadata=lambda path: True),
             dag=SimpleNamespace(needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=rule)) for rule in rules]),
         )
 

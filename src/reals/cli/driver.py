@@ -190,6 +190,8 @@ class Driver:
         for job in self.workflow.dag.needrun_jobs():  # else Snakemake warns that the page is there before its own job
             if job.rule.name == "report":
                 self.workflow.dag.reason(job).missing_output.clear()
+        # Without Snakemake's record of it the page's date alone counts; with one, inputs of the same content count as unchanged.
+        self.workflow.persistence.cleanup_metadata(str(self.registry.root / "report.html"))
         self.held.enter_context(early.redrawn(self.registry, self._work))
 
     def _work(self) -> early.Work:
