@@ -12,7 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import edit
-from snakemake.cli import parse_config
+from snakemake.cli import get_argument_parser, parse_config
+from snakemake.scheduling.job_scheduler import JobRateLimiter
+from snakemake.settings.types import MaxJobsPerTimespan
 
 from reals import files
 from reals.cli import driver
@@ -45,6 +47,7 @@ class Workflow(SimpleNamespace):
             remote_exec=remote,
             local_exec=local,
             resource_settings=SimpleNamespace(nodes=jobs),
+            scheduler=SimpleNamespace(job_rate_limiter=None),
             config_settings=SimpleNamespace(config_args=list(typed)),
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
             persistence=SimpleNamespace(cleanup_metadata=lambda path: True),
@@ -124,6 +127,18 @@ def test_what_is_typed_wrong_is_one_line(project):
         driver.Driver(Workflow(typed=("data=",)), {"scale": "smoke", "data": None})
     with pytest.raises(ConfigError, match="--config scle: unknown key"):
         driver.Driver(Workflow(typed=("scle=demo",)), {"scale": "smoke", "scle": "demo"})
+
+
+@pytest.mark.parametrize(("stated", "left"), [(None, None), ("7/1m", (7, 60))])
+def test_the_scheduler_looks_when_jobs_end_and_not_by_the_second(project, stated, left):
+    """The limit that Snakemake states by itself is lifted, one that a user states stays."""
+    stated = stated or get_argument_parser().get_default("max_jobs_per_timespan")
+    scheduler = SimpleNamespace(job_rate_limiter=JobRateLimiter(MaxJobsPerTimespan.parse_choice(stated)))
+    own = smoke()
+    own.workflow.scheduler = scheduler
+    own.start()
+    limit = scheduler.job_rate_limiter
+    assert (limit and (limit.max_jobs, limit.timespan)) == left
 
 
 def test_a_stage_is_launched_with_what_its_job_was_granted(project):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SITE_FILE = "config/site.yaml"
 # What a job is told, so that a shell that was started inside one has it too; a stop that has passed would end every training.
 FOR_JOBS = (handover.VARIABLE, dispatch.SITE, dispatch.STARTS, dispatch.GRANTED, STOP_AT, THREADS)
+DEFAULT_LIMIT = (100, 1)  # Snakemake's --max-jobs-per-timespan: jobs, seconds
 # Rules that run where snakemake runs, in seconds; beside them, one rule for each table (`only`).
 RENDERING = frozenset({"all", "render", "tables", "figure", "report"})
 
@@ -180,6 +181,7 @@ class Driver:
         except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
             complain(error)
             sys.exit(EXIT_MISTAKE)
+        self._look_when_jobs_end()
         if rules:
             self._draw_early()
             if self.workflow.local_exec:
@@ -210,6 +212,17 @@ class Driver:
         said = job.wildcards_dict
         number = int(said[stage.numbering.name]) if stage.numbering else None
         return self.registry.find(stage.kind, said[stage.wildcard]), number
+
+    def _look_when_jobs_end(self) -> None:
+        """Lifts Snakemake's own limit of 100 jobs a second; one that the command line or a profile states stays.
+
+        For its sake the scheduler looks again a second after every look while jobs wait for a core, and each job that ends
+        begins one more such chain: after a hundred jobs, it looks a hundred times a second.
+        """
+        scheduler = self.workflow.scheduler
+        limit = scheduler.job_rate_limiter
+        if limit is not None and (limit.max_jobs, limit.timespan) == DEFAULT_LIMIT:
+            scheduler.job_rate_limiter = None
 
     def _start_server(self) -> None:
         where = scratch.for_socket()
