@@ -40,11 +40,12 @@ CLI = textwrap.dedent("""
 @pytest.fixture
 def server(tmp_path):
     package = tmp_path / "path" / "reals"
-    for folder in (package, package / "cli", package / "machine"):
+    for folder in (package, package / "cli", package / "experiment", package / "machine"):
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
     (package / "cli/main.py").write_text(CLI)
     for name in (
+        "experiment/stage_table.py",
         "machine/cuda.py",
         "machine/dispatch.py",
         "machine/handover.py",

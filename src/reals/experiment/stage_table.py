@@ -43,6 +43,11 @@ class Stage:
     published: tuple[str, ...] = ()  # the names under which DVC keeps what it makes
 
     @property
+    def module(self) -> str:
+        """Where that function is."""
+        return self.run.partition(":")[0]
+
+    @property
     def wildcard(self) -> str:
         """What the rules call the id: stages that share a folder are told apart by the kind."""
         return "id" if sum(other.folder == self.folder for other in STAGES) == 1 else self.kind
@@ -70,8 +75,7 @@ class Stage:
 
     def function(self) -> Callable[..., None]:
         """The function that makes an artefact: takes a context, the artefact, and its number where there is one."""
-        module, _, name = self.run.partition(":")
-        return getattr(import_module(module), name)
+        return getattr(import_module(self.module), self.run.partition(":")[2])
 
 
 STAGES = (

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from reals.experiment.stage_table import STAGES
 from reals.machine.dispatch import VISIBLE
 from reals.machine.handover import FORWARDED, VARIABLE, Request, kill, receive, send_number
 from reals.machine.signals import EXIT_BUG, EXIT_DONE, EXIT_MISTAKE
@@ -28,7 +29,8 @@ from reals.machine.signals import EXIT_BUG, EXIT_DONE, EXIT_MISTAKE
 PRELOADED = (
     "torch", "numpy", "diffusers.models.autoencoders.autoencoder_kl", "timm.models.vision_transformer", "timm", "lpips",
     "torch_fidelity", "safetensors.torch", "sklearn.linear_model", "sklearn.manifold", "scipy.ndimage", "mlxtend.data",
-    "pandas", "matplotlib.figure", "matplotlib.backends.backend_agg", "reals.cli.main",
+    "pandas", "matplotlib.figure", "matplotlib.backends.backend_agg", "reals.cli.main", "reals.machine.memory",
+    "reals.records.provenance", "reals.records.journal", "reals.report.commands", *dict.fromkeys(stage.module for stage in STAGES),
 )  # fmt: skip
 STARTUP_SECONDS = 600.0  # on a machine that is very busy; a server that ends is noticed at once
 LOOK_SECONDS = 1.0  # between looks whether the process that started the server is still there
