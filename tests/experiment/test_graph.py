@@ -48,7 +48,7 @@ def test_every_job_is_made_from_jobs_before_it(scale):
 def test_tables_and_figures_want_what_the_workflow_makes_for_them(scale):
     """`reals plan` counts the targets of `shown`; the rule `all` asks for `metrics` and what figures are drawn from."""
     graph = graph_of(scale)
-    shown = {target for targets in graph.shown().values() for target in targets}
+    shown = {target for targets in graph.shown.values() for target in targets}
     drawn = {file.with_name("metrics.json") for name in figure_table.figures(graph.registry) for file in graph.drawn_from(name)}
     assert shown == {str(file) for file in {*graph.metrics(), *drawn}}
     assert graph.behind(shown) >= shown
@@ -85,7 +85,7 @@ def test_a_shard_is_a_job_of_its_own_with_the_inputs_of_all(graph):
 
 
 def test_nothing_behind_what_exists_is_missing(graph):
-    table = graph.shown()["table06"]
+    table = graph.shown["table06"]
     assert graph.missing(table) == graph.behind(table)
     evaluation = graph.jobs[table[0]]
     make(*map(str, evaluation.outputs))

@@ -84,7 +84,7 @@ def test_each_job_costs_what_its_own_precision_does(project):
 @pytest.mark.parametrize("scale", ["smoke", "imagenet256"])
 def test_jobs_are_those_snakemake_would_start(project, scale):
     costs = cost.Costs(Registry(load(scale)))
-    wanted = costs.graph.missing(t for targets in costs.graph.shown().values() for t in targets)
+    wanted = costs.graph.missing(t for targets in costs.graph.shown.values() for t in targets)
     ours: dict[str, int] = {}
     for target in wanted:
         job = costs.jobs[target]

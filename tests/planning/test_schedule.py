@@ -20,7 +20,7 @@ def paper() -> cost.Costs:
 
 
 def test_the_schedule_is_bounded_by_work_and_by_the_longest_path(paper):
-    shown = paper.graph.shown()
+    shown = paper.graph.shown
     targets = paper.graph.missing(t for some in shown.values() for t in some)
     work = sum(RATES.seconds(paper.jobs[t].work) for t in targets)
     longest = schedule(paper, targets, RATES, 0)

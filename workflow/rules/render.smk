@@ -95,7 +95,7 @@ for table in EXPERIMENT.tables:
             driver.only(table)
         localrule: True
         input:
-            GRAPH.shown()[table],
+            GRAPH.shown[table],
         log:
             f"{ROOT}/logs/only_{table}.log",
         shell:

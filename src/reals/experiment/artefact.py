@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from reals.experiment import stage_table
@@ -46,7 +47,7 @@ class Artefact(Generic[S]):
         """What the id is the hash of."""
         return to_identity(self.spec)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """``<name>-<10 hex digits of the sha256 of the identity>``."""
         canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))

@@ -122,12 +122,13 @@ class Graph:
     @cached_property
     def wanted(self) -> set[str]:
         """What must still be made for all tables and figures, as of the first time this is asked."""
-        return self.missing(target for targets in self.shown().values() for target in targets)
+        return self.missing(target for targets in self.shown.values() for target in targets)
 
     def to_make(self) -> set[str]:
         """Ids of the artefacts behind tables and figures that are still to be made, wholly or in part."""
         return {self.jobs[target].artefact.id for target in self.wanted}
 
+    @cached_property
     def shown(self) -> dict[str, tuple[str, ...]]:
         """Table -> the targets whose numbers it shows; ``figures`` -> those that the figures show."""
         tables = {name: tuple(self._shown_in(sheet)) for name, sheet in self.registry.experiment.tables.items()}

@@ -105,7 +105,7 @@ def _keys(annotation: Any, place: Sequence[int | str]) -> list[str]:
     return _keys(inside[-1], place[1:]) if inside and place else []
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.CSafeLoader):
     """Refuses a key that stands twice in one mapping, of which PyYAML would silently keep the last value and drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -80,7 +80,7 @@ class Registry:
 
     def find(self, kind: str, id: str) -> Artefact:
         """The artefact with this id; ConfigError where the sheets (now) define none."""
-        for artefact in self.all():
+        for artefact in self._all:
             if artefact.kind == kind and artefact.id == id:
                 return artefact
         raise ConfigError(

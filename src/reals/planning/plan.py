@@ -10,7 +10,7 @@ from reals.planning.schedule import devices_of, granted, schedule
 
 def plan_of(costs: Costs, rates: Rates, nodes: int, per_node: int) -> dict[str, Any]:
     """The whole plan as plain numbers: FLOPs, device-hours, hours, bytes."""
-    devices, shown = nodes * per_node, costs.graph.shown()
+    devices, shown = nodes * per_node, costs.graph.shown
     wanted, behind = costs.graph.wanted, costs.graph.behind(t for targets in shown.values() for t in targets)
     hours = {target: rates.seconds(job.work) / 3600 for target, job in costs.jobs.items()}
 
