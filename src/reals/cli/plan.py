@@ -66,8 +66,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def printed(plan: dict) -> str:
-    import pandas as pd
-
     unit, missing = plan["unit"], plan["missing"]
     devices = plan["nodes"] * plan["per_node"]
     small = plan["from_nothing"]["device_hours"] < 20
@@ -76,10 +74,6 @@ def printed(plan: dict) -> str:
 
     def hours(value: float) -> str:
         return f"{value * factor:,.1f}"
-
-    def frame(rows: list[dict]) -> str:
-        text = pd.DataFrame(rows).to_string(index=False, justify="right")
-        return "\n".join("  " + line for line in text.splitlines())
 
     def row(job: dict[str, Any], **first: Any) -> dict[str, Any]:
         return first | {
@@ -98,7 +92,7 @@ def printed(plan: dict) -> str:
         }
         for kind in plan["work"]
     ]
-    lines = [head, frame(rates)]
+    lines = [head, aligned(rates)]
     if others := [f"{k['kind']} {k['precision']} (from {k['stand_in']})" for k in plan["work"] if k["stand_in"]]:
         lines.append(
             f"  Without a rate of their own, and derived by the ratio of the peaks: {', '.join(others)}; run `reals measure` again."
@@ -121,7 +115,7 @@ def printed(plan: dict) -> str:
             for j in jobs
         ]
         rows.append({c: "" for c in rows[0]} | row(_sum(jobs), name=f"all {len(jobs)}") | {wall: "", "": ""})
-        lines += ["", title, frame(rows)]
+        lines += ["", title, aligned(rows)]
     tables = [
         {
             "table": t["table"], f"alone {work}": hours(t["alone"]["device_hours"]), wall: hours(t["alone"]["wall_hours"]),
@@ -132,7 +126,7 @@ def printed(plan: dict) -> str:
     ]  # fmt: skip
     whole = plan["from_nothing"]
     lines += [
-        "", "Tables given what exists: each alone, then one after the other, the cheapest next", frame(tables), "",
+        "", "Tables given what exists: each alone, then one after the other, the cheapest next", aligned(tables), "",
         f"To make: {missing['flops']:.3g} FLOP, {hours(missing['device_hours'])} {work} in {missing['jobs']:,} jobs, "
         f"{missing['bytes'] / 1e9:,.1f} GB; {hours(missing['wall_hours'])} {clock} on {devices} {unit}{'s' * (devices > 1)}, "
         f"{hours(missing['critical_path_hours'])} {clock} on as many as can be used.",
@@ -144,8 +138,6 @@ def printed(plan: dict) -> str:
 
 def printed_memory(rows: list[dict[str, Any]], card: float | None) -> str:
     """The part of the plan that says what fits on which card; ``card`` is the memory planned for, in GB, where it is known."""
-    import pandas as pd
-
     title = "Memory of each GPU, GB" + (f" (cards of {card:g} GB)" if card else "")
     shown = []
     for row in rows:
@@ -157,9 +149,16 @@ def printed_memory(rows: list[dict[str, Any]], card: float | None) -> str:
             "batch": f"{row['of_each']} each", "precision": row["precision"], "GB": f"{row['gb']:.1f}",
             "smallest card": row["card"] or "none", **({"fits": verdict} if card else {}),
         })  # fmt: skip
-    text = pd.DataFrame(shown).to_string(index=False, justify="right")
     note = "An estimate of what a card must hold, on the safe side: tensors, 5% for gaps between them, CUDA's context and workspaces."
-    return "\n".join(["", title, *("  " + line for line in text.splitlines()), note])
+    return "\n".join(["", title, aligned(shown), note])
+
+
+def aligned(rows: list[dict[str, Any]]) -> str:
+    """Rows below the names of their keys, aligned on the right; blank where a row lacks a key that another has."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    cells = [list(keys), *([str(row.get(key, "")) for key in keys] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  " + " ".join(map(str.rjust, line, widths)) for line in cells)
 
 
 def _setting(remedy: dict[str, Any]) -> str:
