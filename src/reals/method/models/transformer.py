@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals.method.models.bf16 import Linear, attention
+from reals.method.models.gelu import gelu
 
 FULL_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 """Published sizes as (width, depth, heads), DiT table 1."""
@@ -174,7 +175,7 @@ class FeedForward(nn.Module):
         self.fc2 = Linear(MLP_RATIO * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
