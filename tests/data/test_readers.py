@@ -16,10 +16,11 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
         scale = load(name).scale
         n = scale.data.expected_images or train[name]
         width = networks.teacher_width(scale.teachers["large"])
+        views = 2 if scale.data.flip else 1
         planned = (
-            readers.latent_layout(n, scale.latent.channels, scale.latent_size)
+            readers.latent_layout(n, views, scale.latent.channels, scale.latent_size)
             if of == "latents"
-            else readers.feature_layout(n, 2 if scale.data.flip else 1, scale.latent_size, width, of.endswith("cls"))
+            else readers.feature_layout(n, views, scale.latent_size, width, of.endswith("cls"))
         )
         stated = " + ".join(" x ".join(map(str, shape)) for shape in planned.fields.values())
         assert [images, flips, row, size] == [f"{n:,}", str(planned.flips), stated, cache.amount(planned.bytes)], (name, of)

@@ -1,4 +1,6 @@
-"""The latent cache holds both flips at unit scale, however it is cut."""
+"""The latent cache holds both flips, where the data flip, at unit scale, however it is cut."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from reals.stages import (
 )
 
 
-def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
+def test_the_latent_cache_holds_both_flips_at_unit_scale_where_the_data_flip(context):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
     latents.run(context, r.latents["sd-vae"])
@@ -35,6 +37,12 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale(context):
     mirrored = cache.batch(indices, np.ones(80, bool), torch.zeros(80, 4, 8, 8))
     assert not torch.allclose(mirrored, cache.batch(indices, np.zeros(80, bool), torch.zeros(80, 4, 8, 8)).flip(-1), atol=1e-3)
 
+    plain = replace(r.latents["sd-vae"], spec=replace(r.latents["sd-vae"].spec, mirrored=False))
+    latents.run(context, plain)
+    alone = readers.Latents(context.folder(plain))
+    assert alone.layout.flips == 1
+    assert np.array_equal(*(c.rows("moments", indices, np.zeros(80, int)) for c in (alone, cache)))
+
 
 def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_from_is_refused(context, monkeypatch):
 
@@ -45,7 +53,7 @@ def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_
     for size in (cache.SHARD_IMAGES, 16):
         monkeypatch.setattr(cache, "BATCH", 16)
         monkeypatch.setattr(
-            latents, "latent_layout", lambda *a, size=size: cache.Layout(a[0], 2, {"moments": (2 * a[1], a[2], a[2])}, size)
+            latents, "latent_layout", lambda *a, size=size: cache.Layout(a[0], a[1], {"moments": (2 * a[2], a[3], a[3])}, size)
         )
         latents.run(context, r.latents["sd-vae"])
         read = readers.Latents(folder)

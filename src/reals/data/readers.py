@@ -34,9 +34,9 @@ class CachedFeatures(Cache):
         return torch.from_numpy(self.rows("patch", indices, flips)).float(), cls
 
 
-def latent_layout(images: int, channels: int, size: int) -> Layout:
-    """One row: mean and logvar [2C, h, w]. Always both flips, because the encoder is not flip-equivariant."""
-    return Layout(images, 2, {"moments": (2 * channels, size, size)})
+def latent_layout(images: int, flips: int, channels: int, size: int) -> Layout:
+    """One row: mean and logvar [2C, h, w]. ``flips`` is 2 where the data flip, because the encoder is not flip-equivariant."""
+    return Layout(images, flips, {"moments": (2 * channels, size, size)})
 
 
 class Latents(Cache):

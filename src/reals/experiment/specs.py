@@ -189,6 +189,7 @@ class LatentsSpec:
     autoencoder: str
     precision: str  # of what is stored
     compute: Literal["tf32", "bf16"] | None  # precision of the encoder's products; None: float32
+    mirrored: Literal[False] | None  # False: not cached, as the data do not flip; None: cached
 
 
 @dataclass(frozen=True, kw_only=True)

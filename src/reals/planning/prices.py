@@ -78,7 +78,7 @@ def autoencoder(networks: Networks, artefact: Artefact[AutoencoderSpec]) -> Pric
 
 
 def latents(networks: Networks, artefact: Artefact[LatentsSpec]) -> Priced:
-    images = 2 * networks.counts.train
+    images = networks.counts.train * (1 if artefact.spec.mirrored is False else 2)
     work = {Kind("encoding", artefact.spec.compute or FP32): images * flops.vae_encoder_flops(networks.vae)}
     return work, images * 2 * networks.scale.latent.channels * networks.scale.latent_size**2 * 2
 

@@ -36,7 +36,7 @@ class LatentsStandIn(Latents):
     """Random moments in place of a cache of ``count`` images' latents; mirrored rows are others."""
 
     def __init__(self, count: int, channels: int, size: int, scaling_factor: float | None = None):
-        self.layout, self.manifest = latent_layout(count, channels, size), {"autoencoder": "none"}
+        self.layout, self.manifest = latent_layout(count, 2, channels, size), {"autoencoder": "none"}
         self.scaling_factor = scaling_factor or 1.0
         moments = _rows(self.layout)["moments"]
         moments[:, :, channels:] = LOGVAR

@@ -126,7 +126,7 @@ class Supply:
         return CachedFeatures(self._cache(f"features_{needed.id}", self._feature_layout(self.rows, needed)))
 
     def _latent_layout(self, count: int) -> Layout:
-        return latent_layout(count, self.scale.latent.channels, self.scale.latent_size)
+        return latent_layout(count, 2 if self.scale.data.flip else 1, self.scale.latent.channels, self.scale.latent_size)
 
     def _feature_layout(self, count: int, needed: Artefact) -> Layout:
         width, flips = self.networks.teacher_dim(needed.needed("teacher")), 2 if self.scale.data.flip else 1

@@ -1,4 +1,4 @@
-"""Stage `latents`: the posterior moments of the training images, both flips."""
+"""Stage `latents`: the posterior moments of the training images, mirrored too where the data flip."""
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
         "data_sha256": images.fingerprint(),
     }
     vae = models.channels_last(models.load(source, context.device), context.device)
-    channels, counted = context.scale.latent.channels, 2 if context.scale.data.flip else 1
+    channels, flips = context.scale.latent.channels, 1 if artefact.spec.mirrored is False else 2
 
     @torch.no_grad()
     def encode(span: range, put: Put) -> dict:
@@ -41,20 +41,19 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
         for _, pixels in images.ahead(batches):
             x = models.to_input(torch.from_numpy(pixels).to(context.device)).contiguous(memory_format=torch.channels_last)
             rows = []
-            for f, view in enumerate((x, x.flip(-1))):
+            for view in (x, x.flip(-1))[:flips]:
                 with running(context.device, artefact.spec.compute or "fp32"):
                     mean, logvar = models.moments(vae, view)
                 rows.append(torch.cat([mean, logvar], dim=1).half())
-                if f < counted:
-                    m, v = mean.double(), logvar.double().exp()
-                    # E[z^2] = mean^2 + var: the moments of the sampled latents without sampling them.
-                    total += m.sum(dim=(0, 2, 3))
-                    square += (m.square() + v).sum(dim=(0, 2, 3))
+                m, v = mean.double(), logvar.double().exp()
+                # E[z^2] = mean^2 + var: the moments of the sampled latents without sampling them.
+                total += m.sum(dim=(0, 2, 3))
+                square += (m.square() + v).sum(dim=(0, 2, 3))
             put(moments=torch.stack(rows, dim=1).cpu().numpy())
         return {"sum": total.tolist(), "sum_of_squares": square.tolist()}
 
     def statistics(facts: list[dict]) -> dict:
-        count = counted * len(images) * context.scale.latent_size**2
+        count = flips * len(images) * context.scale.latent_size**2
         mean, square = (np.sum([f[key] for f in facts], axis=0) / count for key in ("sum", "sum_of_squares"))
         std = float(np.sqrt(square.mean() - mean.mean() ** 2))
         return {
@@ -64,5 +63,5 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
             "channel_std": np.sqrt(square - mean**2).tolist(),
         }
 
-    planned = latent_layout(len(images), channels, context.scale.latent_size)
+    planned = latent_layout(len(images), flips, channels, context.scale.latent_size)
     cache.make(folder, planned, made_from, encode, statistics, f"latents {artefact.name}")

@@ -9,8 +9,10 @@ from reals.experiment.specs import AutoencoderSpec, DataSpec, LatentsSpec, RepaS
 
 
 def latents(experiment: Experiment, data: Artefact[DataSpec], autoencoder: Artefact[AutoencoderSpec]) -> Artefact[LatentsSpec]:
-    compute = experiment.scale.encoding.precision
-    spec = LatentsSpec(data=data.id, autoencoder=autoencoder.id, precision=PRECISION, compute=compute)
+    spec = LatentsSpec(
+        data=data.id, autoencoder=autoencoder.id, precision=PRECISION, compute=experiment.scale.encoding.precision,
+        mirrored=None if experiment.scale.data.flip else False,
+    )  # fmt: skip
     return Artefact(autoencoder.name, spec, (data, autoencoder))
 
 
