@@ -44,6 +44,8 @@ class Workflow(SimpleNamespace):
     ):  # fmt: skip
         super().__init__(
             is_main_process=main,
+            touch=False,
+            dag_settings=SimpleNamespace(forceall=False, forcerun=set(), forcetargets=False, targets=set()),
             remote_exec=remote,
             local_exec=local,
             resource_settings=SimpleNamespace(nodes=jobs),
@@ -51,7 +53,9 @@ class Workflow(SimpleNamespace):
             config_settings=SimpleNamespace(config_args=list(typed)),
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
             persistence=SimpleNamespace(cleanup_metadata=lambda path: True),
-            dag=SimpleNamespace(needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=rule)) for rule in rules]),
+            dag=SimpleNamespace(
+                needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards_dict={}) for rule in rules]
+            ),
         )
 
     def register_resource(self, name: str, value: int) -> None:
@@ -331,6 +335,27 @@ def test_on_a_cluster_its_partitions_are_checked_for_the_rules_that_are_needed(p
     with pytest.raises(SystemExit):
         smoke("transformer", local=False, jobs=50).start()
     assert capsys.readouterr().err.splitlines()[-1].endswith("2 of them; wait for them (squeue --me), or: scancel 12 13")
+
+
+def test_what_is_told_to_be_made_again_is_set_aside_before_the_first_job(project, server, monkeypatch, capsys):
+    monkeypatch.setattr(checks, "at_start", lambda registry: None)
+    own = smoke()
+    artefact = own.registry.data
+    [index] = own.registry.outputs(artefact)
+    index.parent.mkdir(parents=True)
+    index.touch()
+    job = SimpleNamespace(rule=SimpleNamespace(name="data"), wildcards_dict={"id": artefact.id})
+    own.workflow.dag = SimpleNamespace(needrun_jobs=lambda: [job])
+    own.workflow.dag_settings.forcerun = {"data"}
+    own.workflow.touch = True
+    own.start()
+    assert index.exists()
+    own.held.close()
+    own.workflow.touch = False
+    own.start()
+    assert not index.exists() and "reals: made again from the start, as told" in capsys.readouterr().err
+    own.fail()
+    assert capsys.readouterr().err.startswith("\nThe same command without -F, -R and -f goes on from here; ")
 
 
 def test_the_end_says_what_to_open_or_how_to_go_on(project, capsys):

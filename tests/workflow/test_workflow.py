@@ -574,3 +574,55 @@ def test_own_photographs_by_a_path(project):
     result = json.loads((project / target).read_text())
     assert result["protocol"]["data"] == "photos 32x32"
     assert (project / figure).exists()
+
+
+def spoil(state: Path) -> None:
+    """Other numbers in a training state or a cache's shard, with the checksum that belongs to them."""
+    if state.suffix == ".npy":
+        np.save(state, 2 * np.load(state))
+        record = state.with_name(f"shard_{state.stem.split('_')[1]}.json")
+        facts = json.loads(record.read_text())
+        facts["files"][state.name] |= {"sha256": files.sha256(state), "bytes": state.stat().st_size}
+        record.write_text(json.dumps(facts))
+        return
+    import torch
+
+    def doubled(value):
+        if isinstance(value, dict):
+            return {key: doubled(part) for key, part in value.items()}
+        return 2 * value if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    torch.save(doubled(torch.load(state, weights_only=True)), state)
+    state.with_suffix(".sha256").write_text(files.sha256(state))
+
+
+def test_what_is_forced_begins_anew_with_all_that_is_made_from_it(finished, tmp_path):
+    """Each job finds something wrong that it would have gone on from; all ends with the bits of before."""
+    folder = copy(finished, tmp_path)
+    registry = at(folder)
+    evaluation, run = registry.evaluations["sit-b2-reals_400K"], registry.runs["sit-b2-reals"]
+    latents, samples = registry.latents["reals"], registry.samples["sit-b2-reals_400K"]
+    autoencoders = [registry.autoencoders[name] for name in ("sd-vae", "reals")]
+    states, place = folder / registry.states(run), folder / registry.folder(run)
+    metrics, weights = folder / registry.folder(evaluation) / "metrics.json", place / "step_2.safetensors"
+    later = place / "step_4.safetensors"
+    before = [files.sha256(path) for path in (weights, later)], json.loads(metrics.read_text())["values"]
+    left = [states / "step_00000002.pt", folder / registry.folder(latents) / "moments_00000.npy"]
+    left += [folder / registry.folder(each) / "state/step_00000003.pt" for each in autoencoders]
+    for state in left:
+        spoil(state)
+    part = folder / registry.folder(samples) / "parts/000_000000_12.npz"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"no part")
+    made = {"autoencoder": 2, "latents": 1, "transformer": 1, "sample": 2, "evaluate": 1}
+    target = str(metrics.relative_to(folder))
+    assert planned(folder, target, "-R", "autoencoder") == made
+    assert planned(folder, target, "-f") == {"evaluate": 1}
+    done = snakemake(folder, target, "-R", "autoencoder")
+    assert ([files.sha256(path) for path in (weights, later)], json.loads(metrics.read_text())["values"]) == before
+    [said] = [line for line in done.stderr.splitlines() if "made again from the start, as told" in line]
+    places = said.split(" is now in ")[1].split(", ")
+    assert [Path(each).parts[2] for each in places] == ["autoencoders", "latents", "metrics", "runs", "samples", "states"]
+    assert sorted(path.name for path in (folder / places[-1] / run.id).glob("*.pt"))[0] == "step_00000002.pt"
+    assert not list(states.glob("step_00000004.*")), "of a run that is made again no state stays"
+    assert planned(folder, target) == {}

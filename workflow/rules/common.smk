@@ -4,13 +4,11 @@ from pathlib import Path
 from reals import files
 from reals.cli import driver
 from reals.experiment import figure_table
-from reals.experiment.graph import Graph
 from reals.experiment.protocol import protocol
 from reals.experiment.stage_table import STAGES
 
 DRIVER = driver.opened(workflow, config)
-EXPERIMENT, REGISTRY = DRIVER.experiment, DRIVER.registry
-GRAPH = Graph(REGISTRY)
+EXPERIMENT, REGISTRY, GRAPH = DRIVER.experiment, DRIVER.registry, DRIVER.graph
 SCALE = EXPERIMENT.scale
 ROOT = str(REGISTRY.root)
 FIGURE_NAMES = list(figure_table.figures(REGISTRY))
@@ -31,18 +29,8 @@ wildcard_constraints:
 
 
 def inputs(stage):
-    """Input function of a stage's rule: nothing where the job's files exist already.
-
-    ancient() alone is not enough: it ignores an input's age, but where the input is missing and another job has it made again
-    (as in a clone that pulled only some results), Snakemake would run this finished job again as well.
-    """
-
-    def of(wildcards):
-        number = int(wildcards[stage.numbering.name]) if stage.numbering else None
-        job = GRAPH.job(REGISTRY.find(stage.kind, wildcards[stage.wildcard]), number)
-        return [] if job.done and not workflow.dag_settings.forceall else ancient(GRAPH.inputs(job))
-
-    return of
+    """Input function of a stage's rule."""
+    return lambda wildcards: DRIVER.forced.inputs(DRIVER.forced.job(stage, wildcards), ancient)
 
 
 SHOWN = [str(file) for file in GRAPH.metrics()]

@@ -11,14 +11,17 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from reals import files
 from reals.cli.experiment import KEYS, entry, experiment_from
+from reals.cli.forcing import Forced
 from reals.experiment import naming
 from reals.experiment.artefact import Artefact
 from reals.experiment.engine import Resources
+from reals.experiment.graph import Graph
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import OF_COMMAND, Stage
@@ -77,6 +80,7 @@ class Driver:
         config = dict(config) | as_typed(workflow)
         self.experiment = experiment_from(config)
         self.registry = Registry(self.experiment)
+        self.graph = Graph(self.registry)
         self.site_file = Path(str(config.get("site") or SITE_FILE))
         self.site = site.load(self.site_file)
         # --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores.
@@ -85,6 +89,11 @@ class Driver:
         self.held = ExitStack()  # until this process ends, unless `finish` comes first
         self.began = time.time()
         self.energy = usage.energy()
+
+    @cached_property
+    def forced(self) -> Forced:
+        """What snakemake was told to make again; a process that runs a single job on its node is told that job alone."""
+        return Forced(self.graph, self.workflow.dag_settings)
 
     @property
     def light(self) -> frozenset[str]:
@@ -178,6 +187,10 @@ class Driver:
                 say(f"reals: {fault}")
             if rules:
                 checks.at_start(self.registry)
+            if not self.workflow.touch and (
+                said := self.forced.begin_anew((job.rule.name, job.wildcards_dict) for job in self.workflow.dag.needrun_jobs())
+            ):
+                say(f"reals: {said}")
         except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
             complain(error)
             sys.exit(EXIT_MISTAKE)
@@ -209,9 +222,8 @@ class Driver:
         """The artefact, and which step or shard of it, that a job of Snakemake's makes; None for one that only draws."""
         if (stage := OF_COMMAND.get(job.rule.name)) is None:
             return None
-        said = job.wildcards_dict
-        number = int(said[stage.numbering.name]) if stage.numbering else None
-        return self.registry.find(stage.kind, said[stage.wildcard]), number
+        made = self.forced.job(stage, job.wildcards_dict)
+        return made.artefact, made.number
 
     def _look_when_jobs_end(self) -> None:
         """Lifts Snakemake's own limit of 100 jobs a second; one that the command line or a profile states stays.
@@ -252,7 +264,8 @@ class Driver:
     def fail(self) -> None:
         """After the last job, where one failed."""
         self._finish()
-        say("\nThe same command goes on from here; nothing that was finished is lost.")
+        command = "The same command without -F, -R and -f" if self.forced.targets else "The same command"
+        say(f"\n{command} goes on from here; nothing that was finished is lost.")
 
     def _finish(self) -> None:
         self.held.close()

@@ -119,6 +119,14 @@ class Graph:
                 waiting += self.jobs[target].needs
         return found
 
+    def after(self, targets: Iterable[str]) -> set[str]:
+        """Everything that is made from these targets, directly or not."""
+        first, found = set(targets), set[str]()
+        for target, job in self.jobs.items():  # in the order of the DAG
+            if not (first | found).isdisjoint(job.needs):
+                found.add(target)
+        return found
+
     @cached_property
     def wanted(self) -> set[str]:
         """What must still be made for all tables and figures, as of the first time this is asked."""

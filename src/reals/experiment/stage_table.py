@@ -23,6 +23,9 @@ class Numbering:
 STEP = Numbering("step")
 SHARD = Numbering("shard", digits=3)
 
+TRAINING = ("state", "log.jsonl")  # of `reals.training.loop`
+CACHE = ("shard_*.json",)  # of `reals.data.cache`: a shard without its record does not count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -41,6 +44,9 @@ class Stage:
     several_nodes: bool = False  # training: may span nodes, and goes on where it was when it is started again
     sheet: Sheet | None = None  # whose row an artefact is named after; None: the scale alone defines it
     published: tuple[str, ...] = ()  # the names under which DVC keeps what it makes
+    goes_on_from: tuple[
+        str, ...
+    ] = ()  # what is left of an unfinished making, in the artefact's folder; a run's states lie elsewhere
 
     @property
     def module(self) -> str:
@@ -61,7 +67,15 @@ class Stage:
         """Names of the files that one job makes in its artefact's folder."""
         if self.numbering is None or number is None:
             return self.outputs
-        return tuple(name.format(number=str(number).zfill(self.numbering.digits)) for name in self.outputs)
+        return tuple(name.format(number=self._written(number)) for name in self.outputs)
+
+    def left_behind(self, number: int | None = None) -> tuple[str, ...]:
+        """Patterns of what one job goes on from in its artefact's folder, where it was begun before."""
+        return tuple(name.format(number=self._written(number)) for name in self.goes_on_from)
+
+    def _written(self, number: int | None) -> str:
+        """A number as file names have it."""
+        return "" if self.numbering is None or number is None else str(number).zfill(self.numbering.digits)
 
     def patterns(self) -> tuple[str, ...]:
         """Its outputs with Snakemake's wildcards, below results/<scale>/."""
@@ -81,33 +95,35 @@ class Stage:
 STAGES = (
     Stage(
         kind="data", command="data", help="prepare the images", run="reals.stages.data:run",
-        folder="data", rev=1, priority=100, published=("data",),
+        folder="data", rev=1, priority=100, published=("data",), goes_on_from=("crops/index.json",),
     ),
     Stage(
         kind="teacher", command="teacher", help="train or bring in a teacher", run="reals.stages.teacher:run",
-        folder="teachers", rev=1, priority=90, published=("teacher",),
+        folder="teachers", rev=1, priority=90, published=("teacher",), goes_on_from=TRAINING,
     ),
     Stage(
         kind="extractor", command="extractor", help="train a feature extractor, or verify Inception's weights",
         run="reals.stages.extractor:run", folder="extractors", rev=1, priority=40, published=("extractor",),
+        goes_on_from=TRAINING,
     ),
     Stage(
         kind="features", command="features", help="cache a teacher's features", run="reals.stages.features:run",
-        folder="features", rev=2, priority=80, together=True,
+        folder="features", rev=2, priority=80, together=True, goes_on_from=CACHE,
     ),
     Stage(
         kind="autoencoder", command="autoencoder", help="train, fine-tune or bring in an autoencoder",
         run="reals.stages.autoencoder:run", folder="autoencoders", rev=2, priority=70, together=True, several_nodes=True,
-        sheet="autoencoders", published=("autoencoder",),
+        sheet="autoencoders", published=("autoencoder",), goes_on_from=TRAINING,
     ),
     Stage(
         kind="latents", command="latents", help="cache an autoencoder's posterior moments", run="reals.stages.latents:run",
         folder="latents", rev=2, priority=65, together=True, sheet="autoencoders", published=("latents",),
+        goes_on_from=CACHE,
     ),
     Stage(
         kind="run", command="transformer", help="train a transformer to a milestone", run="reals.stages.transformer:run",
         folder="runs", rev=1, priority=60, outputs=("step_{number}.safetensors",), numbering=STEP, together=True,
-        several_nodes=True, sheet="runs", published=("run", "state"),
+        several_nodes=True, sheet="runs", published=("run", "state"), goes_on_from=("log.jsonl",),
     ),
     Stage(
         kind="reference", command="reference", help="statistics of the real images", run="reals.stages.reference:run",
@@ -116,7 +132,7 @@ STAGES = (
     Stage(
         kind="samples", command="sample", help="draw one shard of an evaluation's samples", run="reals.stages.sample:run",
         folder="samples", rev=1, priority=30, outputs=("shard_{number}.npy",), numbering=SHARD, sheet="evaluations",
-        published=("samples",),
+        published=("samples",), goes_on_from=("parts/{number}_*",),
     ),
     Stage(
         kind="evaluation", command="evaluate", help="measure samples", run="reals.stages.evaluate:run",
