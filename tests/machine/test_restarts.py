@@ -6,6 +6,7 @@ from reals import files
 from reals.cli import main, stage
 from reals.experiment.reading import ConfigError
 from reals.machine import dispatch, restarts
+from reals.stages.transformer import NoState
 from reals.training.finite import NotFinite
 from reals.training.loop import Stopped
 
@@ -18,6 +19,7 @@ from reals.training.loop import Stopped
         (ConfigError("no such id"), "hopeless"),
         (files.Busy("another process writes there"), None),  # it may end
         (files.MissingArtefact("not yet visible on this node"), None),
+        (NoState("a milestone is here, its training state is not"), "hopeless"),
         (OSError("a disk of this node"), None),
         (KeyboardInterrupt(), None),
     ],

@@ -23,6 +23,12 @@ from reals.training.tasks.pictures import Pictures
 from reals.training.tasks.transformer import TransformerTask, checkpoint_blocks, network_config
 
 
+class NoState(files.MissingArtefact):
+    """A milestone is here and nothing that its run could go on from: a further try would find no more."""
+
+    passing = False
+
+
 def utilisation(config: TransformerConfig, batch: int, precision: str, devices: int, step_seconds: float) -> float | None:
     """The transformer's FLOPs in a step over what the devices' peak allows; None where `reals measure` has not found the peak."""
     peak = rates.peak(rates.this_device(torch.get_num_threads()), precision)
@@ -32,7 +38,7 @@ def utilisation(config: TransformerConfig, batch: int, precision: str, devices: 
 def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
     """Trains to ``step`` (a milestone; earlier ones are done) and writes its EMA weights, which say what they are.
 
-    Raises MissingArtefact where an earlier milestone is there but no training state: it came from elsewhere.
+    Raises NoState where an earlier milestone is there but no training state: it came from elsewhere.
     """
     from safetensors.torch import save_file
 
@@ -41,7 +47,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
     milestones = registry.milestones(artefact)
     earlier = [m for m in milestones if m < step and weights_path(folder, m).exists()]
     if earlier and not States(states).steps():
-        raise files.MissingArtefact(
+        raise NoState(
             f"{weights_path(folder, earlier[-1])} is here, its training state is not in {states}: `dvc pull` the run's state too, "
             f"or delete the milestone to train again from the start"
         )
