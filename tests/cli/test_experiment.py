@@ -53,6 +53,10 @@ def test_an_id_may_stand_on_either_side_of_the_keys(arguments):
         (["ids", "--config", "an-id"], "reals ids: --config an-id: expected KEY=VALUE with a key of scale, data, seed"),
         (["stage", "data", "--config", "an-id"], "reals stage data: --config an-id: expected KEY=VALUE"),
         (["ids", "--config", "scale=smoke", "sede=1"], "--config sede=1: expected KEY=VALUE"),
+        (
+            ["ids", "--config", "engine.profile=[10]"],
+            "engine.profile is a setting of the scale: write it into its file, config/scales/",
+        ),
         (["ids", "--config", "scale=smoke", "seed=first"], "--config seed=first: expected a whole number"),
         (["ids", "--config", "scale=smoke", "data="], "--config data=: no value; write one, or leave data out"),
         (["ids", "--config", "scale=smok"], "did you mean 'smoke'"),

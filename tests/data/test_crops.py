@@ -70,3 +70,9 @@ def test_crops_that_do_not_fit_are_refused_before_any_is_made(prepared, monkeypa
     with pytest.raises(ValueError, match=r"crops take 9\.2 kB, the disk has 10 bytes free.*keep_crops: false"):
         crops.keep(prepared)
     assert not (prepared / CROPS).exists()
+
+
+def test_a_file_in_their_place_is_named(prepared):
+    (prepared / CROPS).touch()
+    with pytest.raises(ValueError, match="crops: is no folder; move it away and run again"):
+        crops.keep(prepared)

@@ -25,6 +25,9 @@ MISTAKES = [
     ("config/scales/demo.yaml", "lr: 5.0e-4", "lr: .inf", "autoencoder.lr"),
     ("config/scales/demo.yaml", "pr_reference: 1000", "second: {kind: small-cnn, name: digits-cnn, width: 8, steps: 1, batch: 8, lr: 1, seed: 1}\n  pr_reference: 1000", "a second one has its own"),
     ("config/scales/demo.yaml", "description: 5,000", "description: ５,000", "config/scales/demo.yaml: description: no LaTeX spelling"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\npretrained: ''", "pretrained: '' would be the current folder"),
+    ("config/scales/demo.yaml", "  resolution: 32", "  keep_crops: true\n  resolution: 32", "keep_crops: storage array holds the crops already"),
+    ("config/scales/demo.yaml", "features: cached", "features: cached\nengine: {profile: 10}", "engine.profile: 10 is no first and last step"),
     ("config/scales/demo.yaml", "400K: 400,", "400Κ: 400,", "milestones.400Κ: no LaTeX spelling"),
 ]  # fmt: skip
 

@@ -222,7 +222,7 @@ def test_a_second_call_asks_for_nothing_and_mends_what_is_damaged(scale, server,
     assert read(inception) == b"Inception's weights"
 
 
-def test_one_line_says_what_is_missing_where_there_is_no_network(scale, server, monkeypatch, capsys):
+def test_each_missing_file_has_a_line_where_there_is_no_network(scale, server, monkeypatch, capsys):
     def refuse(*arguments, **settings):
         server.asked.append(arguments)
         raise OSError(101, "Network is unreachable")
@@ -232,8 +232,8 @@ def test_one_line_says_what_is_missing_where_there_is_no_network(scale, server, 
     assert main(FETCH) == 1
     out, err = capsys.readouterr()
     assert out.count("FIX") == 1 and "cannot be reached" in out
-    assert err.count("\n") == 1 and "6 of 6 files are missing" in err
-    assert f"{VAE} on the Hugging Face hub as data/pretrained/{VAE}/config.json" in err
+    assert err.count("\n") == 1 + 6 and "6 of 6 files are missing" in err.splitlines()[0]
+    assert f"  {VAE} on the Hugging Face hub as data/pretrained/{VAE}/config.json" in err.splitlines()
     assert len({str(asked) for asked in server.asked}) == 1  # the others are not tried in vain
 
 

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -60,7 +62,19 @@ def test_a_run_that_fails_among_them_leaves_what_it_made(tmp_path):
     assert traced(tmp_path) == {"steps_2-3.json.gz": [2, 3]}
 
 
-@pytest.mark.parametrize("steps", [[0, 4], [5, 4]])
+def test_a_run_that_is_told_to_stop_names_the_step_at_which_it_did(tmp_path):
+    class Told(Named):
+        def update(self, step):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().update(step)
+
+    with pytest.raises(loop.Stopped):
+        loop.train(Told(), tmp_path, 6, label="line", engine=EngineConfig(profile=(2, 6)))
+    assert traced(tmp_path) == {"steps_2-3.json.gz": [2, 3]}
+
+
+@pytest.mark.parametrize("steps", [[0, 4], [5, 4], 10, [10], [1, 2, 3], "10", [1.5, 3], ["a", 3]])
 def test_steps_that_are_none_are_refused(steps):
-    with pytest.raises(ValueError, match=r"profile: .* are no first and last step"):
+    with pytest.raises(ValueError, match=r"is no first and last step; write e\.g\. \[10, 20\]"):
         EngineConfig(profile=steps)

@@ -10,6 +10,7 @@ from reals.experiment import rehearsal
 from reals.experiment.load import Experiment, load
 from reals.experiment.reading import ConfigError, read_yaml
 from reals.experiment.registry import Registry
+from reals.experiment.scale import Scale
 
 KEYS = ("scale", "data", "seed", "rehearsal", "site")
 TEXT = ("scale", "data", "site")  # names and paths
@@ -56,10 +57,20 @@ def entry(text: str) -> tuple[str, str]:
     """(key, value) of "key=value", as it was typed. ConfigError (one line) for a key nobody knows, or no value."""
     key, equals, value = text.partition("=")
     if not equals or key not in KEYS:
-        raise ConfigError(f"--config {text}: expected KEY=VALUE with a key of {', '.join(KEYS)}")
+        raise ConfigError(f"--config {text}: expected KEY=VALUE with a key of {', '.join(KEYS)}{_elsewhere(key)}")
     if not value:  # an empty `data` would name the current folder
         raise ConfigError(f"--config {text}: no value; write one, or leave {key} out")
     return key, value
+
+
+def _elsewhere(key: str) -> str:
+    """Where a key belongs that is none of `--config`'s."""
+    block = key.partition(".")[0]
+    return (
+        f"; {key} is a setting of the scale: write it into its file, config/scales/<scale>.yaml"
+        if block in Scale.model_fields
+        else ""
+    )
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def experiment_from(stated: Mapping[str, Any], sheets: Path = Path("config")) ->
     """
     for key, value in stated.items():
         if key not in KEYS:
-            raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KEYS))}")
+            raise ConfigError(f"--config {key}: unknown key; known: {', '.join(sorted(KEYS))}{_elsewhere(key)}")
         if key in TEXT and not isinstance(value, str | None):
             raise ConfigError(
                 f'the config file\'s {key} was read as {value!r}, which is no text; put what you mean in quotes, e.g. {key}: "0042"'

@@ -36,10 +36,12 @@ def run(options: argparse.Namespace) -> int:
         lacking = [file for file in wanted if failed.get(file.place) == reason]
         print(f"FIX {lacking[0].key + ':':<22} {reason}")
     if failed:
-        missing = "; ".join(f"{file.source} as {folder / file.place}" for file in wanted if file.place in failed)
+        lines = [f"  {file.source} as {folder / file.place}" for file in wanted if file.place in failed]
         print(
             f"reals fetch: {len(failed)} of {len(wanted)} files are missing. Run it where there is a network and copy {folder} here, "
-            f"or put by hand {missing}",
+            "or put by hand",
+            *lines,
+            sep="\n",
             file=sys.stderr,
         )
         return 1

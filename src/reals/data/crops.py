@@ -17,7 +17,8 @@ BATCH = 64
 def keep(folder: Path, root: Path | None = None) -> None:
     """Seals ``folder``/crops: ``<split>_images.npy``, uint8 [N, 3, R, R], of the prepared data set in ``folder``.
 
-    ``root`` as for `Images`. Nothing to do where they are there and whole. ValueError where the disk is too small.
+    ``root`` as for `Images`. Nothing to do where they are there and whole. ValueError where the disk is too small, or
+    something else is called so.
     """
     crops = folder / CROPS
     splits = {split: Images(folder, split, root) for split in SPLITS}
@@ -29,6 +30,8 @@ def keep(folder: Path, root: Path | None = None) -> None:
         raise ValueError(
             f"{crops}: the crops take {amount(needed)}, the disk has {amount(free)} free; free some, or set data.keep_crops: false"
         )
+    if crops.exists() and not crops.is_dir():
+        raise ValueError(f"{crops}: is no folder; move it away and run again")
     crops.mkdir(exist_ok=True)
     names = {split: f"{split}_images.npy" for split in SPLITS}
     for split, images in splits.items():

@@ -45,6 +45,14 @@ class DataConfig(Strict):
     expected_held_out: int | None = None
     """Refuse data with another number of held-out images."""
 
+    @model_validator(mode="after")
+    def _keeps_crops_of_files(self) -> Self:
+        if self.keep_crops and self.storage != "files":
+            raise ValueError(
+                f"keep_crops: storage {self.storage} holds the crops already; leave keep_crops out, or set storage: files"
+            )
+        return self
+
 
 class LabelsConfig(Strict):
     """A folder of images with dense labels; its path is no part of any id, its name and version are."""

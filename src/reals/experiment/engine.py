@@ -1,8 +1,8 @@
 """How training runs, and what the jobs of a scale ask of machines; nothing here is part of an id."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from reals.experiment.reading import Strict
 from reals.experiment.stage_table import OF_COMMAND
@@ -39,11 +39,13 @@ class EngineConfig(Strict):
     profile: tuple[int, int] | None = None
     """First and last step, as the log counts them, whose times torch's profiler writes down."""
 
-    @model_validator(mode="after")
-    def _profiles_steps(self) -> Self:
-        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
-            raise ValueError(f"profile: {list(self.profile)} are no first and last step; write e.g. [10, 20]")
-        return self
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _steps(cls, stated: object) -> object:
+        steps = stated if isinstance(stated, list | tuple) and all(type(step) is int for step in stated) else ()
+        if stated is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+            raise ValueError(f"{stated} is no first and last step; write e.g. [10, 20]")
+        return stated
 
 
 class Resources(Strict):

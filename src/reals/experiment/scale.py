@@ -112,6 +112,7 @@ class Scale(Strict):
         for rule in (
             _only_training_spans_nodes,
             _texts_can_be_printed,
+            _folders_are_named,
             _resolution_fits,
             _autoencoder_fits,
             _teachers_fit,
@@ -128,6 +129,11 @@ def _only_training_spans_nodes(scale: Scale) -> None:
     for rule, asked in scale.resources.items():
         if asked.nodes > 1 and rule not in several:
             raise ValueError(f"resources.{rule}.nodes {asked.nodes}: only {' and '.join(several)} can use several nodes")
+
+
+def _folders_are_named(scale: Scale) -> None:
+    if not scale.pretrained:
+        raise ValueError("pretrained: '' would be the current folder; name one, or leave pretrained out")
 
 
 def _texts_can_be_printed(scale: Scale) -> None:

@@ -15,5 +15,5 @@ def run(context: Context, artefact: Artefact[DataSpec]) -> None:
     with work():
         if not (config.keep_crops and (folder / files.MANIFEST).exists()):
             prepare(config, context.scale.seeds.data, folder)
-        if config.keep_crops and config.storage == "files":
+        if config.keep_crops:
             crops.keep(folder, context.image_root)

@@ -100,6 +100,7 @@ def train(
                         watch.check()  # a state that was saved is good
                         save(made)
                         if stop:
+                            profile.after(made)
                             saved.wait()
                             _say_stopped(label, made, processes)
                             raise Stopped

@@ -82,7 +82,12 @@ PARTITIONS = "gpu*|up|2-00:00:00|32|500000|gpu:h100:8(S:0-1)|4\ncpu|up|infinite|
         (PARTITIONS, 0, "cpu", "FIX resources.autoencoder.gpu 8: no node of partition cpu has so many GPUs"),
         (PARTITIONS, 0, "gpus", "FIX --partition: partition: no partition 'gpus' here; known: cpu, gpu"),
         (PARTITIONS.replace("|up|", "|down|"), 0, "gpu", "FIX --partition: partition: partition gpu is down; name another"),
-        ("slurm_load_partitions: Unable to contact slurm controller\n", 1, None, "installed, but sinfo fails"),
+        (
+            "slurm_load_partitions: Unable to contact slurm controller\n",
+            1,
+            None,
+            "FIX SLURM: installed, but sinfo fails (slurm_load_partitions: Unable",
+        ),
     ],
 )
 def test_slurm(asking, prints, code, partition, says):

@@ -154,7 +154,9 @@ def slurm(registry: Registry, here: site.Site, where: str) -> str:
         return "none here: jobs run on this machine"
     code, printed = _tool(["sinfo", "--noheader"])
     if code:
-        return f"installed, but sinfo fails ({printed}); jobs can only run on this machine"
+        raise ConfigError(
+            f"SLURM: installed, but sinfo fails ({printed}); ask who runs it, or start jobs on this machine: leave out --profile"
+        )
     return check(here, where, registry.experiment.scale.resources or {"default": Resources()})
 
 
