@@ -10,7 +10,7 @@ from reals.report.tables.conditions import Conditions
 CONFIG = REPOSITORY / "config"
 SHEETS, _ = read_tables(CONFIG / "tables.yaml", CONFIG / "tables")
 EXTRACTOR = "digits-cnn"
-COMMON = Conditions(scale="demo", protocol={"samples": "1000", "sampler": "SDE, 40 steps"}, extractor=EXTRACTOR)
+COMMON = Conditions(scale="demo", planned={"samples": "1000", "sampler": "SDE, 40 steps"}, extractor=EXTRACTOR)
 
 
 def result(name, kind="evaluation", **values) -> Any:

@@ -91,3 +91,13 @@ def test_jobs_are_those_snakemake_would_start(project, scale):
         ours[job.stage] = ours.get(job.stage, 0) + job.copies
     theirs = planned(project, "--config", f"scale={scale}")
     assert ours == {rule: n for rule, n in theirs.items() if rule not in ("all", "tables", "figure", "report")}
+
+
+def test_heads_are_scored_on_no_more_images_than_are_held_out(project):
+    """Of the smoke scale's 400 images 80."""
+    scale, found, before = project / "config/scales/smoke.yaml", {}, 20
+    for images in (20, 80, 2000):
+        edit(scale, f"analysis: {{images: {before}", f"analysis: {{images: {images}")
+        jobs = cost.Costs(Registry(load("smoke"))).jobs.values()
+        found[images], before = sum(job.flops for job in jobs if job.stage == "downstream"), images
+    assert 4 * found[20] == found[80] == found[2000] > 0

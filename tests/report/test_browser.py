@@ -39,7 +39,7 @@ def report(tmp_path_factory):
     rows.append(TableRow("later", "Not yet", {"arm": "Arm later"}, "later", None, {"fid": None, "is": None}, "a note"))
     sheet = TableSheet("arms", "A title", {"arm": "Arm"}, ("fid", "is"), "evaluation", False, tuple(rows))
     results = {("evaluation", name): measured(name, fid) for name, fid in VALUES.items()}
-    conditions = Conditions(scale="cifar10", protocol={"samples": "10,000", "a long name": "x" * 90}, extractor=EXTRACTOR)
+    conditions = Conditions(scale="cifar10", planned={"samples": "10,000", "a long name": "x" * 90}, extractor=EXTRACTOR)
     table = build(sheet, results, conditions)
     png = image_grids.samples(np.zeros((8, 4, 4, 3), np.uint8), folder / "figure3")[1]
     return page.write(

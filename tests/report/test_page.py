@@ -46,7 +46,7 @@ def report(tmp_path_factory):
         TableRow("c", "Other", {"model": "DiffiT*"}, "literature", None, {"fid": "1.73"}, None),
     )
     sheet = TableSheet("table03", "A title.", {"model": "Model"}, ("fid",), "evaluation", True, rows)
-    conditions = Conditions(scale="demo", protocol={"samples": "1000"}, extractor="digits-cnn")
+    conditions = Conditions(scale="demo", planned={"samples": "1000"}, extractor="digits-cnn")
     results = {
         ("evaluation", "run-a"): {
             "kind": "evaluation", "name": "run-a", "id": "run-a-1234", "values": {"fid": 12.3456789},

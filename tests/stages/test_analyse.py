@@ -62,5 +62,6 @@ def test_the_record_says_which_and_how_many_images_were_used(context, project, s
     analyse.run(made, artefact)
     protocol = files.read_json(made.folder(artefact) / "metrics.json")["protocol"]
     assert protocol["t-SNE"] == says
-    assert protocol["probes"].startswith("80 training images")
+    assert protocol["probes"].startswith("80 training images") and protocol["probes"].endswith("k = 20 nearest")
+    assert protocol["latent scale"] == "of 80 training images" and protocol["images"] == "20 held-out"
     assert artefact.identity.get("tsne_split", "") == split

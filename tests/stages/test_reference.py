@@ -15,6 +15,7 @@ from reals.measure.features import batches
 from reals.measure.metrics.generation import generation_metrics
 from reals.stages import (
     data,
+    evaluate,
     extractor,
     inputs,
     reference,
@@ -27,6 +28,7 @@ def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(pro
         project / "config/scales/smoke.yaml", "  pr_reference:",
         "  second: {kind: small-cnn, name: other-cnn, width: 4, blocks: 2, steps: 2, batch: 8, lr: 1.0e-3, seed: 99}\n  pr_reference:",
     )  # fmt: skip
+    edit(project / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
     context = Context(registry.Registry(load("smoke")))
     r = context.registry
     data.run(context, r.data)
@@ -45,6 +47,12 @@ def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(pro
     assert generation_metrics(found, real, pr_reference=0)["fid"] == pytest.approx(0, abs=1e-6)
     plain = registry.Registry(load("demo")).evaluations["sit-b2-reals_400K"]
     assert "second" not in plain.identity
+    # The scale asks for 100 images for precision and recall, splits of 5000 and subsets of 1000; there are 80 images and 24 samples.
+    every = {"fid": 1.0, "is": 1.0, "precision": 1.0, "recall": 1.0, "kid": 1.0}
+    said = evaluate.protocol(context, evaluation, inputs.load_reference(context, r.reference), every)
+    assert context.scale.evaluation.pr_reference == 100
+    assert said["precision and recall"] == "k = 3, 80 reference images against 24 samples"
+    assert said["IS"] == "one split of 24, in file order" and said["KID"] == "100 subsets of 12, cubic kernel"
 
 
 def test_the_analysis_seed_chooses_the_images_of_precision_and_recall(project):

@@ -18,7 +18,7 @@ def stated_by_the_scale(wildcards):
 
     A function, because Snakemake reads braces in plain texts as wildcards.
     """
-    return [f"paper: {SCALE.paper}", *(f"{key}: {value}" for key, value in protocol(REGISTRY).items())]
+    return [f"paper: {SCALE.paper}", f"description: {SCALE.description}", *(f"{key}: {value}" for key, value in protocol(REGISTRY).items())]
 
 
 def figure_inputs(wildcards):

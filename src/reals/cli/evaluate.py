@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     from reals import files
     from reals.machine import memory
     from reals.measure.features import Clock, features_of, features_of_shard
-    from reals.measure.metrics.generation import measured
+    from reals.measure.metrics.generation import KID_SUBSETS, measured
     from reals.measure.record import ADM_K, ADM_SPLIT, Counts, bootstrap, named, per_class, record, summary
     from reals.measure.references import any_reference, range_facts
     from reals.measure.sources.by_path import open_source
@@ -67,11 +67,12 @@ def run(options: argparse.Namespace) -> None:
     clock = Clock()
     samples = features_of(source, extractor, n, options.batch, options.features, facts, clock)
     pr = min(options.pr_reference, len(reference.features))
+    kid_subset = min(1000, n, max(pr, 2))
     found = measured(
         samples, reference, k=ADM_K, pr_reference=pr, split_size=ADM_SPLIT,
-        kid_subsets=100 if options.kid else 0, kid_subset_size=min(1000, n, max(pr, 2)), seed=options.seed,
+        kid_subsets=KID_SUBSETS if options.kid else 0, kid_subset_size=kid_subset, seed=options.seed,
     )  # fmt: skip
-    counts = Counts(n, options.n, pr, options.pr_reference)
+    counts = Counts(n, options.n, pr, options.pr_reference, kid_subset)
     written = record(source, extractor, reference, real, found, counts, options.seed)
     written["samples"] |= range_facts(options.value_range)
     if options.bootstrap:

@@ -1,4 +1,4 @@
-"""What a reader must know beside every measured figure of a scale."""
+"""What a scale says of how its figures are measured; what was done, each metrics file says of itself."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from reals.experiment.registry import Registry
 
 
 def protocol(registry: Registry) -> dict[str, str]:
-    """As printed above the tables: what -> how."""
+    """As printed above what is not measured yet: what -> how."""
     scale, seeds = registry.experiment.scale, registry.experiment.scale.seeds
     steps = ", ".join(f"{name} = {n:,}" if name != str(n) else name for name, n in scale.milestones.items())
     return {
-        "data": f"{scale.data.name}, {scale.data.resolution}x{scale.data.resolution} ({scale.description})",
+        "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
         "transformer steps": f"{steps}, batch {scale.transformer.batch}",
         "samples": f"{scale.sampling.samples:,}, {scale.sampling.labels} labels",
         "sampler": f"{scale.sampling.steps} steps (SiT: SDE Euler-Maruyama; DiT: respaced DDPM)"

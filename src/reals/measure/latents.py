@@ -78,7 +78,7 @@ def probe_scores(
     )
     train_y, test_y = torch.from_numpy(train.labels[train_indices]), torch.from_numpy(test.labels[test_indices])
     return {
-        "knn": semantics.knn_accuracy(train_z, train_y, test_z, test_y, min(k, len(train_z))),
+        "knn": semantics.knn_accuracy(train_z, train_y, test_z, test_y, k),
         "linear_probe": semantics.linear_probe_accuracy(train_z, train_y, test_z, test_y),
     }
 
@@ -100,6 +100,7 @@ def latent_statistics(vae: "AutoencoderKL", images: Images, count: int, seed: in
     """
     statistics = models.LatentStatistics()
     chosen = np.sort(rng.permutation(seed, "latent scale", n=len(images))[:count])
+    statistics.images = len(chosen)
     progress = Progress("latent scale", len(chosen) * (1 + flip))
     for mirrored in (False, True)[: 1 + flip]:
         done = mirrored * len(chosen)

@@ -1,6 +1,7 @@
 """The record of a measurement: the numbers, and everything a reader must know beside them."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from reals import files
 from reals.experiment.metric_table import ADM_EXTRACTOR, metric_name
 from reals.measure.extractor import Extractor, Features
 from reals.measure.metrics.contributions import class_contributions
-from reals.measure.metrics.generation import Measured, Reference
+from reals.measure.metrics.generation import KID_SUBSETS, Measured, Reference
 from reals.measure.metrics.intervals import bootstrap_frechet, bootstrap_inception_score, bootstrap_share, centred_interval
 from reals.measure.source import Source
 from reals.measure.stored import Facts
@@ -25,12 +26,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images were used and how many were asked for: samples, and reference images for precision and recall."""
+    """How many images were used and how many were asked for: samples, and reference images for precision and recall; images in a
+    subset of KID's.
+    """
 
     samples: int
     samples_asked: int
     reference: int
     reference_asked: int
+    kid_subset: int = 0
 
     @property
     def fewer_than_asked(self) -> bool:
@@ -56,9 +60,7 @@ def record(
             "input": "bytes, resized as the network's own protocol does",
             "FID": "pool features, covariance divisor n - 1, float64, symmetric eigenvalues",
             "sFID": "first 7 channels of the 17x17 1x1 branch of Mixed_6d" if adm else "first 7 channels of the network's map",
-            "IS": f"no bias, splits of {ADM_SPLIT} in file order" if adm else f"splits of {ADM_SPLIT} in file order",
-            "precision and recall": f"k = {ADM_K}, {counts.reference} reference images against {n} samples",
-            "KID": "100 subsets of at most 1000, cubic kernel",
+            **how(found.values, n, counts.reference, ADM_K, ADM_SPLIT, counts.kid_subset),
             "seed": seed,
         },
         "samples": {
@@ -94,6 +96,21 @@ def _notes(source: Source, adm: bool, reference: Reference, real: Facts, found: 
     elif real["statistics"] == "computed" and real["images"] <= reference.pool.mu.numel():
         notes.append(f"the reference covariance is of {real['images']} images in {reference.pool.mu.numel()} dimensions")
     return notes
+
+
+def how(values: Mapping[str, float], n: int, reference: int, k: int, split: int, kid_subset: int) -> dict[str, str]:
+    """What the metrics of ``n`` samples that are among ``values`` were made of: splits of so many, so many reference images and
+    neighbours, subsets of so many."""
+    said = {}
+    if "is" in values:
+        splits, last = -(-n // split), n % split
+        sizes = f"{splits} splits of {split}" + (f", the last of {last}" if last else "")
+        said["IS"] = f"{sizes if splits > 1 else f'one split of {n}'}, in file order"
+    if "precision" in values:
+        said["precision and recall"] = f"k = {k}, {reference} reference images against {n} samples"
+    if "kid" in values:
+        said["KID"] = f"{KID_SUBSETS} subsets of {kid_subset}, cubic kernel"
+    return said
 
 
 def summary(record: Record) -> str:

@@ -141,7 +141,7 @@ def downstream(networks: Networks, artefact: Artefact[DownstreamSpec]) -> Priced
     spec, teacher = artefact.spec, artefact.teacher
     trained, images = spec.steps * spec.batch, 0
     if spec.target == "ink":
-        images = spec.held_out_images + (trained if spec.teacher is not None else 0)
+        images = min(spec.held_out_images, networks.counts.held_out) + (trained if spec.teacher is not None else 0)
     elif spec.target == "labelled":  # held-out pairs are not counted: how many there are is known to their folder alone
         images = trained * sum(labels is not None for labels in (spec.segmentation, spec.depth))
     work = images * networks.teacher_flops(teacher, networks.scale.latent_size) if images and teacher is not None else 0

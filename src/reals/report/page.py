@@ -16,6 +16,7 @@ from reals.files import write_text
 from reals.report.results import Result, Results
 from reals.report.tables.conditions import Conditions
 from reals.report.tables.model import Cell, Group, Row, Table
+from reals.report.tables.stated import stated
 from reals.report.tables.wording import caveat, legend, mean_sentence, printed
 from reals.report.template import environment
 
@@ -105,6 +106,7 @@ def write(
     found = {name: result for name, result in results.items() if result is not None}
     text = templates.get_template("page.html.j2").render(
         conditions=conditions,
+        protocol=_protocol(found, conditions),
         description=description,
         caveat=caveat(conditions),
         code_version=code_version,
@@ -177,6 +179,17 @@ def origin(cell: Cell, table: Table, row: Row, group: Group, *, overrides: str) 
         lines.append(f"value: {cell.measured:.8g}")
     lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
     return "\n".join([*lines, f"lineage: reals why {table.name}:{row.key}:{group.metric} --config {overrides}"])
+
+
+def _protocol(found: Mapping[tuple[str, str], Result], conditions: Conditions) -> dict[str, str]:
+    """How what is measured was, what all kinds of results say in the words of the first."""
+    kinds: dict[str, list[Result]] = {}
+    for (kind, _), result in found.items():
+        kinds.setdefault(kind, []).append(result)
+    lines = stated([], conditions.planned) if not found else {}
+    for results in kinds.values():
+        lines |= {key: how for key, how in stated(results, {}).items() if key not in lines}
+    return lines
 
 
 def _beside(name: str) -> Markup:

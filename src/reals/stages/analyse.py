@@ -24,7 +24,7 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
     ae = artefact.needed("autoencoder")
     trained = ae.spec if isinstance(ae.spec, TrainedAutoencoderSpec) else None
     source = registry.folder(ae)
-    files.verified(source)
+    scaled_by = files.verified(source).get("latent_scale_images")
     vae = models.channels_last(models.load(source, context.device), context.device)
     held_out, train = context.images("held_out"), context.images("train")
     n = min(settings.images, len(held_out))
@@ -37,7 +37,8 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
         images = torch.from_numpy(held_out.batch(indices))
         values |= consistency(vae, images, paper.augmentations, seed)
         probe = chosen(train, min(settings.probe_images, len(train)), seed)
-        values |= probe_scores(vae, train, probe, held_out, indices, paper.knn_k)
+        k = min(paper.knn_k, len(probe))
+        values |= probe_scores(vae, train, probe, held_out, indices, k)
         values["latent_std"] = latent_std(vae, images)
         crowd = train if settings.tsne_split == "train" else held_out
         maps = latent_maps(vae, held_out, Classes(crowd, settings.tsne_classes, settings.tsne_images), seed)
@@ -60,7 +61,8 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
                 "decoded latent": "posterior sample",
                 "feature extractor": scale.evaluation.extractor.name,
                 "LPIPS": f"{lpips.net}, {lpips.backbone} backbone",
-                "probes": f"{len(probe)} training images, averaged posterior means",
+                **({"latent scale": f"of {scaled_by} training images"} if scaled_by else {}),
+                "probes": f"{len(probe)} training images, averaged posterior means, k = {k} nearest",
                 "t-SNE": f"{_of_each(maps.arrays['labels'])}, {'held-out' if crowd is held_out else 'training'}",
                 "seeds": f"autoencoder {'none' if ae.spec.seed is None else ae.spec.seed}, analysis {seed}",
             },

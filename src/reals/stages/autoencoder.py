@@ -105,6 +105,7 @@ def _seal(
     if statistics is not None:
         facts = {
             "latent_std": statistics.std,
+            "latent_scale_images": statistics.images,
             "latent_channel_mean": statistics.channel_mean.tolist(),
             "latent_channel_std": statistics.channel_std.tolist(),
         }

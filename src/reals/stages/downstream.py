@@ -44,21 +44,22 @@ def run(context: Context, artefact: Artefact[DownstreamSpec]) -> None:
         use_deterministic_kernels()
     settings = HeadSettings(spec.seed, spec.steps, spec.batch, spec.lr, context.device)
     values: dict[str, float] = {}
+    done: Said = {"heads": "none"}
     arrays = {"images": images.transpose(0, 2, 3, 1), "labels": labels}
     with work():
         if spec.target == "labelled":
-            values, found = _read_labelled(context, artefact, z, images, settings)
+            values, found, done = _read_labelled(context, artefact, z, images, settings)
             arrays |= found
         elif spec.target == "foreground":
             mask = foreground(align(z.to(context.device))[0].cpu())
             arrays["mask"] = F.interpolate(mask[:, None], scale_factor=scale.latent.factor, mode="bilinear")[:, 0].numpy()
         else:
-            values, found = _read_ink(context, artefact, align, z, images, settings)
+            values, found, done = _read_ink(context, artefact, align, z, images, settings)
             arrays |= found
     files.write_atomically(folder / "maps.npz", lambda p: save_npz(p, **arrays))
     targets = {"ink": "mask: ink; depth stand-in: distance inside the stroke (pixels)",
                "foreground": "mask: first principal component of the align network's features (no labels)",
-               "labelled": "heads trained on true teacher features of labelled images"}  # fmt: skip
+               "labelled": "heads on true teacher features, against the labels of images"}  # fmt: skip
     files.write_json(
         folder / "metrics.json",
         {
@@ -70,8 +71,7 @@ def run(context: Context, artefact: Artefact[DownstreamSpec]) -> None:
                 "scale": scale.name,
                 "target": targets[spec.target],
                 **_described(context),
-                "heads": f"{spec.steps} steps on true teacher features" if values else "none",
-                "held-out images": scale.analysis.images,
+                **done,
                 "seeds": f"analysis {spec.seed}",
             },
             "provenance": {
@@ -81,6 +81,10 @@ def run(context: Context, artefact: Artefact[DownstreamSpec]) -> None:
             },
         },
     )
+
+
+Said = dict[str, str | int]
+"""What was done, for who reads the numbers: what -> how."""
 
 
 def gallery(folder: Path, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
@@ -101,20 +105,17 @@ def _read_ink(
     z: Tensor,
     images: np.ndarray,
     settings: HeadSettings,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(values, arrays for Figure 4) of generated latents z [k, C, h, w] (unscaled), where the images' own ink is the truth."""
+) -> tuple[dict[str, float], dict[str, np.ndarray], Said]:
+    """(values, arrays for Figure 4, what was done) of generated latents z [k, C, h, w] (unscaled); the images' own ink is the truth."""
     registry, scale, spec = context.registry, context.scale, artefact.spec
     source_ae = registry.folder(artefact.needed("samples").needed("autoencoder"))
     values: dict[str, float] = {}
     cached = spec.features is not None
     needed = artefact.needed("features" if cached else "teacher")
     teacher_folder = registry.folder(needed.needed("teacher") if cached else needed)
-    source = (
-        CachedFeatures(registry.folder(needed), context.images("train"))
-        if cached
-        else OnlineFeatures.of(teacher_folder, context.device)
-    )
-    heads = trained_on_ink(context.images("train"), source, scale.latent.factor, settings)
+    train = context.images("train")
+    source = CachedFeatures(registry.folder(needed), train) if cached else OnlineFeatures.of(teacher_folder, context.device)
+    heads = trained_on_ink(train, source, scale.latent.factor, settings)
     held_out = context.images("held_out")
     chosen = rng.permutation(spec.seed, "held-out", n=len(held_out))[: scale.analysis.images]
     real = torch.from_numpy(held_out.batch(chosen))
@@ -130,7 +131,12 @@ def _read_ink(
     generated = align(z.to(context.device))[0]
     values |= {f"{k}_generated": v for k, v in ink_scores(heads, generated, torch.from_numpy(images)).items()}
     mask, depth = heads(generated)
-    return values, {"mask": mask.sigmoid().cpu().numpy(), "depth": depth.cpu().numpy()}
+    done: Said = {"heads": _trained(settings, len(train)), "held-out images": len(chosen)}
+    return values, {"mask": mask.sigmoid().cpu().numpy(), "depth": depth.cpu().numpy()}, done
+
+
+def _trained(settings: HeadSettings, images: int) -> str:
+    return f"{settings.steps} steps, batch {settings.batch}, {images} images"
 
 
 def _align_networks(autoencoder: Path, device: torch.device) -> AlignNetworks:
@@ -177,8 +183,8 @@ def sources(context: Context, artefact: Artefact[DownstreamSpec]) -> Sources:
 
 def _read_labelled(
     context: Context, artefact: Artefact[DownstreamSpec], z: Tensor, images: np.ndarray, settings: HeadSettings
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(values, arrays for Figure 4) of generated latents z [k, C, h, w] (unscaled) and their decoded images [k, 3, R, R].
+) -> tuple[dict[str, float], dict[str, np.ndarray], Said]:
+    """(values, arrays for Figure 4, what was done) of generated latents z [k, C, h, w] (unscaled) and their images [k, 3, R, R].
 
     For each kind of label a head is trained on the teacher's features, frozen, and then scored against ground truth on held-out
     images: on the teacher's own features (``..._teacher``, the ceiling), on the align network's of encoded images (``..._align``);
@@ -189,6 +195,7 @@ def _read_labelled(
     found = sources(context, artefact)
     values: dict[str, float] = {}
     arrays: dict[str, np.ndarray] = {}
+    heads, scored_on = [], []
     decoded = torch.from_numpy(images).to(context.device)
     for kind, labels in (("segmentation", config.segmentation), ("depth", config.depth)):
         if labels is None:
@@ -199,6 +206,9 @@ def _read_labelled(
             head = networks.published(Path(labels.head), labels.layout, found.teacher_name, found.dim, classes).to(context.device)
         else:
             head = trained_on_labels(kind, splits["train"], found.teacher, found.dim, "teacher", resolution, settings)
+        steps = _trained(settings, len(splits["train"]))
+        heads.append(f"{kind}: {steps}" if labels.head is None else f"{kind}: published; its probe on the base {steps}")
+        scored_on.append(f"{len(splits['held_out'])} for {kind}")
         probe = trained_on_labels(kind, splits["train"], found.base, found.channels, "base", resolution, settings)
         for name, network, reader in (
             ("teacher", head, found.teacher),
@@ -220,7 +230,7 @@ def _read_labelled(
             else:
                 errors = dense.depth_errors(seen.cpu(), true.cpu())
                 values |= {f"{metric}_generated": value for metric, value in errors.items()}
-    return values, arrays
+    return values, arrays, {"heads": "; ".join(heads), "held-out images": ", ".join(scored_on)}
 
 
 def _described(context: Context) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Stage `evaluate`: the metrics between generated images and the reference."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from reals.machine.usage import work
 from reals.measure.extractor import extract
 from reals.measure.features import batches
 from reals.measure.metrics.generation import Reference, generation_metrics
+from reals.measure.record import how
 from reals.method.sampling import sampling_of
 from reals.progress import Progress
 from reals.stages.context import Context
@@ -21,11 +22,13 @@ from reals.stages.inputs import curve, load_extractor, load_reference, provenanc
 PICTURES = 16  # first samples kept beside the metrics, for the figures: the same noise and labels in every evaluation
 
 
-def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, str | int | float]:
-    """What a reader must know beside a generation metric."""
+def protocol(
+    context: Context, artefact: Artefact[EvaluationSpec], real: Reference, values: Mapping[str, float]
+) -> dict[str, str | int | float]:
+    """What a reader must know beside generation metrics: what was done, which is less than the scale asks for where there is less."""
     registry, scale = context.registry, context.scale
-    samples = registry.samples[evaluation]
-    row, spec = registry.experiment.evaluations[evaluation], samples.spec
+    samples = artefact.needed("samples")
+    row, spec = registry.experiment.evaluations[artefact.name], samples.spec
     autoencoder, run = samples.needed("autoencoder").spec, samples.needed("run").spec
     sampler, stored = sampling_of(spec), scale.evaluation.reference
     guidance = (
@@ -38,7 +41,7 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
         "scale": scale.name,
         "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
         "training steps": spec.step,
-        "batch": scale.transformer.batch,
+        "batch": run.batch,
         "sampler": sampler.described,
         "network evaluations": sampler.evaluations or "adaptive",
         **({"sampling precision": spec.precision} if spec.precision else {}),
@@ -47,11 +50,17 @@ def protocol(context: Context, evaluation: str, real: Reference) -> dict[str, st
         "labels": spec.labels,
         "feature extractor": scale.evaluation.extractor.name,
         **({"second extractor": scale.evaluation.second.name} if scale.evaluation.second else {}),
+        **how(values, spec.n, len(real.features), artefact.spec.pr_k, artefact.spec.is_split, kid_subset(spec.n, real)),
         "reference": f"{real.pool.n} training images"
         if stored is None
         else f"statistics stored in {Path(stored).name}, {len(real.features)} of its images for precision and recall",
         "seeds": f"autoencoder {'none' if autoencoder.seed is None else autoencoder.seed}, transformer {run.seed}, sampling {spec.seed}",
     }
+
+
+def kid_subset(n: int, real: Reference) -> int:
+    """How many of ``n`` samples, and of the reference images, are in each of KID's subsets."""
+    return max(2, min(1000, n // 2, len(real.features) // 2))
 
 
 def measured(
@@ -63,7 +72,7 @@ def measured(
     found = extract(load_extractor(context), (b for s in shards for b in batches(s)), progress.update)
     values = generation_metrics(
         found, real, k=spec.pr_k, pr_reference=len(real.features), split_size=spec.is_split,
-        kid_subset_size=max(2, min(1000, n // 2, len(real.features) // 2)), seed=context.scale.seeds.analysis,
+        kid_subset_size=kid_subset(n, real), seed=context.scale.seeds.analysis,
     )  # fmt: skip
     if registry.second_reference is not None:
         theirs = extract(load_extractor(context, registry.second_extractor), (b for s in shards for b in batches(s)))
@@ -95,7 +104,7 @@ def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
             "name": artefact.name,
             "id": artefact.id,
             "values": values,
-            "protocol": protocol(context, artefact.name, real),
+            "protocol": protocol(context, artefact, real, values),
             "provenance": {
                 **provenance_of_samples(context, samples),
                 "samples": samples.id,

@@ -18,7 +18,7 @@ def test_markdown_golden():
     text = re.sub(r"-{3,}", "---", re.sub(r" {2,}", " ", markdown(table)))
     assert text == (
         "# Table 3. A title.\n\n"
-        "- scale: demo\n- samples: 1000\n- sampler: SDE, 40 steps\n\n"
+        "- scale: demo\n- feature extractor: digits-cnn\n\n"
         "**Measured at demo scale, not under the paper's protocol: measured figures are not comparable "
         "with published ones; compare measured figures with each other.**\n\n"
         "| Model | FID ↓ published | FID ↓ measured | ΔFID (%) published | ΔFID (%) measured | IS ↑ measured |\n"

@@ -27,7 +27,11 @@ def test_seeds_give_mean_deviation_and_a_change_seed_by_seed():
     assert b.change.deviation == pytest.approx(5.0)
     assert "−55.0 ± 5.0" in markdown(table)
     assert any("3 seeds" in line for line in legend(table))
-    line = next(line for line in csv.DictReader(comma_separated(table).splitlines()[8:]) if line["key"] == "a")
+    line = next(
+        line
+        for line in csv.DictReader(line for line in comma_separated(table).splitlines() if line[0] != "#")
+        if line["key"] == "a"
+    )
     assert (line["fid_measured"], line["fid_std"], line["fid_seeds"]) == ("50.0", "10.0", "3")
 
 

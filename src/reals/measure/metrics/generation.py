@@ -16,6 +16,7 @@ from reals.measure.metrics.inception_score import inception_score
 from reals.measure.metrics.kernel import kernel_distance
 from reals.measure.metrics.manifold import memberships
 
+KID_SUBSETS = 100
 _BLOCK = 8192  # rows a reference's moments take in at a time
 
 
@@ -92,7 +93,7 @@ def generation_metrics(
     k: int = 3,
     pr_reference: int = 10_000,
     split_size: int = 5000,
-    kid_subsets: int = 100,
+    kid_subsets: int = KID_SUBSETS,
     kid_subset_size: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:

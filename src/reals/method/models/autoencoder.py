@@ -223,6 +223,7 @@ class LatentStatistics:
     def __init__(self) -> None:
         self.total = self.square = torch.zeros((), dtype=torch.float64)  # from the first batch on per channel
         self.count = 0
+        self.images = 0  # how many they are of, where who adds them says so: a mirrored one is none of its own
 
     def add(self, mean: Tensor, logvar: Tensor) -> None:
         """Moments [B, C, h, w]."""

@@ -10,6 +10,7 @@ from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report.results import Result, Results, by_seed
 from reals.report.tables.conditions import Conditions
 from reals.report.tables.model import Cell, Change, Group, Mean, Row, Table
+from reals.report.tables.stated import stated
 from reals.report.tables.wording import shown
 
 
@@ -53,8 +54,15 @@ def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
         notes=notes,
         remarks=sheet.remarks,
         conditions=conditions,
+        protocol={} if sheet.source == "settings" else stated(_shown(cells), conditions.planned),
         missing=tuple(dict.fromkeys(missing)),
     )
+
+
+def _shown(cells: Mapping[str, tuple[Cell, ...]]) -> list[Result]:
+    """The results that a table shows, each once."""
+    found = {cell.provenance["id"]: cell.provenance for row in cells.values() for cell in row if cell.provenance is not None}
+    return list(found.values())
 
 
 def _group(sheet: TableSheet, metric: str, conditions: Conditions) -> Group:

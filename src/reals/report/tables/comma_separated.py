@@ -18,14 +18,19 @@ def comma_separated(table: Table) -> str:
 
 
 def _comments(table: Table) -> list[str]:
-    comments = [f"{table.number}. {table.title}", f"scale: {table.conditions.scale}"]
-    comments += [f"{name}: {value}" for name, value in table.conditions.protocol.items()]
+    comments = [f"{table.number}. {table.title}", _scale(table)]
+    comments += [f"{name}: {value}" for name, value in table.protocol.items()]
     comments += [said] if (said := caveat(table.conditions)) else []
     comments += [
         f"{group.metric}: {group.name}" + (f", on features of {group.extractor}" if group.extractor else "")
         for group in table.groups
     ]
     return comments + ([said] if (said := mean_sentence(table)) else [])
+
+
+def _scale(table: Table) -> str:
+    described = table.conditions.description
+    return f"scale: {table.conditions.scale}" + (f" ({described})" if described else "")
 
 
 def _header(table: Table) -> list[str]:

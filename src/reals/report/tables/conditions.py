@@ -12,27 +12,30 @@ from reals.experiment.registry import Registry
 class Conditions:
     """What all numbers of one scale have in common.
 
-    ``extractor`` names the feature extractor of FID and its kin, ``second`` that of ``fid_second``. ``settings``: part of training -> setting -> value as printed.
+    ``planned`` is what the scale says of how they are measured: what -> how. ``extractor`` names the feature extractor of FID and its
+    kin, ``second`` that of ``fid_second``. ``settings``: part of training -> setting -> value as printed.
     ``paper``: measured numbers compare with the published ones.
     """
 
     scale: str
-    protocol: Mapping[str, str]
+    planned: Mapping[str, str]
     extractor: str | None
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     paper: bool = False
     second: str | None = None
+    description: str = ""
 
 
 def of(registry: Registry) -> Conditions:
     scale = registry.experiment.scale
     return Conditions(
         scale=scale.name,
-        protocol=protocol(registry),
+        planned=protocol(registry),
         extractor=scale.evaluation.extractor.name,
         settings=_settings(registry),
         paper=scale.paper,
         second=scale.evaluation.second.name if scale.evaluation.second else None,
+        description=scale.description,
     )
 
 

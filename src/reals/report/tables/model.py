@@ -115,7 +115,7 @@ class Table:
     """One table, ready to be written in any format.
 
     ``columns`` head the labels, ``label_names`` are their names in the sheet. ``compare``: changes of the FID are shown, and
-    ``mean`` is of those. ``missing`` names what must still be measured, e.g. "evaluation sit-b2-reals".
+    ``mean`` is of those. ``protocol``: how what it shows was measured, what -> how. ``missing`` names what must still be measured, e.g. "evaluation sit-b2-reals".
     """
 
     name: str
@@ -130,6 +130,7 @@ class Table:
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
     conditions: Conditions
+    protocol: Mapping[str, str]
     missing: tuple[str, ...]
 
     @property
