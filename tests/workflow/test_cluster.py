@@ -335,8 +335,9 @@ def test_every_kind_of_job_gives_the_numbers_of_a_local_run(cluster, finished, t
     folder.mkdir()
     copy_project(folder)
     edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
-    here, name = registry(folder), "sit-xl2-reals_2M_cfg4.0"  # the one that figure 4 shows
-    shown = [here.outputs(artefact)[0] for artefact in (here.evaluations[name], here.downstream[name], here.analyses["reals"])]
+    here = registry(folder)
+    of_each = here.evaluations["sit-xl2-reals_2M_cfg1.4"], here.downstream["sit-xl2-reals_2M_cfg4.0"], here.analyses["reals"]
+    shown = [here.outputs(artefact)[0] for artefact in of_each]
     text = ended(start(folder, *shown, "--jobs", "6"), folder)
     made = {json.loads(line)["stage"] for line in (folder / here.root / "journal.jsonl").read_text().splitlines()}
     assert made == {stage.command for stage in STAGES}, text
