@@ -53,8 +53,10 @@ class Workflow(SimpleNamespace):
             config_settings=SimpleNamespace(config_args=list(typed)),
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
             persistence=SimpleNamespace(cleanup_metadata=lambda path: True),
+            cores=2,
+            output_settings=SimpleNamespace(quiet=None, verbose=False),
             dag=SimpleNamespace(
-                needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards_dict={}) for rule in rules]
+                needrun_jobs=lambda: [SimpleNamespace(rule=SimpleNamespace(name=r, norun=True), wildcards_dict={}) for r in rules]
             ),
         )
 

@@ -188,7 +188,10 @@ def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_loca
     for log in (folder / "results/smoke/logs/sample").glob("*.log"):
         assert "sees GPUs ()" in log.read_text()  # asks for none
     failure, again = ours(text)
-    assert "shard_001.npy (SLURM job" in failure and "FAILED): no scratch disk here" in failure
+    assert "samples of SiT-B/2 on ReaLS at 400K, shard 1 failed (SLURM job" in failure
+    assert "FAILED): no scratch disk here" in failure
+    told = re.findall(r"^(queued|running|\[\d+/\d+\]):? SiT-B/2 on ReaLS, 400K[: ]", text, re.MULTILINE)
+    assert told[:2] == ["queued", "running"] and re.fullmatch(r"\[\d/\d\]", told[-1])
     assert " 001 --config scale=smoke: went on 1 time" in again
 
 

@@ -1,5 +1,6 @@
 """The real DAG, end to end at the smallest scale, and what it does when things change, break or are missing."""
 
+import contextlib
 import json
 import os
 import re
@@ -135,6 +136,37 @@ def test_an_early_page_that_a_kill_left_behind_is_drawn_to_its_end(finished, tmp
     snakemake(folder)
     assert "Unfinished" not in page.read_text()
     assert planned(folder) == {}
+
+
+def test_each_finished_job_is_a_line_with_its_name(finished):
+    printed = (finished / "printed.txt").read_text()
+    lines = re.findall(r"^\[(\d+)/(\d+)\] (.+): [\d:]+(?:, about [\d.]+ (?:s|min|h) left)?$", printed, re.MULTILINE)
+    assert [int(number) for number, _, _ in lines] == list(range(1, len(lines) + 1))
+    assert {int(total) for _, total, _ in lines} == {len(lines)} and len({name for _, _, name in lines}) == len(lines) > 150
+    assert {"SiT-B/2 on ReaLS, 400K", "autoencoder SD-VAE", "figure1", "report"} <= {name for _, _, name in lines}
+    assert "left" in printed and not re.search("jobid|Execute|Select jobs|progress is no", printed)
+
+
+def test_a_terminal_shows_running_jobs_in_place(finished, tmp_path):
+    folder = copy(finished, tmp_path)
+    registry = at(folder)
+    target = folder / registry.outputs(registry.evaluations["sit-b2-control_400K"])[0]
+    target.unlink()
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", str(target.relative_to(folder))], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    text = b""
+    with contextlib.suppress(OSError):  # what a terminal says at its end
+        while part := os.read(ours, 65536):
+            text += part
+    os.close(ours)
+    assert process.wait() == 0 and target.exists()
+    shown = text.decode()
+    assert "evaluation of SiT-B/2 on control at 400K  0:0" in shown and "0 of 1 jobs done, 1 running\r\n" in shown
+    assert "\033[2F\033[J" in shown and "jobid" not in shown
 
 
 def test_a_second_call_has_nothing_to_do(finished):

@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from reals import files
+from reals.cli import following, live
 from reals.cli.experiment import KEYS, entry, experiment_from
 from reals.cli.forcing import Forced
 from reals.experiment import naming
@@ -86,6 +87,7 @@ class Driver:
         # --jobs, as in the SLURM profile, means a cluster; on one machine Snakemake counts cores.
         self.on_cluster = workflow.resource_settings.nodes is not None
         self.starts = self.registry.root / "slurm.jsonl"  # the book of starts
+        self.jobs: dict[int, following.Item] = {}  # that this run does, by Snakemake's number
         self.held = ExitStack()  # until this process ends, unless `finish` comes first
         self.began = time.time()
         self.energy = usage.energy()
@@ -144,9 +146,12 @@ class Driver:
         if self.workflow.is_main_process:
             if stale := [name for name in FOR_JOBS if os.environ.pop(name, None)]:
                 say(f"reals: ignored {', '.join(stale)} of another run: each job gets its own")
-            logging.getLogger("snakemake.logging").addHandler(failures.Lines(self._outlook))
+            logging.getLogger("snakemake.logging").addHandler(failures.Lines(self._outlook, self._name))
             if not self.on_cluster:
                 self._count_gpus()
+
+    def _name(self, failed: failures.FailedJob) -> str | None:
+        return self.jobs[failed.jobid].name if failed.jobid in self.jobs else None
 
     def _outlook(self, failed: failures.FailedJob) -> str:
         """Has a stop with a saved state use up no try, and a failure that would come again all that are left; says so.
@@ -199,6 +204,7 @@ class Driver:
             self._draw_early()
             if self.workflow.local_exec:
                 self._start_server()
+        self._show_jobs()
 
     def _draw_early(self) -> None:
         """Has the page drawn while the jobs run."""
@@ -235,6 +241,25 @@ class Driver:
         limit = scheduler.job_rate_limiter
         if limit is not None and (limit.max_jobs, limit.timespan) == DEFAULT_LIMIT:
             scheduler.job_rate_limiter = None
+
+    def _show_jobs(self) -> None:
+        """Shows what the jobs do, unless --quiet or --verbose ask for something else; without it the work goes on all the same."""
+        gpus = self.workflow.global_resources.get("gpus_per_node")
+        try:
+            self.jobs = following.items(
+                self.workflow.dag, self.registry, self.experiment.folder / "rates.yaml",
+                cores=None if self.on_cluster else self.workflow.cores, gpus=gpus.value if gpus and not self.on_cluster else 0,
+                printing=self.light - {"all", "tables", "figure", "report"},
+            )  # fmt: skip
+        except Exception as error:
+            say(f"reals: progress is not shown ({type(error).__name__}: {error})")
+            return
+        settings = self.workflow.output_settings
+        said = {quiet.name for quiet in settings.quiet or ()}
+        if self.jobs and not settings.verbose and not said & {"ALL", "PROGRESS"}:
+            book = self.starts if self.on_cluster else None
+            follow = partial(following.Following, self.jobs, book=book)
+            self.held.enter_context(live.shown(follow, logging.getLogger("snakemake.logging")))
 
     def _start_server(self) -> None:
         where = scratch.for_socket()

@@ -42,8 +42,8 @@ def schedule(costs: Costs, targets: set[str], rates: Rates, devices: int) -> flo
     for target, needed in needs.items():
         for each in needed:
             followers[each].append(target)
-    remaining = _remaining(units, followers)
-    return _listed(units, needs, followers, remaining, devices) if devices else max(remaining.values(), default=0.0)
+    remaining = longest(units, followers)
+    return listed(units, needs, followers, remaining, devices) if devices else max(remaining.values(), default=0.0)
 
 
 def _unit(costs: Costs, job: Job, rates: Rates, devices: int) -> Unit:
@@ -51,21 +51,21 @@ def _unit(costs: Costs, job: Job, rates: Rates, devices: int) -> Unit:
     return Unit(granted(costs, job, rates, devices), seconds, job.copies)
 
 
-def _remaining(units: Mapping[str, Unit], followers: Mapping[str, list[str]]) -> dict[str, float]:
+def longest(units: Mapping[str, Unit], followers: Mapping[str, list[str]]) -> dict[str, float]:
     """Seconds from the start of each job to the end of the longest path that begins with it."""
     found: dict[str, float] = {}
 
-    def longest(target: str) -> float:
+    def path(target: str) -> float:
         if target not in found:
-            found[target] = units[target].seconds + max((longest(each) for each in followers[target]), default=0.0)
+            found[target] = units[target].seconds + max((path(each) for each in followers[target]), default=0.0)
         return found[target]
 
     for target in units:
-        longest(target)
+        path(target)
     return found
 
 
-def _listed(
+def listed(
     units: Mapping[str, Unit],
     needs: Mapping[str, set[str]],
     followers: Mapping[str, list[str]],
