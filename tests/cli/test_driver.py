@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import edit
 from snakemake.cli import get_argument_parser, parse_config
+from snakemake.persistence import PersistenceBase
 from snakemake.scheduling.job_scheduler import JobRateLimiter
 from snakemake.settings.types import MaxJobsPerTimespan
 
@@ -52,7 +53,9 @@ class Workflow(SimpleNamespace):
             scheduler=SimpleNamespace(job_rate_limiter=None),
             config_settings=SimpleNamespace(config_args=list(typed)),
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
-            persistence=SimpleNamespace(cleanup_metadata=lambda path: True),
+            persistence=SimpleNamespace(
+                cleanup_metadata=lambda file: PersistenceBase._get_key(None, file)
+            ),  # asks for its own type
             cores=2,
             output_settings=SimpleNamespace(quiet=None, verbose=False),
             dag=SimpleNamespace(

@@ -15,6 +15,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from snakemake.io import IOFile
+
 from reals import files
 from reals.cli import following, live
 from reals.cli.experiment import KEYS, entry, experiment_from
@@ -212,7 +214,7 @@ class Driver:
             if job.rule.name == "report":
                 self.workflow.dag.reason(job).missing_output.clear()
         # Without Snakemake's record of it the page's date alone counts; with one, inputs of the same content count as unchanged.
-        self.workflow.persistence.cleanup_metadata(str(self.registry.root / "report.html"))
+        self.workflow.persistence.cleanup_metadata(IOFile(str(self.registry.root / "report.html")))
         self.held.enter_context(early.redrawn(self.registry, self._work))
 
     def _work(self) -> early.Work:
