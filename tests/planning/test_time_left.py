@@ -34,7 +34,7 @@ GFLOPS = {
 def demo(known: rates.Rates, slots: int) -> tuple[dict[int, Expected], dict[int, float], dict[int, int]]:
     """(the jobs behind all tables as the plan sees them, what each takes, its stage's priority)."""
     costs, chance = Costs(Registry(load("demo", folder=REPOSITORY / "config"))), random.Random(1)
-    wanted = costs.graph.behind(target for targets in costs.graph.shown().values() for target in targets)
+    wanted = costs.graph.behind(target for targets in costs.graph.shown.values() for target in targets)
     number = {target: i for i, target in enumerate(t for t in costs.jobs if t in wanted)}
     jobs, takes, priority = {}, {}, {}
     for target, i in number.items():
