@@ -140,6 +140,7 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         for stream, descriptor in ((os.open(os.devnull, os.O_RDONLY), 0), (out.fileno(), 1), (err.fileno(), 2)):
             os.dup2(stream, descriptor)
         sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
+        sys.modules["snakemake.shell"].STDOUT = sys.stdout  # where jobs print: on import it was pytest's
         prefork.subprocess = SimpleNamespace(Popen=ImportServer())
         sys.argv = ["snakemake", *arguments]
         try:
