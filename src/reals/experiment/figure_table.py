@@ -27,7 +27,7 @@ class Figure:
 FIGURES = (
     Figure(
         "figure1", "Figure 1",
-        "t-SNE of averaged latents of {tsne} images, one colour a class, and the similarity of one token (marked) to all others. "
+        "t-SNE of {tsne} images, one colour a class, and the similarity of one token (marked) to all others. "
         "Below: silhouette of the classes among these images, and accuracy of k-NN and of a linear probe on averaged latents of "
         "held-out images.", "arrays",
     ),
@@ -74,8 +74,14 @@ def title(figure: str) -> str:
 
 def caption(experiment: Experiment, figure: str) -> str:
     evaluation, target = experiment.figures.figure3["evaluation"], experiment.scale.downstream.target
-    tsne = "training" if experiment.scale.analysis.tsne_split else "held-out"
+    analysis = experiment.scale.analysis
+    tsne = f"{seen_by_tsne(analysis.tsne_grid)} of {'training' if analysis.tsne_split else 'held-out'}"
     return OF_NAME[figure].caption.format(evaluation=evaluation, target=target, tsne=tsne)
+
+
+def seen_by_tsne(grid: int | None) -> str:
+    """What of a latent Figure 1's t-SNE sees, in words (``analysis.tsne_grid``)."""
+    return f"latents averaged over {grid}x{grid} cells, standardised," if grid else "averaged latents"
 
 
 def along_training(experiment: Experiment) -> dict[str, list[str]]:

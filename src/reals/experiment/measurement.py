@@ -69,6 +69,9 @@ class AnalysisConfig(Strict):
     """Images of each; all where there are fewer, and the metrics say how many."""
     tsne_split: Literal["train"] | None = None
     """Split that they are of: null: held out; train, where too few of a class are held out."""
+    tsne_grid: int | None = Field(default=None, gt=0)
+    """What of a latent the t-SNE and the silhouette see: null: its mean over all tokens; n: its means over the cells of an n x n
+    grid, each divided by its standard deviation over the images."""
 
 
 class DownstreamConfig(Strict):

@@ -56,6 +56,7 @@ def rehearse(scale: Scale) -> Scale:
             "tsne_classes": 10,
             "tsne_images": 4,
             "tsne_split": scale.analysis.tsne_split,
+            "tsne_grid": scale.analysis.tsne_grid,
         },
         "downstream": _downstream(scale),
         "engine": values["engine"] | {"compile": False},

@@ -197,8 +197,11 @@ def _names_are_defined(scale: Scale) -> None:
 
 
 def _enough_images_for_figure_1(scale: Scale) -> None:
-    """Of each class, as far as the scale says how many there are."""
+    """Of each class, as far as the scale says how many there are; and tokens for the cells that it averages over."""
     data, analysis = scale.data, scale.analysis
+    side = data.resolution // scale.latent.factor
+    if analysis.tsne_grid and analysis.tsne_grid > side:
+        raise ValueError(f"analysis.tsne_grid: {analysis.tsne_grid} cells a side, but a latent has {side} tokens a side; take fewer")
     if analysis.tsne_split or not data.expected_held_out or not data.expected_classes:
         return
     each = data.expected_held_out // data.expected_classes

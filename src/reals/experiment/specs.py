@@ -313,6 +313,7 @@ class AnalysisSpec:
     tsne_classes: int
     tsne_images: int
     tsne_split: Literal["train"] | None  # that they are of; None: held out
+    tsne_grid: int | None  # cells a side, standardised; None: the mean over all tokens
     augmentations: AugmentationsSpec
     knn_k: int
     seed: int

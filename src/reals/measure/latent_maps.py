@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reals import rng
@@ -22,16 +23,20 @@ MAPS = 6  # images with token-similarity maps
 
 @dataclass(frozen=True)
 class Classes:
-    """Which images the t-SNE shows: ``each`` of ``count`` classes (or all, where there are fewer), of ``of``."""
+    """Which images the t-SNE shows: ``each`` of ``count`` classes (or all, where there are fewer), of ``of``; and what of them.
+
+    ``grid``: the means over that many cells a side, standardised; None: the mean over all tokens.
+    """
 
     of: Images
     count: int
     each: int
+    grid: int | None = None
 
 
 @dataclass(frozen=True)
 class LatentMaps:
-    """Spatially averaged posterior means ``pooled`` [N, C] and what is drawn of them, by name of the array."""
+    """Spatially averaged posterior means ``pooled`` [N, C], or [N, C * grid^2], and what is drawn of them, by name of the array."""
 
     pooled: Tensor
     arrays: dict[str, np.ndarray]
@@ -47,7 +52,7 @@ def latent_maps(vae: "AutoencoderKL", held_out: Images, classes: Classes, seed: 
     device = next(vae.parameters()).device
     indices = _indices(classes.of, classes, seed)
     z = posterior_means(vae, classes.of, indices)
-    pooled, labels = z.mean(dim=(2, 3)), classes.of.labels[indices]
+    pooled, labels = _pooled(z, classes.grid), classes.of.labels[indices]
     if classes.of is not held_out:
         indices = _indices(held_out, classes, seed)
         z = posterior_means(vae, held_out, indices)
@@ -66,6 +71,14 @@ def latent_maps(vae: "AutoencoderKL", held_out: Images, classes: Classes, seed: 
         "anchors": anchors,
     }
     return LatentMaps(pooled, arrays)
+
+
+def _pooled(z: Tensor, grid: int | None) -> Tensor:
+    """What the t-SNE sees of latents z [N, C, h, w]. In raw means of few channels, the one of largest variance hides the others."""
+    if grid is None:
+        return z.mean(dim=(2, 3))
+    cells = F.adaptive_avg_pool2d(z, grid).flatten(1)
+    return (cells - cells.mean(dim=0)) / cells.std(dim=0).clamp_min(1e-6)
 
 
 def _indices(images: Images, classes: Classes, seed: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
         values |= probe_scores(vae, train, probe, held_out, indices, k)
         values["latent_std"] = latent_std(vae, images)
         crowd = train if settings.tsne_split == "train" else held_out
-        maps = latent_maps(vae, held_out, Classes(crowd, settings.tsne_classes, settings.tsne_images), seed)
+        maps = latent_maps(vae, held_out, Classes(crowd, settings.tsne_classes, settings.tsne_images, settings.tsne_grid), seed)
         labels = torch.from_numpy(maps.arrays["labels"])
         if 2 <= len(labels.unique()) < len(labels):  # else it is not defined
             values["silhouette"] = semantics.silhouette(maps.pooled, labels)
@@ -63,7 +63,7 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
                 "LPIPS": f"{lpips.net}, {lpips.backbone} backbone",
                 **({"latent scale": f"of {scaled_by} training images"} if scaled_by else {}),
                 "probes": f"{len(probe)} training images, averaged posterior means, k = {k} nearest",
-                "t-SNE": f"{_of_each(maps.arrays['labels'])}, {'held-out' if crowd is held_out else 'training'}",
+                "t-SNE": f"{_of_each(maps.arrays['labels'])}, {'held-out' if crowd is held_out else 'training'}{_cells(settings.tsne_grid)}",
                 "seeds": f"autoencoder {'none' if ae.spec.seed is None else ae.spec.seed}, analysis {seed}",
             },
             "provenance": {
@@ -84,3 +84,7 @@ def _of_each(labels: np.ndarray) -> str:
     counts = np.unique(labels, return_counts=True)[1]
     few, many = counts.min(), counts.max()
     return f"{few if few == many else f'{few} to {many}'} images of each of {len(counts)} classes"
+
+
+def _cells(grid: int | None) -> str:
+    return f", means over {grid}x{grid} cells, standardised" if grid else ""
