@@ -201,7 +201,9 @@ def _enough_images_for_figure_1(scale: Scale) -> None:
     data, analysis = scale.data, scale.analysis
     side = data.resolution // scale.latent.factor
     if analysis.tsne_grid and analysis.tsne_grid > side:
-        raise ValueError(f"analysis.tsne_grid: {analysis.tsne_grid} cells a side, but a latent has {side} tokens a side; take fewer")
+        raise ValueError(
+            f"analysis.tsne_grid: {analysis.tsne_grid} cells a side, but a latent has {side} tokens a side; take fewer"
+        )
     if analysis.tsne_split or not data.expected_held_out or not data.expected_classes:
         return
     each = data.expected_held_out // data.expected_classes

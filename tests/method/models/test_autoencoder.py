@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from small import GAN, LPIPS, task, tiny
+from torch import nn
 
+from reals import rng
 from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
@@ -105,6 +107,17 @@ def test_lpips_is_a_distance():
     torch.testing.assert_close(network(x, y), network(y, x))
     assert network(x, y).min() > 0
     torch.testing.assert_close(network(x, y), lpips_network("alex", "random", None)(x, y))
+
+
+def test_a_random_backbone_is_that_of_the_key_whether_or_not_the_classifier_is_drawn():
+    import torchvision
+
+    with torch.random.fork_rng():
+        torch.manual_seed(rng.key(0, "lpips backbone"))
+        drawn = torchvision.models.alexnet().features.state_dict()
+    made = {k.split(".", 1)[1]: v for k, v in LPIPS.network.net.state_dict().items()}
+    assert made.keys() == drawn.keys() and all(torch.equal(made[k], drawn[k]) for k in drawn)
+    assert nn.Linear(4, 4).weight.std() > 0.1  # layers that others make have numbers
 
 
 @pytest.mark.parametrize("side", [32, 64])  # at 32 AlexNet's last maps are single pixels

@@ -2,6 +2,8 @@
 
 import urllib.error
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,21 @@ class _Convolution(nn.Conv2d):
         return super().forward(x)
 
 
+@contextmanager
+def _classifier_not_drawn(net: str) -> Iterator[None]:
+    """Inside, AlexNet's linear layers are made without numbers: LPIPS leaves them out, and to draw their 59 million takes half a second.
+
+    The convolutions', drawn before them, are the same. Of VGG they are drawn after them, once more.
+    """
+    draw = nn.Linear.reset_parameters
+    if net == "alex":
+        nn.Linear.reset_parameters = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Linear.reset_parameters = draw  # type: ignore[method-assign]
+
+
 def lpips_network(net: str, backbone: str, weights: str | None) -> Lpips:
     """LPIPS through the `lpips` package; takes images in [-1, 1].
 
@@ -60,7 +77,7 @@ def lpips_network(net: str, backbone: str, weights: str | None) -> Lpips:
     """
     import lpips
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _classifier_not_drawn(net):
         # The package calls torchvision by an argument that is about to go; its users can do nothing about it.
         warnings.filterwarnings("ignore", module="torchvision.models")
         torch.manual_seed(rng.key(0, "lpips backbone"))
