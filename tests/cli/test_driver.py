@@ -26,6 +26,7 @@ from reals.experiment.stage_table import OF_COMMAND
 from reals.machine import dispatch, failures, handover, prefork, scratch, signals, slurm
 from reals.machine.signals import STOP_AT
 from reals.planning.preflight import checks
+from reals.records import journal
 from reals.report import early
 
 
@@ -384,8 +385,9 @@ def test_the_account_holds_this_runs_jobs_and_their_share(project, monkeypatch):
     monkeypatch.setattr(driver.usage, "energy", lambda: {})
     row = {"artefact": "x", "wall": 9.0, "work": 1.0}
     here, through = smoke(), smoke(jobs=50)
+    kept = here.registry.root / "journal.jsonl"
     book(
-        here.registry.root / "journal.jsonl",
+        kept,
         row | {"stage": "data", "began": time.time() - 3600, "cpu": 1000.0},  # an earlier run's
         row | {"stage": "data", "began": time.time() + 1, "cpu": 30.0},
         row | {"stage": "render", "began": time.time() + 2, "cpu": 10.0},
@@ -394,6 +396,7 @@ def test_the_account_holds_this_runs_jobs_and_their_share(project, monkeypatch):
         table, no_plan, energy = own.account()
         assert [line.split()[0] for line in table.splitlines()] == ["stage", "data", "render", "engine", "all"]
         assert table.splitlines()[3].split()[1] == engine
+        assert journal.engines(kept)[-1]["cpu"] == float(engine)
         assert no_plan == "No plan beside it: run `reals measure --config scale=smoke` once on this device."
         assert energy == "Energy: not readable on this machine."
 

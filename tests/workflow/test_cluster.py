@@ -25,6 +25,7 @@ from conftest import REPOSITORY, copy_project, edit
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import STAGES
+from reals.records import journal
 
 pytestmark = [pytest.mark.workflow, pytest.mark.extra]
 SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
@@ -342,7 +343,7 @@ def test_every_kind_of_job_gives_the_numbers_of_a_local_run(cluster, finished, t
     of_each = here.evaluations["sit-xl2-reals_2M_cfg1.4"], here.downstream["sit-xl2-reals_2M_cfg4.0"], here.analyses["reals"]
     shown = [here.outputs(artefact)[0] for artefact in of_each]
     text = ended(start(folder, *shown, "--jobs", "6"), folder)
-    made = {json.loads(line)["stage"] for line in (folder / here.root / "journal.jsonl").read_text().splitlines()}
+    made = {job["stage"] for job in journal.read(folder / here.root / "journal.jsonl")}
     assert made == {stage.command for stage in STAGES}, text
     for path in shown:
         one, other = (json.loads((place / path).read_text())["values"] for place in (finished, folder))

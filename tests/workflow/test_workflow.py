@@ -23,6 +23,7 @@ from reals import files
 from reals.experiment.load import load
 from reals.experiment.metric_table import SETTINGS_ROWS
 from reals.experiment.registry import Registry
+from reals.records import journal
 from reals.report import early
 
 pytestmark = pytest.mark.workflow
@@ -115,7 +116,7 @@ def test_the_page_is_there_while_the_run_goes_on_at_next_to_no_cost(finished):
     drawn = re.findall(r"drawn, (\d+) of (\d+) results measured; (\S+) CPU-seconds\n", log)
     assert drawn and "Traceback" not in log
     assert all(int(measured) < int(of) for measured, of, _ in drawn)
-    spent = sum(record["cpu"] for record in files.read_lines(root / "journal.jsonl"))
+    spent = sum(record["cpu"] for record in journal.read(root / "journal.jsonl"))
     assert sum(float(cost) for *_, cost in drawn) < 0.02 * spent
     assert "not present when the DAG was created" not in printed
     assert "Unfinished" not in (root / "report.html").read_text()

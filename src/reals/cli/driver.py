@@ -300,17 +300,20 @@ class Driver:
             say(line)
 
     def account(self) -> Iterator[str]:
-        """Lines that say where the time of this run went; none where no job ended."""
+        """Lines that say where the time of this run went, which the journal keeps; none where no job ended."""
         for line in restarts.started_again(self.starts, self.began):
             yield f"reals: {line}"
-        records = journal.read(self.registry.root / "journal.jsonl", since=self.began)
+        book = self.registry.root / "journal.jsonl"
+        records = journal.read(book, since=self.began)
         rows = journal.by_stage(records)
         if not rows:
             return
         # On a cluster the jobs' CPU time is that of other machines, but for what is rendered here.
         charged = sum(row["cpu"] for row in rows if not self.on_cluster or row["stage"] == "render")
         planned = cost.estimated(cost.Costs(self.registry), records, self.experiment.folder / "rates.yaml")
-        yield journal.summary(rows, time.time() - self.began, max(0.0, usage.cpu_seconds() - charged), planned)
+        engine = max(0.0, usage.cpu_seconds() - charged)
+        journal.note_engine(book, self.began, engine)
+        yield journal.summary(rows, time.time() - self.began, engine, planned)
         if not planned:
             options = shlex.join(self.experiment.overrides)
             yield f"No plan beside it: run `reals measure --config {options}` once on this device."

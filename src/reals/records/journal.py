@@ -1,4 +1,5 @@
-"""Where the time went: each finished job appends one line (stage, wall, CPU, CPU spent on the work itself).
+"""Where the time went: each finished job appends one line (stage, wall, CPU, CPU spent on the work itself), and so does
+snakemake at the end of a run, under the stage `ENGINE`.
 
 The attempts in `made/` (`provenance`) hold some of the same facts but cannot stand in for it: rendering makes no artefact, and what
 is deleted to be made again takes its record along. One file is also read sooner than thousands at the end of a run.
@@ -18,6 +19,7 @@ from reals import files
 from reals.machine import usage
 
 SUMMED = ("wall", "cpu", "work", "queued")
+ENGINE = "engine"  # of a run, what no job is charged with: Snakemake itself, shared imports, starting jobs
 
 
 @contextmanager
@@ -31,9 +33,18 @@ def job(path: Path, stage: str, artefact: str, number: int | None = None, device
         yield
     record = {"stage": stage, "artefact": artefact, "number": number, "began": round(began, 3), **times,
               "device": device, "gpus": usage.gpus_used(), "queued": _queued()}  # fmt: skip
+    _append(path, {k: v for k, v in record.items() if v is not None})
+
+
+def note_engine(path: Path, began: float, cpu: float) -> None:
+    """Records the CPU-seconds that a run, begun at ``began`` (seconds since 1970) and over now, used beside its jobs."""
+    _append(path, {"stage": ENGINE, "began": round(began, 3), "wall": round(time.time() - began, 3), "cpu": round(cpu, 3)})
+
+
+def _append(path: Path, record: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps({k: v for k, v in record.items() if v is not None}) + "\n")
+        file.write(json.dumps(record) + "\n")
 
 
 def _queued() -> float | None:
@@ -52,7 +63,12 @@ def _queued() -> float | None:
 
 def read(path: Path, since: float = 0.0) -> list[dict]:
     """Records of jobs that began at or after ``since`` (seconds since 1970)."""
-    return [r for r in files.read_lines(path) if r["began"] >= since]
+    return [r for r in files.read_lines(path) if r["began"] >= since and r["stage"] != ENGINE]
+
+
+def engines(path: Path) -> list[dict]:
+    """Records of the runs: what each used beside its jobs."""
+    return [r for r in files.read_lines(path) if r["stage"] == ENGINE]
 
 
 def by_stage(records: list[dict]) -> list[dict]:
@@ -70,7 +86,7 @@ def by_stage(records: list[dict]) -> list[dict]:
 
 
 def summary(rows: list[dict], wall: float, overhead_cpu: float, planned: dict[str, float] | None = None) -> str:
-    """A printable table; ``overhead_cpu`` is what no job is charged with (the workflow engine, shared imports).
+    """A printable table; ``overhead_cpu`` is what no job is charged with (`ENGINE`).
 
     ``planned`` is device-seconds by stage as `reals plan` expects them: GPU seconds where GPUs were used, else CPU seconds.
     """
@@ -78,7 +94,7 @@ def summary(rows: list[dict], wall: float, overhead_cpu: float, planned: dict[st
     total = sum(r["cpu"] for r in rows) + overhead_cpu
     worked = sum(r["work"] for r in rows)
     shown = [r | {"share": r["work"] / r["cpu"] if r["cpu"] else 0.0, "plan": planned.get(r["stage"])} for r in rows]
-    shown.append({"stage": "engine", "cpu": overhead_cpu, "share": 0.0})
+    shown.append({"stage": ENGINE, "cpu": overhead_cpu, "share": 0.0})
     whole = {
         "stage": "all",
         "wall": wall,
