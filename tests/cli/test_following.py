@@ -201,6 +201,18 @@ def test_a_terminal_shows_running_jobs_and_nothing_of_it_stays(monkeypatch):
     assert own.stream is stream and sys.stderr is stream
 
 
+def test_a_job_is_on_the_terminal_as_soon_as_it_starts(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(live, "LIVE_SECONDS", 60.0)
+    logger, own = handled(monkeypatch, stream)
+    with live.shown(lambda tell: Following({1: item("x")}, tell), logger):
+        logger.handle(record("job_started", "Execute 1 jobs...", jobs=[1]))
+        assert stream.getvalue() == "x  0:00\n0 of 1 jobs done, 1 running\n"
+        logger.handle(record("job_finished", "Finished jobid: 1 (Rule: y)", job_id=1))
+    assert logger.handlers == [own]
+
+
 def test_a_minute_of_silence_ends_with_what_goes_on(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(live, "QUIET_SECONDS", 0.02)

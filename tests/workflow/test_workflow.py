@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import browser
@@ -23,6 +22,7 @@ from reals import files
 from reals.experiment.load import load
 from reals.experiment.metric_table import SETTINGS_ROWS
 from reals.experiment.registry import Registry
+from reals.machine import usage
 from reals.records import journal
 from reals.report import early
 
@@ -171,9 +171,9 @@ def test_a_terminal_shows_running_jobs_in_place(finished, tmp_path):
 
 
 def test_a_second_call_has_nothing_to_do(finished):
-    began = time.monotonic()
+    began = usage.cpu_seconds()  # the time on the wall is also that of what else the machine does
     assert "Nothing to be done" in "".join(snakemake(finished, env=dict(os.environ)).stderr)
-    assert time.monotonic() - began < 20
+    assert usage.cpu_seconds() - began < 10
 
 
 def test_touching_everything_still_retrains_nothing(finished, tmp_path):
@@ -532,9 +532,9 @@ def test_an_undefined_table_is_refused(project):
 
 @pytest.mark.parametrize(("scale", "least"), [("demo", 150), ("cifar10", 190), ("imagenet256", 430)])
 def test_other_scales_are_planned_in_seconds(project, scale, least):
-    began = time.monotonic()
+    began = usage.cpu_seconds()
     jobs = planned(project, "--config", f"scale={scale}", env=dict(os.environ))
-    assert time.monotonic() - began < 10
+    assert usage.cpu_seconds() - began < 10
     assert sum(jobs.values()) >= least
     experiment = load(scale)
     assert jobs["evaluate"] == len(experiment.table_evaluations)

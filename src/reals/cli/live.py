@@ -80,6 +80,19 @@ def live(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+class AtOnce(logging.Handler):
+    """Draws as jobs start: a short one would have ended before the next drawing."""
+
+    def __init__(self, following: Following, screen: Screen):
+        super().__init__()
+        self.following, self.screen = following, screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(getattr(record, "event", None), "value", None) == "job_started":
+            with suppress(Exception), self.following.held:  # a fault in what is shown must not stop the work
+                _draw(self.following, self.screen)
+
+
 @contextmanager
 def shown(make: Callable[[Callable[[str], None]], Following], logger: logging.Logger) -> Iterator[None]:
     """Shows what ``make`` follows, given where to tell its lines, until the block ends.
@@ -107,7 +120,10 @@ def shown(make: Callable[[Callable[[str], None]], Following], logger: logging.Lo
             own.setStream(sys.stderr)
     own.addFilter(instead)
     logger.addHandler(following)
-    keep = (_draw, (following, screen, ended)) if screen is not None else (_remind, (following, tell, told, ended))
+    at_once = None if screen is None else AtOnce(following, screen)
+    if at_once is not None:
+        logger.addHandler(at_once)  # behind ``following``, which takes the record in
+    keep = (_keep_drawing, (following, screen, ended)) if screen is not None else (_remind, (following, tell, told, ended))
     thread = threading.Thread(target=keep[0], args=keep[1], daemon=True)
     thread.start()
     try:
@@ -118,13 +134,14 @@ def shown(make: Callable[[Callable[[str], None]], Following], logger: logging.Lo
         thread.join(timeout=CLUSTER_SECONDS)
         logger.removeHandler(following)
         own.removeFilter(instead)
-        if screen is not None:
+        if screen is not None and at_once is not None:
+            logger.removeHandler(at_once)
             screen.clear()
             own.setStream(before)
             sys.stderr = stream
 
 
-def _draw(following: Following, screen: Screen, ended: threading.Event) -> None:
+def _keep_drawing(following: Following, screen: Screen, ended: threading.Event) -> None:
     """Draws what goes on, again and again."""
     looked = float("-inf")
     while not ended.wait(LIVE_SECONDS):
@@ -132,10 +149,14 @@ def _draw(following: Following, screen: Screen, ended: threading.Event) -> None:
             if time.monotonic() - looked >= (LIVE_SECONDS if following.book is None else CLUSTER_SECONDS):
                 following.look()
                 looked = time.monotonic()
-            if following.printing or following.broken:
-                screen.clear()
-            else:
-                screen.draw(list(following.lines()), following.summary())
+            _draw(following, screen)
+
+
+def _draw(following: Following, screen: Screen) -> None:
+    if following.printing or following.broken:
+        screen.clear()
+    else:
+        screen.draw(list(following.lines()), following.summary())
 
 
 def _remind(following: Following, tell: Callable[[str], None], told: threading.Event, ended: threading.Event) -> None:
