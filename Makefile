@@ -5,6 +5,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Where it is set, each of hundreds of processes would compile this package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all quick lint style lock clean
 
