@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from reals.report.figures import style
-from reals.report.figures.style import CLASS_COLORS, PAGE
+from reals.report.figures.style import PAGE, class_colors
 
 
 def samples(images: np.ndarray, stem: Path, *, columns: int = 8) -> list[Path]:
@@ -36,7 +36,7 @@ def read_from_latents(
         rows.append((mask, {"cmap": "gray", "vmin": 0, "vmax": 1}, "mask", "probability"))
     if classes is not None:
         present = np.unique(classes[:shown])
-        colours = CLASS_COLORS(np.linspace(0, 1, len(present)))[..., :3]
+        colours = class_colors(len(present))[..., :3]
         rows.append((colours[np.searchsorted(present, classes[:shown])], {"interpolation": "nearest"}, "classes", None))
     if depth is not None:
         bounds = {"vmin": depth[:shown].min(), "vmax": depth[:shown].max()}

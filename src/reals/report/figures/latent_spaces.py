@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from reals.report.figures import style
-from reals.report.figures.style import CLASS_COLORS, PAGE
+from reals.report.figures.style import PAGE, class_colors
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def draw(
         figure = style.canvas(PAGE, height)
         for i, (name, arrays) in enumerate(autoencoders.items()):
             axes = style.place(figure, i * (side + 0.1), below + (height - below - side) / 2, side, side)
-            tint = CLASS_COLORS(np.searchsorted(classes, arrays.labels) / max(1, len(classes) - 1))
+            tint = class_colors(len(classes))[np.searchsorted(classes, arrays.labels)]
             x, y = arrays.tsne.T
             axes.scatter(x, y, c=tint, s=2.5, linewidths=0, rasterized=True)
             said = ", ".join(f"{score} {value:.2f}" for score, value in (scores or {}).get(name, {}).items())

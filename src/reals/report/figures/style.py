@@ -9,6 +9,7 @@ from typing import Literal
 
 import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -17,9 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from reals.files import write_atomically
 
 COLUMN, PAGE = 3.25, 6.75  # inches; ICML's column and text width
-CLASS_COLORS = matplotlib.colormaps["viridis"]
 Dash = Literal["-", "--", ":", "-."]
 DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
+
+
+def class_colors(count: int) -> np.ndarray:
+    """A colour for each of ``count`` classes, RGBA [count, 4] in [0, 1]: told apart by hue, as far as there are hues (ten)."""
+    if count <= 10:
+        return matplotlib.colormaps["tab10"](np.arange(count))
+    return matplotlib.colormaps["viridis"](np.linspace(0, 1, count))
 
 
 def paper() -> AbstractContextManager[None]:
