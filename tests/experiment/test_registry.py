@@ -72,7 +72,7 @@ def test_one_lambda_changes_what_depends_on_it_and_nothing_else(project):
 
 def test_the_base_carries_every_variant(project):
     before = ids()
-    edit(Path("config/scales/demo.yaml"), "lambda_k: 1.0e-6", "lambda_k: 2.0e-6")
+    edit(Path("config/scales/demo.yaml"), "lambda_k: 1.0e-5", "lambda_k: 2.0e-5")
     kept = {kind for kind, name in set(before) - changed(before, ids())}
     assert kept == {"data", "teacher", "extractor", "features", "reference"}
 

@@ -13,21 +13,21 @@ from reals.planning import rates, time_left
 from reals.planning.cost import Costs
 from reals.planning.time_left import Expected, Running, TimeLeft
 
-# CPU-seconds of one job of each kind as a demo run noted them in its journal, beside a busy machine; GFLOP/s where the kind has
+# CPU-seconds of one job of each kind as a whole demo run noted them in its journal, on a busy machine; GFLOP/s where the kind has
 # several sizes of job. A job that is not here takes what its kind says, give or take 15%.
 SECONDS = {
-    ("data", ""): 2.9, ("teacher", "digits-vit-b"): 28.7, ("teacher", "digits-vit-l"): 48.3, ("extractor", ""): 45.5,
-    ("features", "digits-vit-b_digits"): 1.6, ("features", "digits-vit-l_digits"): 2.9, ("reference", ""): 2.4,
-    ("autoencoder", "sd-vae"): 109.5, ("autoencoder", ""): 49.1, ("latents", ""): 5.5, ("evaluate", ""): 1.8,
-    ("analyse", ""): 14.8, ("downstream", ""): 6.0,
+    ("data", ""): 3.3, ("teacher", "digits-vit-b"): 21.9, ("teacher", "digits-vit-l"): 40.4, ("extractor", ""): 44.8,
+    ("features", "digits-vit-b_digits"): 1.9, ("features", "digits-vit-l_digits"): 4.4, ("reference", ""): 2.9,
+    ("autoencoder", "sd-vae"): 112.5, ("autoencoder", ""): 35.7, ("latents", ""): 3.1, ("evaluate", ""): 0.8,
+    ("analyse", ""): 9.2, ("downstream", ""): 6.2,
 }  # fmt: skip
 GFLOPS = {
-    "transformer B": 22.9,
-    "transformer L": 32.0,
-    "transformer XL": 40.0,
-    "sampling B": 31.0,
-    "sampling L": 36.0,
-    "sampling XL": 40.0,
+    "transformer B": 17.1,
+    "transformer L": 23.0,
+    "transformer XL": 28.9,
+    "sampling B": 20.6,
+    "sampling L": 25.7,
+    "sampling XL": 34.4,
 }
 
 

@@ -18,12 +18,13 @@ from reals.planning.schedule import Unit, listed, longest
 
 # FLOP/s of one thread of a Xeon on the demo's networks, for machines that nobody measured.
 _CPU = {
-    "transformer": 30e9, "transformer B": 23e9, "transformer XL": 40e9, "sampling": 30e9, "sampling B": 26e9, "sampling XL": 40e9,
-    rates.TEACHER: 35e9, "autoencoder": 40e9, "encoding": 35e9,
+    "transformer": 19e9, "transformer B": 17e9, "transformer XL": 29e9, "sampling": 24e9, "sampling B": 26e9, "sampling XL": 38e9,
+    rates.TEACHER: 31e9, "autoencoder": 25e9, "encoding": 31e9,
 }  # fmt: skip
 CPU = Rates("CPU", "guessed", {"fp32": 50e9}, {"fp32": _CPU}, threads=1)
 BESIDE = 0.3  # seconds of a job beside its networks: start, reading, writing
-MORE = {"data": 2.0, "analyse": 4.0, "evaluate": 0.7, "downstream": 3.0, "figure": 1.0, "tables": 0.5, "report": 0.5}  # by rule
+MORE = {"data": 2.0, "analyse": 4.0, "evaluate": 0.2, "downstream": 5.0, "figure": 1.0, "tables": 0.5, "report": 0.5}  # by rule
+SHARE = {"teacher": 0.7, "extractor": 0.7}  # of what their kind's rate says: a plain step, nothing small beside the network
 PRIOR = 0.5  # how many jobs of its kind what others say of a kind counts for
 PARTS = 1000  # that a machine is divided into
 
@@ -46,7 +47,7 @@ def expected(stage: str, job: Job | None, known: Rates, needs: frozenset[int], s
     """One job, or one of ``job.copies`` equal ones, on ``devices``; ``job`` is None where the plan counts nothing."""
     beside = BESIDE + MORE.get(stage, 0.0)
     work = {kind: _seconds(known, kind, flops) / job.copies / devices for kind, flops in job.work.items()} if job else {}
-    networks = sum(work.values())
+    networks = SHARE.get(stage, 1.0) * sum(work.values())
     main = str(max(work, key=lambda kind: work[kind])) if networks > beside else ""
     return Expected(stage, main, beside + networks, needs, share)
 
