@@ -356,6 +356,7 @@ def test_torchrun_trains_a_run_of_the_dag_in_two_processes(fresh):
     book = [json.loads(line) for line in (context.registry.root / "journal.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in book] == ["transformer"]
     shutil.rmtree(folder)
+    shutil.rmtree(context.registry.states(run))
     transformer.run(context, run, 10)
     alone = read_log(folder / "log.jsonl")
     assert [r["loss"] for r in first] == pytest.approx([r["loss"] for r in alone], rel=1e-5)
