@@ -30,7 +30,7 @@ wildcard_constraints:
 
 def inputs(stage):
     """Input function of a stage's rule."""
-    return lambda wildcards: DRIVER.forced.inputs(DRIVER.forced.job(stage, wildcards), ancient)
+    return lambda wildcards: DRIVER.forced.inputs(GRAPH.of_rule(stage, wildcards), ancient)
 
 
 SHOWN = [str(file) for file in GRAPH.metrics()]

@@ -22,7 +22,6 @@ from reals.cli import following, live
 from reals.cli.experiment import KEYS, entry, experiment_from
 from reals.cli.forcing import Forced
 from reals.experiment import naming
-from reals.experiment.artefact import Artefact
 from reals.experiment.engine import Resources
 from reals.experiment.graph import Graph
 from reals.experiment.reading import ConfigError
@@ -220,18 +219,12 @@ class Driver:
     def _work(self) -> early.Work:
         dag, named = self.workflow.dag, naming.Names(self.registry)
 
-        def names(jobs: "Iterable[Job]") -> list[str]:
-            return [named.of(*what) for job in jobs if (what := self._made_by(job))]
+        def names(jobs: "Iterable[Job]") -> list[str]:  # but those of jobs that only draw
+            stages = ((OF_COMMAND.get(job.rule.name), job.wildcards_dict) for job in jobs)
+            return [named.job(self.graph.of_rule(stage, wildcards)) for stage, wildcards in stages if stage]
 
         running = set(self.workflow.scheduler.running)
         return early.Work(names(running), names(j for j in dag.needrun_jobs() if j not in running and not dag.finished(j)))
-
-    def _made_by(self, job: "Job") -> tuple[Artefact, int | None] | None:
-        """The artefact, and which step or shard of it, that a job of Snakemake's makes; None for one that only draws."""
-        if (stage := OF_COMMAND.get(job.rule.name)) is None:
-            return None
-        made = self.forced.job(stage, job.wildcards_dict)
-        return made.artefact, made.number
 
     def _look_when_jobs_end(self) -> None:
         """Lifts Snakemake's own limit of 100 jobs a second; one that the command line or a profile states stays.

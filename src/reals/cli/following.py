@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from reals import files
 from reals.experiment.naming import Names
 from reals.experiment.registry import Registry
-from reals.experiment.stage_table import OF_COMMAND
+from reals.experiment.stage_table import OF_COMMAND, STEP
 from reals.planning import time_left
 from reals.planning.cost import Costs
 from reals.planning.schedule import ENDLESS, devices_of
@@ -53,7 +53,6 @@ def items(
     """
     costs, names = Costs(registry), Names(registry)
     known = time_left.known_rates(registry.experiment.scale, sheet)
-    artefacts = {(a.stage.command, a.id): a for a in registry.all()}
     planned = {(j.stage, j.artefact, j.step): j for j in costs.jobs.values()}
     found: dict[int, Item] = {}
     for job in dag.needrun_jobs():
@@ -63,12 +62,10 @@ def items(
         stage = OF_COMMAND.get(rule)
         name, command, price, devices = _rendering(rule, wildcards), (rule,), None, 1
         if stage is not None:
-            id = wildcards[stage.wildcard]
-            number = int(wildcards[stage.numbering.name]) if stage.numbering else None
-            artefact = artefacts[rule, id]
-            name = names.of(artefact, number)
+            made = costs.graph.of_rule(stage, wildcards)
+            name, id = names.job(made), made.artefact.id
             command = ("stage", rule, id, *([wildcards[stage.numbering.name]] if stage.numbering else []))
-            price = planned.get((rule, id, number if stage.numbering and stage.numbering.name == "step" else None))
+            price = planned.get((rule, id, made.number if stage.numbering is STEP else None))
             if price is not None:
                 devices = devices_of(costs, price, known, gpus or ENDLESS)
         share = 1.0

@@ -19,7 +19,7 @@ from reals import files
 from reals.experiment.artefact import Artefact
 from reals.experiment.graph import Graph, Job
 from reals.experiment.registry import Registry
-from reals.experiment.stage_table import OF_COMMAND, STEP, Stage
+from reals.experiment.stage_table import OF_COMMAND, STEP
 from reals.records import provenance
 
 if TYPE_CHECKING:
@@ -68,15 +68,10 @@ class Forced:
         """
         if not self.targets:
             return None
-        jobs = [self.job(OF_COMMAND[rule], wildcards) for rule, wildcards in planned if rule in OF_COMMAND]
+        jobs = [self.graph.of_rule(OF_COMMAND[rule], wildcards) for rule, wildcards in planned if rule in OF_COMMAND]
         folders = set_aside(self.graph.registry, [job for job in jobs if self.named(job) or self.outdated(job)])
         where = ", ".join(map(str, folders))
         return f"made again from the start, as told; what was there before is now in {where}" if where else None
-
-    def job(self, stage: Stage, wildcards: Mapping[str, str]) -> Job:
-        """The job of a rule."""
-        number = int(wildcards[stage.numbering.name]) if stage.numbering else None
-        return self.graph.job(self.graph.registry.find(stage.kind, wildcards[stage.wildcard]), number)
 
 
 def set_aside(registry: Registry, jobs: Iterable[Job]) -> list[Path]:

@@ -69,6 +69,11 @@ class Graph:
         outputs = self.registry.outputs(artefact) if number is None else self.registry.files(artefact, number)
         return Job(artefact, number, tuple(outputs), tuple(self._needs(artefact, number)))
 
+    def of_rule(self, stage: Stage, wildcards: Mapping[str, str]) -> Job:
+        """What a rule of the workflow makes, by the wildcards of its stage."""
+        number = int(wildcards[stage.numbering.name]) if stage.numbering else None
+        return self.job(self.registry.find(stage.kind, wildcards[stage.wildcard]), number)
+
     def target(self, artefact: Artefact, step: int | None = None) -> str:
         """The target of the job of ``jobs`` that makes an artefact; of a run, the job of its first milestone or of ``step``."""
         if artefact.stage.numbering is STEP and step is not None:
