@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY
 
 SRC = REPOSITORY / "src/reals"
-GROUND = {"__init__", "rng", "files", "arrays", "tensors", "progress"}
+GROUND = {"__init__", "rng", "files", "arrays", "tensors", "progress", "lazy"}
 ROOMS = (
     "experiment",
     "machine",

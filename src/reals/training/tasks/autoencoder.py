@@ -12,7 +12,7 @@ from reals import rng
 from reals.data.dataset import Images
 from reals.experiment.specs import AlignSpec, TrainedAutoencoderSpec
 from reals.method.alignment import AlignNetworks, AlignWeights
-from reals.method.autoencoder_loss import AutoencoderLoss, LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
+from reals.method.autoencoder_objective import AutoencoderLoss, LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
 from reals.method.objectives import wide

@@ -13,7 +13,7 @@ from small import ALIGN, LPIPS, task, tiny
 
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
-from reals.method.autoencoder_loss import LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
+from reals.method.autoencoder_objective import LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
 from reals.method.models import autoencoder as models
 from reals.method.models.discriminator import patch_gan
 from reals.training.batches import rows_of
