@@ -10,6 +10,7 @@ COMMANDS = {
     "help": "main(['--help'])",
     "ids": "main(['ids', '--config', 'scale=smoke'])",
     "why": "main(['why', 'table03:sit-b2-reals_400K:fid', '--config', 'scale=smoke'])",
+    "claim": "main(['claim', '--config', 'scale=smoke']) != 2",  # nothing is measured
     "plan": "main(['plan', '--config', 'scale=imagenet256', '--gpu', 'h100', '--no-memory'])",
     "snakemake's look before the first job": "checks.at_start(registry('smoke'))",
     "snakemake's last lines": "list(cost.estimated(cost.Costs(registry('smoke')), [], Path('config/rates.yaml')))",

@@ -34,7 +34,7 @@ def test_a_mistake_gets_one_line(file, old, new, says, project):
 
 
 def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
-    edit(Path("config/evaluations.tsv"), "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tode")
+    edit(Path("config/evaluations.tsv"), "sit-b2-control\t400K\tsde", "sit-b2-control\t400K\tode")
     load("demo")
     edit(Path("config/scales/demo.yaml"), "sampling: {steps: 20", "sampling: {steps: 21")
     with pytest.raises(ConfigError, match="Heun needs two a step; write ode:steps=22"):

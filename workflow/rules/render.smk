@@ -75,7 +75,8 @@ rule report:
     input:
         TABLES,
         FIGURES,
-        code=code("report/page.*", "report/template.py"),
+        claim=[SHEETS["claim.yaml"]] if EXPERIMENT.claim else [],
+        code=code("report/page.*", "report/template.py", "report/claim.py", "report/paired.py"),
     output:
         # update: an early page stays until it is replaced, so that a browser that loads itself anew always finds one.
         report(update(f"{ROOT}/report.html"), caption="../report/page.rst", category="Everything on one page", labels={"page": "report"}),

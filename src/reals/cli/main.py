@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reals.cli import (
     check,
+    claim,
     evaluate,
     export,
     fetch,
@@ -28,7 +29,7 @@ from reals.cli.sample import command as sample
 from reals.machine import restarts, scratch
 from reals.machine.signals import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_PEER, EXIT_STOPPED
 
-COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, fetch, check, selftest, why, ids)
+COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, fetch, check, selftest, claim, why, ids)
 
 
 def parser() -> argparse.ArgumentParser:

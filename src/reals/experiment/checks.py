@@ -22,6 +22,7 @@ def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
     _check_evaluations(scale, sheets)
     _check_tables(sheets)
     _check_figures(sheets)
+    _check_claim(scale, file, sheets)
 
 
 def _check_autoencoders(scale: Scale, file: Path, sheets: Sheets) -> None:
@@ -161,3 +162,28 @@ def _weights_ascend(names: tuple[str, ...], sheets: Sheets, at: str) -> None:
         if weights and weight <= weights[-1]:
             raise ConfigError(f"{at}: lambda_k is {weight:g} at {name} after {weights[-1]:g}; order them so that it ascends")
         weights.append(weight)
+
+
+def _check_claim(scale: Scale, file: Path, sheets: Sheets) -> None:
+    """ConfigError where the arms of a claim do not differ in what they are alone, or a judge of it is none of the scale's."""
+    if sheets.claim is None:
+        return
+    at, rows, claim = sheets.files["claim.yaml"], sheets.evaluations.rows, sheets.claim
+    if "fid_second" in claim.metrics and scale.evaluation.second is None:
+        raise ConfigError(f"{at}: metrics: fid_second needs evaluation.second, which {file} has not")
+    known = [name for name, row in rows.items() if row.repeat_of is None]
+    for arm, names in claim.arms.items():
+        for name, other in zip(names, claim.arms[claim.claimed], strict=True):
+            if name not in known:
+                raise ConfigError(f"{at}: arms: {arm}: {unknown(name, known, 'evaluation')}")
+            if other in known and (difference := _differs(rows[name], rows[other])):
+                raise ConfigError(f"{at}: arms: {name} and {other} differ in {difference}; arms differ in their run alone")
+        steps = [scale.milestones[rows[name].milestone] for name in names]
+        if steps != sorted(set(steps)):
+            raise ConfigError(f"{at}: arms: {arm}: milestones are {steps} steps at this scale; order them so that they ascend")
+
+
+def _differs(row: EvaluationRow, other: EvaluationRow) -> str | None:
+    """The first setting, beside the run, that tells two evaluations apart."""
+    settings = EvaluationRow.model_fields.keys() - {"name", "run", "seeds", "repeat_of"}
+    return next((key for key in EvaluationRow.model_fields if key in settings and getattr(row, key) != getattr(other, key)), None)

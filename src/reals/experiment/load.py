@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from reals.experiment.checks import check
+from reals.experiment.claim_sheet import ClaimSheet
 from reals.experiment.overrides import settings, with_images, with_seed
 from reals.experiment.paper import Paper
 from reals.experiment.reading import ConfigError, read, read_yaml, unknown, validate
@@ -28,13 +29,15 @@ class Experiment:
     evaluations: dict[str, EvaluationRow]
     tables: dict[str, TableSheet]
     figures: FigureSheet
+    claim: ClaimSheet | None = None
     overrides: tuple[str, ...] = ()  # what --config takes to mean this experiment, of `reals` and snakemake
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
-        """Evaluations that some table or figure shows the numbers of, and their repeats, in sheet order."""
+        """Evaluations that some table, figure or the claim shows the numbers of, and their repeats, in sheet order."""
         used = {r.source for t in self.tables.values() if t.source == "evaluation" for r in t.rows}
         used |= {*self.figures.figure5["evaluations"], *self.figures.checkpoints["evaluations"]}
+        used |= {name for names in self.claim.arms.values() for name in names} if self.claim else set()
         return tuple(name for name, row in self.evaluations.items() if name in used or row.repeat_of in used)
 
     @cached_property
@@ -76,6 +79,7 @@ def load(
         sheets.evaluations.rows,
         sheets.tables,
         sheets.figures,
+        sheets.claim,
         settings(scale, data, seed, rehearsal=rehearse is not None),
     )
 

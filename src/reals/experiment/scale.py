@@ -48,7 +48,7 @@ class Scale(Strict):
     name: Name
     """Names the results folder; a copy of a shipped scale needs a name of its own."""
     sheets: Name | None = None
-    """A folder of config/sheets/: its autoencoders.tsv, runs.tsv, evaluations.tsv, tables.yaml, tables/ and figures.yaml, each
+    """A folder of config/sheets/: its autoencoders.tsv, runs.tsv, evaluations.tsv, tables.yaml, tables/, figures.yaml and claim.yaml, each
     where present, take the place of config/'s own."""
     paper: bool = False
     """True only where data, sizes, steps and feature extractor are the paper's; otherwise every table says that its numbers are

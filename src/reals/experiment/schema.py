@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from reals.experiment.claim_sheet import ClaimSheet
 from reals.experiment.paper import Paper
 from reals.experiment.reading import Strict
 from reals.experiment.report_sheets import FigureSheet, TableHead
@@ -20,7 +21,13 @@ from reals.experiment.scale import Scale
 
 Schema = dict[str, Any]
 
-FILES: dict[str, Any] = {"scale": Scale, "paper": Paper, "tables": dict[str, TableHead], "figures": FigureSheet}
+FILES: dict[str, Any] = {
+    "scale": Scale,
+    "paper": Paper,
+    "tables": dict[str, TableHead],
+    "figures": FigureSheet,
+    "claim": ClaimSheet,
+}
 """Name of a schema -> the type that such a YAML file is read as; the site file's is `reals.machine.site.Site`."""
 SHEETS: dict[str, type[Strict]] = {"autoencoders.tsv": AutoencoderRow, "runs.tsv": RunRow, "evaluations.tsv": EvaluationRow}
 

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from reals.experiment.claim_sheet import ClaimSheet
 from reals.experiment.reading import ConfigError, read, unknown
 from reals.experiment.repeats import repeat_autoencoders, repeat_evaluations, repeat_runs
 from reals.experiment.report_sheets import FigureSheet, TableSheet, read_tables
 from reals.experiment.rows import AutoencoderRow, EvaluationRow, RunRow, Sheet, read_rows
 
-SHEETS = ("autoencoders.tsv", "runs.tsv", "evaluations.tsv", "tables.yaml", "tables", "figures.yaml")
+SHEETS = ("autoencoders.tsv", "runs.tsv", "evaluations.tsv", "tables.yaml", "tables", "figures.yaml", "claim.yaml")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Sheets:
     tables: dict[str, TableSheet]
     table_rows: dict[tuple[str, str], str]
     figures: FigureSheet
+    claim: ClaimSheet | None
 
 
 def read_sheets(folder: Path, own: str | None, scale: Path) -> Sheets:
@@ -33,6 +35,7 @@ def read_sheets(folder: Path, own: str | None, scale: Path) -> Sheets:
     autoencoders = read_rows(AutoencoderRow, files["autoencoders.tsv"])
     runs = read_rows(RunRow, files["runs.tsv"])
     evaluations = read_rows(EvaluationRow, files["evaluations.tsv"])
+    claim = files["claim.yaml"]
     tables, table_rows = read_tables(files["tables.yaml"], files["tables"])
     return Sheets(
         files,
@@ -42,11 +45,12 @@ def read_sheets(folder: Path, own: str | None, scale: Path) -> Sheets:
         tables,
         table_rows,
         read(FigureSheet, files["figures.yaml"]),
+        read(ClaimSheet, claim) if claim.exists() else None,
     )
 
 
 def _sheet_files(folder: Path, own: str | None, scale: Path) -> dict[str, Path]:
-    """Where each of SHEETS is: among the scale's own sheets, else in ``folder``."""
+    """Where each of SHEETS is: among the scale's own sheets, else in ``folder``; the claim, beside the evaluations that it names."""
     if own is None:
         return {name: folder / name for name in SHEETS}
     place = folder / "sheets" / own
@@ -57,4 +61,5 @@ def _sheet_files(folder: Path, own: str | None, scale: Path) -> dict[str, Path]:
     for name in found:
         if name not in SHEETS:
             raise ConfigError(f"{place / name}: {unknown(name, SHEETS, 'sheet')}")
-    return {name: (place if name in found else folder) / name for name in SHEETS}
+    files = {name: (place if name in found else folder) / name for name in SHEETS}
+    return files | {"claim.yaml": files["evaluations.tsv"].with_name("claim.yaml")}

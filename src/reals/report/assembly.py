@@ -9,7 +9,7 @@ from reals.experiment import figure_table
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.records import journal, provenance
-from reals.report import page
+from reals.report import claim, page
 from reals.report.results import Results
 from reals.report.tables import conditions
 from reals.report.tables.build import build
@@ -41,6 +41,7 @@ def write_page(path: Path, registry: Registry, found: Results, unfinished: page.
         description=registry.experiment.scale.description,
         code_version=files.code_version(),
         tables=tables(registry, found),
+        claim=claim.findings(registry, found),
         pictures=pictures,
         results=found,
         commands={

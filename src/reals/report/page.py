@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from reals.experiment.spelling import LITERATURE_MARK, MISSING
 from reals.files import write_text
+from reals.report import claim as claims
 from reals.report.results import Result, Results
 from reals.report.tables.conditions import Conditions
 from reals.report.tables.model import Cell, Group, Row, Table
@@ -86,6 +87,7 @@ def write(
     commands: Mapping[tuple[str, str], str],
     overrides: str,
     times: Sequence[StageTime],
+    claim: claims.Findings | None = None,
     unfinished: Unfinished | None = None,
 ) -> Path:
     """Write the page atomically; it needs no network and no other file, and its script only adds comfort.
@@ -119,6 +121,8 @@ def write(
         look=_beside("page.css"),
         script=_beside("page.js"),
         times=times,
+        claim=claim
+        and {"found": claim, "head": claims.head(claim), "rows": claims.rows(claim), "sentences": claims.sentences(claim)},
         unfinished=unfinished,
         reload_seconds=RELOAD_SECONDS,
         wall_seconds=sum(time.wall_seconds for time in times),

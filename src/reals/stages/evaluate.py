@@ -17,7 +17,7 @@ from reals.measure.record import how
 from reals.method.sampling import sampling_of
 from reals.progress import Progress
 from reals.stages.context import Context
-from reals.stages.inputs import curve, load_extractor, load_reference, provenance_of_samples
+from reals.stages.inputs import curve, extractor_sha256, load_extractor, load_reference, provenance_of_samples
 
 PICTURES = 16  # first samples kept beside the metrics, for the figures: the same noise and labels in every evaluation
 
@@ -83,7 +83,7 @@ def measured(
 
 def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
     """Writes metrics.json of one evaluation (values, protocol, provenance and the run's loss curve) and its first samples."""
-    registry = context.registry
+    registry, second = context.registry, context.registry.second_extractor
     folder = context.begin(artefact)
     samples = artefact.needed("samples")
     paths = registry.outputs(samples)
@@ -111,6 +111,8 @@ def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
                 "samples_sha256": [files.sha256(path) for path in paths],
                 "reference": registry.reference.id,
                 "extractor": registry.extractor.id,
+                "extractor_sha256": extractor_sha256(context, registry.extractor),
+                **({"second_extractor_sha256": extractor_sha256(context, second)} if second else {}),
                 "made by code": files.code_version(),
             },
             "curve": curve(registry.folder(samples.needed("run")) / "log.jsonl", samples.spec.step),
