@@ -50,6 +50,52 @@ def test_counts_that_differ_from_the_expected(tmp_path):
         check_source(config(tmp_path, expected_images=7), 0)
 
 
+def listed(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_listed_classes_are_taken_and_no_others(tmp_path):
+    root = tmp_path / "in"
+    folder(root / "train", 4, ("ant", "bee", "cow", "caf\u00e9"))
+    folder(root / "val", 2, ("ant", "bee", "cow", "dog", "cafe\u0301"))
+    wanted = listed(tmp_path / "list.txt", "# three", "cow", "", "ant", "cafe\u0301")
+    listing = list_folder(config(root, held_out=None, class_list=wanted, expected_classes=3, expected_images=12), 0)
+    assert listing.classes == ["ant", "caf\u00e9", "cow"]
+    assert {Path(p).parts[1] for p in listing.paths["held_out"]} == {"ant", "cafe\u0301", "cow"}
+    assert listing.labels["train"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["n01558993", "n0169233"], r"list.txt line 2: .*train has no class 'n0169233'; did you mean 'n01692333'\?"),
+        (["n01558993", "n01692333", "n99", "n98"], r"line 3: .*no class 'n99' \(2 of the 4 listed are missing\); add its folder"),
+        (["n01558993", "n02000000"], r"line 2: .*val has no class 'n02000000'; add its folder, or take it off the list"),
+        (["n01558993", "n01692333", "n01558993"], r"list.txt line 3: 'n01558993' stands in line 1 already"),
+        (["# nothing"], "list.txt: no name in it"),
+    ],
+)
+def test_a_class_that_is_missing_is_named(tmp_path, lines, says):
+    root = tmp_path / "in"
+    folder(root / "train", 4, ("n01558993", "n01692333", "n02000000"))
+    folder(root / "val", 4, ("n01558993", "n01692333"))
+    with pytest.raises(ConfigError, match=says) as caught:
+        list_folder(config(root, held_out=None, class_list=listed(tmp_path / "list.txt", *lines)), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_one_s_own_are_taken_whole_where_no_class_is_listed(tmp_path):
+    """What `data=` means at a scale with a list: of a folder that has its classes these, of any other one all."""
+    root, wanted = folder(tmp_path / "in", classes=("ant", "bee", "cow")), tmp_path / "list.txt"
+    own = lambda *names: list_folder(config(root, class_list=listed(wanted, *names), unlisted="all"), 0).classes  # noqa: E731
+    assert own("n01558993", "n01692333") == ["ant", "bee", "cow"] and own("ant", "cow") == ["ant", "cow"]
+    with pytest.raises(ConfigError, match="has no class 'n01692333'"):
+        own("ant", "n01692333")
+    with pytest.raises(ConfigError, match="has no class 'n01558993'"):
+        list_folder(config(root, class_list=listed(wanted, "n01558993")), 0)
+
+
 def test_a_folder_as_people_have_them(tmp_path):
     """Odd names, depths, links and litter: what is an image is found once, and nothing else."""
     root = folder(tmp_path / "in", per_class=3)

@@ -7,7 +7,7 @@ from reals.experiment import figure_table
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 
-SCALES = ("demo", "photographs", "cifar10", "imagenet256", "smoke")
+SCALES = ("demo", "photographs", "cifar10", "imagenet100", "imagenet256", "smoke")
 
 
 @pytest.mark.parametrize("scale", SCALES)

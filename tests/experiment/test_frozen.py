@@ -16,7 +16,7 @@ from reals.experiment.load import load
 from reals.experiment.registry import Registry
 
 FROZEN = REPOSITORY / "tests/frozen.json"
-SCALES = ("demo", "photographs", "cifar10", "imagenet256", "smoke")
+SCALES = ("demo", "photographs", "cifar10", "imagenet100", "imagenet256", "smoke")
 
 
 def named(scale: str) -> dict[str, list[str]]:

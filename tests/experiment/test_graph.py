@@ -10,7 +10,7 @@ from reals.experiment.graph import Graph
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 
-SCALES = ("demo", "photographs", "cifar10", "imagenet256", "smoke")
+SCALES = ("demo", "photographs", "cifar10", "imagenet100", "imagenet256", "smoke")
 
 
 def graph_of(scale: str) -> Graph:

@@ -5,7 +5,7 @@ import pytest
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 
-SCALES = ["demo", "smoke", "cifar10", "imagenet256"]
+SCALES = ["demo", "smoke", "cifar10", "imagenet100", "imagenet100-24gb", "imagenet256"]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -24,7 +24,7 @@ def test_the_paper_scale_is_the_paper(project):
     assert s.teachers["large"].model == "vit_large_patch14_reg4_dinov2.lvd142m"
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", ["demo", "smoke", "cifar10", "imagenet256"])
 def test_sizes_keep_their_order(scale, project):
     m = load(scale).scale.models
     weights = [12 * m[k].width ** 2 * m[k].depth for k in ("B", "L", "XL")]

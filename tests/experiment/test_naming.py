@@ -8,7 +8,7 @@ from reals.experiment.naming import Names
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import STAGES
 
-SCALES = ("demo", "photographs", "cifar10", "imagenet256", "smoke")
+SCALES = ("demo", "photographs", "cifar10", "imagenet100", "imagenet256", "smoke")
 
 
 def names_of(scale: str) -> Names:

@@ -12,6 +12,12 @@ def test_own_data_by_path_gets_its_own_name(project):
     assert (scale.data.name, scale.data.source, scale.data.path) == ("birds", "folder", "/photos/birds")
 
 
+def test_a_list_of_classes_stays_for_a_folder_that_may_have_them(project):
+    own, named = load("imagenet100", data="/data/imagenet").scale.data, load("imagenet100").scale.data
+    assert own.class_list == named.class_list and (own.unlisted, named.unlisted) == ("all", "refuse")
+    assert load("cifar10", data="/data/imagenet").scale.data.class_list is None
+
+
 def test_what_a_scale_says_of_its_own_images_does_not_hold_of_others():
     values = {
         "name": "tiny", "paper": True, "data": {"source": "cifar10", "expected_classes": 10, "held_out": None, "flip": False},

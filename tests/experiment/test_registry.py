@@ -176,3 +176,14 @@ def test_lambda_k_is_the_papers_at_its_scale_and_converted_elsewhere(project):
     assert Registry(load("imagenet256")).autoencoders["reals"].spec.lambda_k == 2e-5
     demo = load("demo")
     assert Registry(demo).autoencoders["reals"].spec.lambda_k == pytest.approx(2e-5 * demo.scale.lambda_k_factor)
+
+
+def test_a_smaller_card_makes_the_same_artefacts_for_half_as_long(project):
+    """Apart from samples of the first milestone and what is measured of them: its steps are half as many."""
+    day, small = Registry(load("imagenet100")), Registry(load("imagenet100-24gb"))
+    for group in ("teachers", "autoencoders", "latents", "runs", "analyses"):
+        assert [a.id for a in getattr(day, group).values()] == [a.id for a in getattr(small, group).values()], group
+    assert (day.data.id, day.reference.id) == (small.data.id, small.reference.id)
+    for earlier, later in (("early", "middle"), ("middle", "late")):
+        theirs = small.samples[f"sit-b2-reals_{later}"].spec
+        assert theirs == day.samples[f"sit-b2-reals_{earlier}"].spec

@@ -9,12 +9,12 @@ from conftest import REPOSITORY
 from reals.data.dataset import Images
 from reals.data.prepare import prepare
 from reals.experiment.load import load
-from reals.experiment.reading import ConfigError
+from reals.experiment.reading import ConfigError, read_names
 from reals.experiment.registry import Registry
 from reals.experiment.rehearsal import rehearse, wanted
 from reals.planning.cost import Costs
 
-SCALES = ["imagenet256", "cifar10", "demo", "smoke"]
+SCALES = ["imagenet256", "imagenet100", "cifar10", "demo", "smoke"]
 
 
 def registry(scale: str, rehearsed: bool = True) -> Registry:
@@ -81,6 +81,15 @@ def test_a_small_teacher_answers_on_repa_s_grid_too():
     assert patches.shape == (2, 4, 16)
 
 
+def test_a_list_of_classes_holds_of_data_that_are_there_alone(tmp_path, monkeypatch):
+    listed = "config/classes/imagenet100.txt"
+    assert registry("imagenet100").experiment.scale.data.class_list is None  # painted patterns have no WordNet ids
+    (tmp_path / "data/imagenet").mkdir(parents=True)
+    (tmp_path / "config").symlink_to(REPOSITORY / "config")
+    monkeypatch.chdir(tmp_path)
+    assert registry("imagenet100").experiment.scale.data.class_list == listed
+
+
 @pytest.mark.workflow
 def test_the_same_jobs_are_planned(project):
     from conftest import planned
@@ -99,6 +108,25 @@ def test_one_evaluation_from_nothing(project):
     snakemake(project, str(target), "--config", "scale=imagenet256", "rehearsal=true")
     result = json.loads((project / target).read_text())
     assert result["values"]["fid"] > 0 and result["protocol"]["scale"] == "imagenet256_rehearsal"
+
+
+@pytest.mark.extra
+def test_all_of_the_day_on_one_gpu(project):
+    """From a folder with more classes than are listed, of which those are taken."""
+    from conftest import snakemake
+    from photos import folder
+
+    listed = list(read_names(project / "config/classes/imagenet100.txt"))[:12]
+    (project / "config/classes/imagenet100.txt").write_text("\n".join(listed))
+    for split, images in (("train", 8), ("val", 4)):
+        folder(project / "data/imagenet" / split, images, [*listed, "n00000001", "n00000002"])
+    snakemake(project, "--config", "scale=imagenet100", "rehearsal=true")
+    root = project / "results/imagenet100_rehearsal"
+    for name in ("arms", "table02", "table08"):
+        text = (root / f"tables/{name}.md").read_text()
+        assert "rehearsal" in text and "…" not in text and "imagenet100 32x32" in text
+    (manifest,) = root.glob("data/*/index.json")
+    assert json.loads(manifest.read_text())["classes"] == listed
 
 
 @pytest.mark.extra

@@ -7,7 +7,8 @@ from conftest import edit
 from mistakes import names, one_line
 
 from reals.experiment.load import load
-from reals.experiment.reading import ConfigError
+from reals.experiment.reading import ConfigError, read_names
+from reals.experiment.registry import Registry
 
 MISTAKES = [
     # file, old text, new text, what the line must say
@@ -43,3 +44,19 @@ def test_figure_1_does_not_ask_for_more_images_of_a_class_than_there_are(split, 
     edit(Path("config/scales/imagenet256.yaml"), "tsne_split: train", f"tsne_split: {split}")
     with pytest.raises(ConfigError, match=says):
         load("imagenet256")
+
+
+def test_the_classes_of_imagenet100_are_classes_of_imagenet_and_decide_the_id(project):
+    from timm.data import ImageNetInfo
+
+    file = Path("config/classes/imagenet100.txt")
+    names = list(read_names(file))
+    assert len(names) == 100 and names == sorted(names) and set(names) <= set(ImageNetInfo("imagenet-1k").label_names())
+    before = Registry(load("imagenet100")).data.id
+    file.write_text("# the same\n" + "\n".join(reversed(names)))
+    assert Registry(load("imagenet100")).data.id == before
+    file.write_text("\n".join(names[:-1]))
+    assert Registry(load("imagenet100")).data.id != before
+    edit(Path("config/scales/imagenet100.yaml"), "source: folder", "source: cifar10")
+    with pytest.raises(ConfigError, match="class_list: source cifar10 has no class folders"):
+        load("imagenet100")

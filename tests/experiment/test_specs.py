@@ -20,7 +20,7 @@ def test_every_stage_has_a_spec():
     assert {spec.kind for spec in get_args(specs.Spec)} == set(OF_KIND)
 
 
-@pytest.mark.parametrize("scale", ["demo", "photographs", "cifar10", "imagenet256"])
+@pytest.mark.parametrize("scale", ["demo", "photographs", "cifar10", "imagenet100", "imagenet256"])
 def test_an_identity_is_plain_json_without_empty_entries(scale):
     for artefact in Registry(load(scale, folder=REPOSITORY / "config")).all():
         identity = specs.to_identity(artefact.spec)

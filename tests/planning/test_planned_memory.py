@@ -75,6 +75,13 @@ def test_the_paper_s_largest(paper):
     assert footprint.encoding(paper, next(iter(paper.latents.values())), 64) < 15e9
 
 
+def test_the_scale_for_a_small_card_fits_it():
+    """The largest of its work, in as many parts as its file says, with what a count of tensors cannot see."""
+    day = Registry(load("imagenet100-24gb"))
+    parts = Memory(day).setting.accumulate
+    assert 15 < needed(footprint.autoencoder(day, day.autoencoders["reals"], 1, parts), 1) < 24
+
+
 @pytest.fixture
 def weighed(registry, tmp_path, monkeypatch):
     """Counts that take no time: 1 GB and 1 GB for each 8 rows of a share, a fourth of that with checkpoints; every call is noted."""

@@ -1,5 +1,6 @@
-"""The cost of each table, given what exists and the tables before it."""
+"""The cost of each table, given what exists and the tables before it; and what a scale file says of its own cost."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,20 @@ def test_shared_work_is_counted_once(paper):
     assert last["flops"] == made["missing"]["flops"] < sum(t["alone"]["flops"] for t in made["tables"])
     assert sum(t["adds"]["flops"] for t in made["tables"]) == last["flops"]
     assert {t["table"]: t["adds"]["flops"] for t in made["tables"]}["table12"] == 0  # repeats Table 5
+
+
+NAMED = {"A100 80 GB": "a100", "H100": "h100", "RTX 4090": "rtx4090"}
+CORE = ("arms", "table02", "table08", "figures")
+
+
+@pytest.mark.parametrize(("scale", "devices"), [("imagenet100", ["A100 80 GB", "H100"]), ("imagenet100-24gb", ["RTX 4090"])])
+def test_the_head_of_a_scale_for_one_gpu_says_what_the_plan_says(scale, devices):
+    head = (REPOSITORY / f"config/scales/{scale}.yaml").read_text()
+    said = dict(re.findall(r"^#   (.+): ([\d.]+) GPU-hours$", head, re.MULTILINE))
+    assert list(said) == devices
+    costs = cost.Costs(Registry(load(scale, folder=REPOSITORY / "config")))
+    core = costs.graph.missing([target for name in CORE for target in costs.graph.shown[name]])
+    for device, hours in said.items():
+        known = rates.load(NAMED[device], scale, REPOSITORY / "config/rates.yaml")
+        total = sum(known.seconds(costs.jobs[target].work) for target in core) / 3600
+        assert f"{total:.1f}" == hours and total < 24, device

@@ -1,5 +1,6 @@
 """A folder of labelled images: which files count, their classes, and which are held out."""
 
+import difflib
 import hashlib
 import os
 import unicodedata
@@ -12,7 +13,7 @@ from reals import rng
 from reals.data import image_files
 from reals.data.image_files import Found
 from reals.experiment.datasets import DataConfig
-from reals.experiment.reading import ConfigError
+from reals.experiment.reading import ConfigError, read_names
 
 SPLITS = ("train", "held_out")
 TRAIN_NAMES = ("train", "training", "seg_train")
@@ -52,7 +53,7 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
     tops = _split_folders(root)
     if "held_out" not in tops and config.held_out is None:
         raise ConfigError(f"data.path: {root} has no train/ and val/ folders; set data.held_out (e.g. 0.1) to split it")
-    classes, folders = _classes(tops)
+    classes, folders = _classes(tops, config)
     left_out = Found()
     paths: dict[str, list[str]] = {s: [] for s in SPLITS}
     labels: dict[str, list[int]] = {s: [] for s in SPLITS}
@@ -88,17 +89,24 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
     return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS}, left_out.left_out)
 
 
-def _classes(tops: dict[str, Path]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The class folders of the training split, at least two, and by split each class's folder.
+def _classes(tops: dict[str, Path], config: DataConfig) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The class folders of the training split (those listed), at least two, and by split each class's folder.
 
     File systems write one name in two Unicode forms (macOS decomposes accents): such folders are one class. ConfigError where
     one split has both, and where the held-out split has other classes, or images outside of any.
     """
     folders = {split: _class_folders(top) for split, top in tops.items()}
-    classes = folders["train"]
-    if not classes:
+    if not folders["train"]:
         state = "holds images but no class folders" if _loose(tops["train"]) else "is empty"
         raise ConfigError(f"data.path: {tops['train']} {state}; put each class's images in a folder of its own")
+    if "held_out" in tops and not folders["held_out"] and _loose(tops["held_out"]):
+        raise ConfigError(
+            f"data.path: {tops['held_out']} holds images but no class folders; put them in folders of the names "
+            f"that {tops['train']} has ('{folders['train'][0]}', ...), or move it away and set data.held_out (e.g. 0.1)"
+        )
+    if config.class_list is not None:
+        folders = _listed(config, Path(config.class_list), tops, folders)
+    classes = folders["train"]
     if len(classes) < 2:
         raise ConfigError(
             f"data.path: {tops['train']} has one class ('{classes[0]}'); class-conditional training needs at least two"
@@ -110,16 +118,28 @@ def _classes(tops: dict[str, Path]) -> tuple[list[str], dict[str, dict[str, str]
                 f"data.path: {tops[split]} has '{min(twice)}' twice, in two Unicode forms; put their images together"
             )
     if "held_out" in tops:
-        if not folders["held_out"] and _loose(tops["held_out"]):
-            raise ConfigError(
-                f"data.path: {tops['held_out']} holds images but no class folders; put them in folders of the names "
-                f"that {tops['train']} has ('{classes[0]}', ...), or move it away and set data.held_out (e.g. 0.1)"
-            )
         if extra := set(by_form["held_out"]) - set(by_form["train"]):
             raise ConfigError(f"data.path: {tops['held_out']} has class '{min(extra)}', which {tops['train']} lacks")
     return classes, {
         split: {by_form["train"][form]: name for form, name in found.items()} for split, found in by_form.items()
     }  # fmt: skip
+
+
+def _listed(config: DataConfig, file: Path, tops: dict[str, Path], folders: dict[str, list[str]]) -> dict[str, list[str]]:
+    """By split, the folders of the classes that the scale's ``file`` lists. ConfigError naming the first that a split lacks."""
+    listed = read_names(file)
+    forms = {split: {unicodedata.normalize("NFC", name) for name in found} for split, found in folders.items()}
+    if config.unlisted == "all" and not forms["train"] & listed.keys():
+        return folders
+    for split, found in forms.items():
+        if missing := [name for name in listed if name not in found]:
+            more = f" ({len(missing)} of the {len(listed)} listed are missing)" if len(missing) > 1 else ""
+            close = difflib.get_close_matches(missing[0], found - listed.keys(), n=1, cutoff=0.8)
+            advice = f"did you mean '{close[0]}'?" if close else "add its folder, or take it off the list"
+            raise ConfigError(
+                f"data.class_list: {file} line {listed[missing[0]]}: {tops[split]} has no class '{missing[0]}'{more}; {advice}"
+            )
+    return {split: [name for name in found if unicodedata.normalize("NFC", name) in listed] for split, found in folders.items()}
 
 
 def _loose(folder: Path) -> bool:

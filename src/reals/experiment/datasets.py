@@ -25,6 +25,12 @@ class DataConfig(Strict):
     """files storage: keep the crops too, so that nothing is decoded on the fly (docs/caches.md). No part of any id."""
     held_out: float | None = Field(default=None, gt=0, lt=1)
     """Share of each class to hold out; null: the source has a split of its own."""
+    class_list: str | None = None
+    """A file that names a class folder a line, for folder sources: these are taken and no others. Its names are part of the id, its
+    path is not. null: every class."""
+    unlisted: Literal["refuse", "all"] = "refuse"
+    """What a folder with none of the listed classes is. refuse: a mistake; all: other images, of which every class is taken, as
+    with `data=` on a command line."""
     images_per_class: int | None = Field(default=None, ge=2)
     """Take no more of each class (and split), e.g. for a rehearsal."""
     unreadable: Literal["refuse", "skip"] = "refuse"
@@ -44,6 +50,12 @@ class DataConfig(Strict):
     """Refuse data with another number of training images."""
     expected_held_out: int | None = None
     """Refuse data with another number of held-out images."""
+
+    @model_validator(mode="after")
+    def _lists_classes_of_folders(self) -> Self:
+        if self.class_list is not None and self.source != "folder":
+            raise ValueError(f"class_list: source {self.source} has no class folders; leave it out, or set source: folder")
+        return self
 
     @model_validator(mode="after")
     def _keeps_crops_of_files(self) -> Self:

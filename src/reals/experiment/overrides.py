@@ -21,7 +21,8 @@ def with_images(values: dict[str, Any], folder: str) -> dict[str, Any]:
     """A scale's values with the images of an ImageFolder in place of its own.
 
     The folder's name becomes the data set's name and part of the scale's, so that its results never mix with those of
-    other data. What the scale states of its own images (counts, reference, drawn masks) does not hold of others and goes.
+    other data. What the scale states of its own images (counts, reference, drawn masks) does not hold of others and goes; a list of
+    classes stays for a folder that has them.
     """
     given = _block(values, "data")
     name = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(folder).resolve().name).strip("-.") or "images"
@@ -36,7 +37,7 @@ def with_images(values: dict[str, Any], folder: str) -> dict[str, Any]:
         "description": f"the sizes of scale {sizes} on the images of {name}",
         "data": given | {
             "source": "folder", "path": folder, "name": name, "held_out": given.get("held_out") or OWN_DATA_HELD_OUT,
-            "expected_classes": None, "expected_images": None, "expected_held_out": None,
+            "expected_classes": None, "expected_images": None, "expected_held_out": None, "unlisted": "all",
         },
     }  # fmt: skip
     if isinstance(values.get("evaluation"), dict):

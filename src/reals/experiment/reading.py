@@ -3,6 +3,7 @@
 import csv
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -155,6 +156,21 @@ def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
             )
         rows.append((n, {h: c.strip() for h, c in zip(header, cells, strict=True)}))
     return rows
+
+
+def read_names(path: Path) -> dict[str, int]:
+    """Name -> its line, of a file with one name a line, in composed Unicode; `#` lines are comments."""
+    found: dict[str, int] = {}
+    for n, line in enumerate(_text(path).splitlines(), 1):
+        name = unicodedata.normalize("NFC", line.strip())
+        if not name or name.startswith("#"):
+            continue
+        if name in found:
+            raise ConfigError(f"{path} line {n}: '{name}' stands in line {found[name]} already; delete one")
+        found[name] = n
+    if not found:
+        raise ConfigError(f"{path}: no name in it; write one a line")
+    return found
 
 
 def _text(path: Path) -> str:

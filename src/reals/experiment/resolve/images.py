@@ -1,10 +1,14 @@
 """The images, and the networks that look at them: teachers and their cached features, feature extractors."""
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from reals.experiment.artefact import Artefact
+from reals.experiment.datasets import DataConfig
 from reals.experiment.load import Experiment
 from reals.experiment.networks import InceptionExtractor, TrainedExtractor, TrainedTeacher
+from reals.experiment.reading import read_names
 from reals.experiment.resolve.shared import PRECISION, values_of
 from reals.experiment.specs import (
     DataSpec,
@@ -23,10 +27,17 @@ def data(experiment: Experiment) -> Artefact[DataSpec]:
     config, seeds = experiment.scale.data, experiment.scale.seeds
     spec = DataSpec(
         source=config.source, resolution=config.resolution, storage=config.storage, held_out=config.held_out,
-        images_per_class=config.images_per_class, unreadable=config.unreadable, exif_rotate=config.exif_rotate,
+        classes=_listed(config), images_per_class=config.images_per_class, unreadable=config.unreadable, exif_rotate=config.exif_rotate,
         version=config.version, seed=seeds.data,
     )  # fmt: skip
     return Artefact(config.name, spec)
+
+
+def _listed(config: DataConfig) -> str | None:
+    """What tells one list of classes from another, whatever its order and comments."""
+    if config.class_list is None:
+        return None
+    return hashlib.sha256("\n".join(sorted(read_names(Path(config.class_list)))).encode()).hexdigest()[:16]
 
 
 def teachers(experiment: Experiment, data: Artefact[DataSpec]) -> dict[str, Artefact[TeacherSpec]]:
