@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from reals import rng
-from reals.experiment.specs import AlignSpec, GanSpec, LpipsSpec, RunSpec, TrainedAutoencoderSpec
+from reals.experiment.specs import AlignSpec, GanSpec, LpipsSpec, RunSpec, TrainedAutoencoderSpec, VfSpec
 from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn
 from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models.lpips import lpips_network
 from reals.rng import generator
 from reals.training.processes import Processes
-from reals.training.tasks.autoencoder import AutoencoderTask
+from reals.training.tasks.autoencoder import AutoencoderTask, align_networks
 
 
 def tiny(seed: int = 0):
@@ -42,12 +42,13 @@ LPIPS = lpips_network("alex", "random", None)
 ALIGN = AlignSpec(
     patch=True, cls=True, layers=2, hidden=8, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0, balance="constant"
 )  # fmt: skip
+VF = VfSpec(lambda_a=0.1, cosine_margin=0.5, distance_margin=0.25)
 GAN = GanSpec(start=0, ramp=0, channels=4, layers=1)
 AUTOENCODER = TrainedAutoencoderSpec(
     data="d", features=None, teacher="t", latent_channels=4, block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=8,
     pixel="mse", lambda_p=1.0, lambda_g=0.1, gan_weight="constant", betas=(0.9, 0.95), weight_decay=0.0, grad_clip=1.0, flip=True,
     gan=GAN, lpips=LpipsSpec(net="alex", backbone="random", precision=None), ema=None, scale_images=8, seed=0, precision=None, init=None,
-    unit_scale=None, steps=10, batch=4, lr=1e-3, lambda_k=1e-4, align=ALIGN,
+    unit_scale=None, steps=10, batch=4, lr=1e-3, lambda_k=1e-4, align=ALIGN, equivariance=None,
 )  # fmt: skip
 RUN = RunSpec(
     latents="l", features=None, teacher=None, family="SiT", patch=2, width=16, depth=2, heads=2, latent_channels=2, latent_size=4,
@@ -59,7 +60,7 @@ RUN = RunSpec(
 def task(processes=None, **changes):
     spec = replace(AUTOENCODER, **changes)
     vae = tiny().train()
-    align = alignment.AlignNetworks(4, 6, 2, 8, spec.align.patch, spec.align.cls) if spec.align else None
+    align = align_networks(spec, spec.align, 6) if spec.align else None
     if align is not None:
         alignment.initialise(align, rng.generator(0, "align"))
 

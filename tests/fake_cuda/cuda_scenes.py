@@ -34,7 +34,8 @@ from reals.measure import latents, reconstruction
 from reals.measure.extractor import extract
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import small_cnn_extractor
-from reals.method import alignment, sampling
+from reals.method import sampling
+from reals.method.equivariance import AUTHORS
 from reals.method.models import autoencoder as models
 from reals.method.models import heads as networks
 from reals.method.models import teacher as teachers
@@ -46,7 +47,7 @@ from reals.training.batches import Ahead
 from reals.training.processes import Processes
 from reals.training.task import Task
 from reals.training.tasks import head
-from reals.training.tasks.autoencoder import AutoencoderTask
+from reals.training.tasks.autoencoder import AutoencoderTask, align_networks
 from reals.training.tasks.classifier import ClassifierTask
 from reals.training.tasks.transformer import TransformerTask, network_config
 
@@ -86,7 +87,7 @@ def transformer(family: str, precision: str = "fp32", repa: str | None = None, *
 def autoencoder(precision: str = "fp32", **changes: Any) -> AutoencoderTask:
     lpips = replace(small.AUTOENCODER.lpips, precision="bf16" if precision == "bf16" else None)
     spec = replace(small.AUTOENCODER, lpips=lpips, **changes)
-    align = alignment.AlignNetworks(4, DIM, 2, 8, True, True)
+    align = align_networks(spec, spec.align, DIM)
     several = Processes(precision, deterministic=True)
     return AutoencoderTask(spec, small.tiny().train(), align, online(), deepcopy(small.LPIPS), pixels(), pixels(), several, 4)
 
@@ -210,6 +211,8 @@ TRAINING: dict[str, Callable[[], Task]] = {
         )
         for gan, balance, precision in AUTOENCODERS
     },
+    # Its first step sees small images, its second one decodes small latents.
+    "autoencoder, VA-VAE's loss, EQ-VAE's steps": partial(autoencoder, align=small.VF, equivariance=AUTHORS, seed=1),
     "classifier: teacher": lambda: classifier(teachers.build(VIT), models.to_input, crop_scale=(0.5, 1.0), patch_loss=0.5),
     "classifier: extractor": lambda: classifier(small.small_cnn(), lambda x: x),
 }

@@ -1,15 +1,22 @@
 """Counted from sizes equals counted by torch's flop counter on the real networks, at tiny and at the paper's sizes."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from small import ALIGN, AUTOENCODER, VF, task
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from reals.experiment.load import load
+from reals.experiment.registry import Registry
+from reals.method.equivariance import AUTHORS, Transformation
 from reals.method.models import autoencoder, discriminator, teacher
+from reals.method.models import autoencoder as models
 from reals.method.models.transformer import FULL_SIZES, Transformer, TransformerConfig
 from reals.planning import flops
+from reals.planning.cost import Costs
 
 
 def counted(function, *arguments) -> int:
@@ -167,3 +174,41 @@ def test_align_network(layers):
     network = AlignNetworks(4, 24, layers, 32, patch=True, cls=True)
     counts = counted(network, torch.zeros(1, 4, 8, 8))
     assert flops.mlp_flops(4, 32, 24, layers, 64) + flops.mlp_flops(4, 32, 24, layers, 1) == counts
+
+
+def test_vf_s_step_passes_the_decoder_and_lpips_once_more():
+    """The adaptive weight beside the same step with a constant one."""
+    plain = replace(ALIGN, layers=1, cls=False)
+    whole, constant = (counted(task(align=align, lambda_g=0.0).update, 0) / 4 for align in (VF, plain))
+    vae = flops.VaeSizes(32, 4, (8, 8, 8), 1)
+    once_more = flops.vae_decoder_flops(vae) + flops.lpips_flops("alex", 32)
+    cosines = (flops.TRAINED + flops.FROZEN) * flops.linear(6, 64, 64)
+    assert whole - constant == pytest.approx(once_more + cosines, rel=0.05)
+
+
+def test_eq_vae_s_steps_cost_what_their_images_sizes_do(project):
+    """Counted on the real steps of each size, and in their mean over the authors' chances."""
+    networks = Costs(Registry(load("smoke"))).networks
+    spec = replace(AUTOENCODER, align=None, equivariance=AUTHORS, lpips=replace(AUTOENCODER.lpips, net="squeeze"))
+    made = task(align=None, lambda_p=0.0, equivariance=AUTHORS)
+    batch, (share,) = made.batch(0), made.processes.shares(4)
+    x = models.to_input(batch.pixels)
+    made.discriminator.requires_grad_(False)
+
+    def ratio(transformation):
+        """Of what a step costs to what a plain one does, without LPIPS, whose backbone the stand-in has not."""
+        plain, mine = (counted(made.gradient, batch, x, 0.0, share, t) for t in (None, transformation))
+        return mine / plain
+
+    def planned(encoded, decoded):
+        through = partial(networks._through, replace(spec, lambda_p=0.0, lambda_g=0.0))
+        return through(encoded, decoded) / through(32, 32)
+
+    for cells in (2, 5):
+        assert ratio(Transformation(cells, 8, 1, True)) == pytest.approx(planned(32, 4 * cells), rel=0.05)
+        assert ratio(Transformation(cells, 8, 0, False)) == pytest.approx(planned(4 * cells, 4 * cells), rel=0.05)
+    mean = networks.autoencoder_step_flops(spec, None) / networks._through(spec, 32, 32)
+    shares = [0.375, *([0.5 / 6] * 6), *([0.125 / 6] * 6)]
+    sides = [(32, 32), *((32, 4 * c) for c in range(2, 8)), *((4 * c, 4 * c) for c in range(2, 8))]
+    expected = sum(share * networks._through(spec, *s) for share, s in zip(shares, sides, strict=True))
+    assert mean == pytest.approx(expected / networks._through(spec, 32, 32), rel=1e-6) and 0.5 < mean < 0.9

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import REPOSITORY, edit
 from forks import codes, fork_all
 from PIL import Image
-from small import ALIGN, GAN, LPIPS, Pictures, task
+from small import ALIGN, GAN, LPIPS, VF, Pictures, task
 
 from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
@@ -21,6 +21,7 @@ from reals.experiment.registry import Registry
 from reals.experiment.specs import GanSpec
 from reals.method import alignment
 from reals.method.alignment import AlignWeights
+from reals.method.equivariance import AUTHORS
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
 from reals.planning.preflight import checks
@@ -127,6 +128,7 @@ VARIANTS = {
     # Seed 0 meets a kink of these losses at its third step, where rounding chooses the slope; of 0 to 4 it alone does.
     "ldm": {"pixel": "l1", "gan_weight": "adaptive", "lambda_g": 0.5, "betas": [0.5, 0.9], "grad_clip": None, "seed": 1},
     "balanced": {"align": replace(ALIGN, balance="gradient"), "ema": 0.9},
+    "vf, equivariant": {"align": VF, "equivariance": AUTHORS},  # of its steps 0 to 5 some are of each kind
 }
 # Adam turns rounding of a gradient near zero into a step of either sign; a larger epsilon lets rounding stay rounding.
 EPSILON = 1e-3
@@ -172,7 +174,7 @@ def test_more_shares_than_images_are_refused():
         task(Processes(accumulate=8), batch=7)
 
 
-@pytest.mark.parametrize("name", ["default", "balanced"])
+@pytest.mark.parametrize("name", ["default", "balanced", "vf, equivariant"])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
     engine = EngineConfig(log_every=1)
 

@@ -34,6 +34,8 @@ def _check_autoencoders(scale: Scale, file: Path, sheets: Sheets) -> None:
             raise ConfigError(f"{where[name]}: {unknown(row.init, ['base', *rows], 'init')}")
         if row.teacher is not None and row.teacher not in scale.teachers:
             raise ConfigError(f"{where[name]}: {unknown(row.teacher, scale.teachers, 'teacher')} (in {file})")
+        if row.equivariance is not None and scale.latent_size < 2:
+            raise ConfigError(f"{where[name]}: equivariance scales latents, and those of {file} are one cell; write '-'")
     for name in rows:
         _starts_from_a_base({other: row.init for other, row in rows.items()}, name, where[name])
 

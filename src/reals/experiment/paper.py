@@ -22,6 +22,26 @@ class Alignment(Strict):
     alignment's losses at the sampled latents, the one place where both act (as VA-VAE)."""
 
 
+class VisionFoundation(Strict):
+    """VA-VAE's alignment loss, of rows with align vf."""
+
+    cosine_margin: float = Field(ge=0, lt=1)
+    """m1: how far below 1 the cosine of latent and feature may be."""
+    distance_margin: float = Field(ge=0, lt=1)
+    """m2: how far two latents' cosine may be from that of their features."""
+
+
+class Equivariance(Strict):
+    """EQ-VAE's regulariser, of rows with equivariance."""
+
+    probability: float = Field(gt=0, le=1)
+    """Share of the steps that decode transformed latents, where the row says yes."""
+    low_resolution: float = Field(ge=0, le=1)
+    """Share of the other steps that see the images scaled down."""
+    smallest: float = Field(gt=0, lt=1)
+    """Smallest scale of a side."""
+
+
 class AutoencoderLoss(Strict):
     """What the paper leaves open in Eqs. 3 and 5 and their optimizers."""
 
@@ -95,6 +115,10 @@ class Paper(Strict):
 
     alignment: Alignment
     """The alignment loss, Eqs. 1 and 2."""
+    vf: VisionFoundation
+    """VA-VAE's alignment loss, of rows with align vf."""
+    equivariance: Equivariance
+    """EQ-VAE's regulariser, of rows with equivariance."""
     autoencoder: dict[str, AutoencoderLoss]
     """Sets of loss weights; a scale picks one by autoencoder.preset."""
     transformer: TransformerLoss

@@ -63,6 +63,10 @@ def _dash_is_no(cell: Any) -> Any:
     return False if cell == "-" else cell
 
 
+def _chance(cell: Any) -> Any:
+    return None if cell in ("-", "no") else cell
+
+
 def _seeds(cell: Any) -> Any:
     return () if cell == "-" else comma_separated(cell)
 
@@ -108,7 +112,11 @@ class AutoencoderRow(Repeatable):
     lambda_k: Annotated[Weight | None, BeforeValidator(dash_is_none)]
     """Weight of the KL, times the scale's lambda_k_factor."""
     lambda_a: Annotated[Weight | None, BeforeValidator(dash_is_none)]
-    """Weight of the alignment."""
+    """Weight of the alignment; of align vf VA-VAE's w_hyper (theirs is 0.1)."""
+    align: Annotated[Literal["reals", "vf"] | None, BeforeValidator(dash_is_none)] = None
+    """Loss of the alignment. reals, '-' or no column: Eq. 2; vf: VA-VAE's, which takes patch yes, cls no and layers 1."""
+    equivariance: Annotated[Literal["yes"] | Annotated[float, Field(gt=0, le=1)] | None, BeforeValidator(_chance)] = None
+    """EQ-VAE's regulariser: yes, or in which share of the steps; '-' or no column: none."""
     note: str | None = None
     """For readers of the sheet."""
 
@@ -121,6 +129,16 @@ class AutoencoderRow(Repeatable):
             raise ValueError("alignment (patch or cls = yes) needs a teacher (large or base) and layers")
         if self.init == "base" and aligned:
             raise ValueError("init 'base' is not aligned: set patch and cls to '-', or init to another row")
+        if self.init == "base" and self.equivariance is not None:
+            raise ValueError(
+                "init 'base' is not fine-tuned, so nothing regularises it: set equivariance to '-', or init to another row"
+            )
+        if self.align == "reals" and not aligned:
+            raise ValueError("align reals aligns patch or cls: set one of them to yes, or align to '-'")
+        if self.align == "vf" and not (self.patch and not self.cls and self.layers == 1):
+            raise ValueError(
+                "align vf projects each latent linearly to a teacher's patch feature: it takes patch yes, cls no, layers 1"
+            )
         return self
 
 

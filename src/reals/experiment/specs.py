@@ -6,6 +6,7 @@ longer run extends a shorter one). An optional value that is None is left out, s
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
+from math import ceil
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from reals.experiment.sampler_table import SamplerName
@@ -130,6 +131,32 @@ class AlignSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VfSpec:
+    """Alignment with a teacher's patch features by VA-VAE's loss, whose networks are one linear map."""
+
+    patch: ClassVar[bool] = True
+    cls: ClassVar[bool] = False
+    layers: ClassVar[int] = 1
+    hidden: ClassVar[int] = 0  # one layer has none
+    lambda_a: float
+    cosine_margin: float
+    distance_margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquivarianceSpec:
+    """EQ-VAE's regulariser (`method.equivariance`)."""
+
+    probability: float  # of a step that decodes transformed latents
+    low_resolution: float  # of each other step, that it sees images scaled down
+    smallest: float  # scale of a side
+
+    def sides(self, side: int) -> range:
+        """The sides, in cells, to which latents of ``side`` cells a side are scaled; empty where one cell is all there is."""
+        return range(max(1, ceil(side * self.smallest)), side)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedAutoencoderSpec:
     """An autoencoder trained here: a base from nothing, or one fine-tuned from ``init``."""
 
@@ -161,7 +188,8 @@ class TrainedAutoencoderSpec:
     batch: int
     lr: float
     lambda_k: float
-    align: AlignSpec | None
+    align: AlignSpec | VfSpec | None
+    equivariance: EquivarianceSpec | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reals import lazy
 
 if TYPE_CHECKING:
-    from reals.method import checkpoints, ddpm, paths, samplers
+    from reals.method import checkpoints, ddpm, equivariance, paths, samplers
     from reals.method.alignment import AlignNetworks, AlignWeights, align_loss, feature_loss
     from reals.method.autoencoder_objective import (
         AutoencoderLoss,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reals.method.models.transformer import initialise as initialise_transformer
     from reals.method.objectives import Losses, ddpm_loss, drop_labels, flow_loss, projection_loss, repa_loss
     from reals.method.sampling import Sampling, decode, draw
+    from reals.method.vf import Margins, vf_loss
 else:
     __getattr__ = lazy.imports_of(__name__, __file__)
 
@@ -33,6 +34,7 @@ __all__ = [
     "Checkpoint",
     "LossWeights",
     "Losses",
+    "Margins",
     "Sampling",
     "Transformer",
     "TransformerConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "decode",
     "draw",
     "drop_labels",
+    "equivariance",
     "feature_loss",
     "flow_loss",
     "gradient_balance",
@@ -55,4 +58,5 @@ __all__ = [
     "projection_loss",
     "repa_loss",
     "samplers",
+    "vf_loss",
 ]

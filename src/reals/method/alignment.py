@@ -9,24 +9,27 @@ from torch import Tensor, nn
 from reals.method.objectives import Losses, wide
 
 
-def mlp(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: int, outputs: int, layers: int, bias: bool = True) -> nn.Sequential:
     """``layers`` linear layers with GELU between them (Section 4.1: two); one layer is linear."""
     sizes = [inputs, *[hidden] * (layers - 1), outputs]
     modules: list[nn.Module] = []
     for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-        modules += [nn.Linear(before, after), nn.GELU()]
+        modules += [nn.Linear(before, after, bias), nn.GELU()]
     return nn.Sequential(*modules[:-1])
 
 
 class AlignNetworks(nn.Module):
-    """MLP_patch per token and MLP_cls on the spatially averaged latent; either may be absent (Table 5)."""
+    """MLP_patch per token and MLP_cls on the spatially averaged latent; either may be absent (Table 5).
 
-    def __init__(self, latent_channels: int, dim: int, layers: int, hidden: int, patch: bool, cls: bool):
+    Without ``bias``, one layer of patches alone is VA-VAE's projection.
+    """
+
+    def __init__(self, latent_channels: int, dim: int, layers: int, hidden: int, patch: bool, cls: bool, bias: bool = True):
         super().__init__()
         self.settings = {"latent_channels": latent_channels, "dim": dim, "layers": layers, "hidden": hidden,
-                         "patch": patch, "cls": cls}  # fmt: skip
-        self.patch = mlp(latent_channels, hidden, dim, layers) if patch else None
-        self.cls = mlp(latent_channels, hidden, dim, layers) if cls else None
+                         "patch": patch, "cls": cls} | ({} if bias else {"bias": False})  # fmt: skip
+        self.patch = mlp(latent_channels, hidden, dim, layers, bias) if patch else None
+        self.cls = mlp(latent_channels, hidden, dim, layers, bias) if cls else None
 
     def forward(self, z: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """z [B, C, h, w], unscaled -> (patch features [B, h*w, D] in row order, cls features [B, D])."""
@@ -84,4 +87,5 @@ def initialise(networks: nn.Module, generator: torch.Generator) -> None:
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             module.weight.uniform_(-bound, bound, generator=generator)
-            module.bias.uniform_(-bound, bound, generator=generator)
+            if module.bias is not None:
+                module.bias.uniform_(-bound, bound, generator=generator)

@@ -17,6 +17,7 @@ from reals.method.alignment import AlignNetworks, AlignWeights, align_loss
 from reals.method.models.autoencoder import kl_per_image
 from reals.method.models.discriminator import generator_loss
 from reals.method.objectives import wide
+from reals.method.vf import Margins, vf_loss
 
 LARGEST_FACTOR = 1e4  # VQGAN's clamp of its adaptive weight
 
@@ -28,7 +29,8 @@ Balance = Callable[[Tensor, Tensor], Tensor | float]
 class LossWeights:
     """The lambdas of Eqs. 2 to 4, at the paper's values where it gives them; ``pixel`` is mse (Eq. 3) or l1 (LDM's).
 
-    The paper gives no lambda_p, lambda_g and lambda_a: these are our choice.
+    The paper gives no lambda_p, lambda_g and lambda_a: these are our choice. With ``Margins`` for ``align``, VA-VAE's loss takes the
+    place of L_align, and lambda_a is its w_hyper.
     """
 
     pixel: Literal["mse", "l1"] = "mse"
@@ -36,7 +38,7 @@ class LossWeights:
     lambda_g: float = 0.1
     lambda_k: float = 2e-5
     lambda_a: float = 1.0
-    align: AlignWeights = field(default_factory=AlignWeights)
+    align: AlignWeights | Margins = field(default_factory=AlignWeights)
 
     def __post_init__(self) -> None:
         """ValueError for a pixel loss that there is not: a script would else train on another one than it names."""
@@ -49,7 +51,7 @@ class AutoencoderLoss:
     """``total`` is L of Eq. 5, the scalar to differentiate; the rest is what it is made of.
 
     ``raw`` and ``weighted`` hold its terms by name (mse or l1, lpips, gan, align, kl: those that take part), before and after
-    their lambdas, with their graphs. ``parts`` are L_align's cosine and smooth L1 losses, detached.
+    their lambdas, with their graphs. ``parts`` are the losses that L_align is made of, detached.
     """
 
     total: Tensor
@@ -85,8 +87,8 @@ def autoencoder_loss(
     features (patches [B, h*w, D], cls [B, D]) of the same images. LPIPS and GAN take part where their network is given and their
     lambda is above 0, the alignment where its networks are given, the KL always. All is computed in float32 or wider, whatever the
     networks ran in. ``gan_balance`` and ``align_balance`` give factors of lambda_g and lambda_a, from the
-    reconstruction's loss (without the GAN) and L_GAN, and from L_pixel and L_align. Raises ValueError where shapes do not match or
-    the teacher's features are missing.
+    reconstruction's loss (without the GAN) and L_GAN, and from L_pixel and L_align; of VA-VAE's loss from the reconstruction's
+    loss too. Raises ValueError where shapes do not match or the teacher's features are missing.
     """
     lambda_p, lambda_k = weights.lambda_p, weights.lambda_k
     lambda_g: Tensor | float = weights.lambda_g
@@ -101,18 +103,24 @@ def autoencoder_loss(
     pixel = F.l1_loss(reconstruction, x) if weights.pixel == "l1" else F.mse_loss(reconstruction, x)
     if perceptual is not None and lambda_p > 0:
         lpips = perceptual(reconstruction, x).mean()
+    restored = pixel + lambda_p * lpips
     if discriminator is not None and lambda_g > 0:
         gan = generator_loss(discriminator(reconstruction))
         if gan_balance is not None:
-            lambda_g = lambda_g * gan_balance(pixel + lambda_p * lpips, gan)
-    pixel_loss = pixel + lambda_p * lpips + lambda_g * gan  # Eq. 3
+            lambda_g = lambda_g * gan_balance(restored, gan)
+    pixel_loss = restored + lambda_g * gan  # Eq. 3
 
     if align is not None:
         if teacher is None:
             raise ValueError("autoencoder_loss: align networks are given, but no teacher's features to compare with")
-        aligned, parts = align_loss(align, z, *teacher, weights.align)  # Eqs. 1 and 2
+        beside = pixel_loss
+        if isinstance(weights.align, Margins):
+            beside = restored
+            aligned, parts = vf_loss(align, z, teacher[0], weights.align)
+        else:
+            aligned, parts = align_loss(align, z, *teacher, weights.align)  # Eqs. 1 and 2
         if align_balance is not None:
-            lambda_a = lambda_a * align_balance(pixel_loss, aligned)
+            lambda_a = lambda_a * align_balance(beside, aligned)
     kl = kl_per_image(mean, logvar).mean()
     total = pixel_loss + lambda_a * aligned + lambda_k * kl  # Eqs. 4 and 5
 
@@ -124,16 +132,23 @@ def autoencoder_loss(
     return AutoencoderLoss(total, raw, weighted, parts)
 
 
-def adaptive_weight(loss: Tensor, other: Tensor, layer: Tensor, average: Callable[[list[Tensor]], None] | None = None) -> Tensor:
-    """|d loss / d layer| / |d other / d layer|: times this, ``other`` pulls as hard as ``loss`` at the decoder's last layer (VQGAN).
+def adaptive_weight(
+    loss: Tensor,
+    other: Tensor,
+    layer: Tensor,
+    average: Callable[[list[Tensor]], None] | None = None,
+    largest: float = LARGEST_FACTOR,
+) -> Tensor:
+    """|d loss / d layer| / |d other / d layer|: times this, ``other`` pulls as hard as ``loss`` at that layer.
 
-    At most 1e4. ``average`` makes gradients, in place, means over the processes that share the batch.
+    VQGAN's for the decoder's last layer, VA-VAE's for the encoder's. At most ``largest``. ``average`` makes gradients, in place,
+    means over the processes that share the batch.
     """
     gradients = [torch.autograd.grad(term, layer, retain_graph=True)[0] for term in (loss, other)]
     if average is not None:
         average(gradients)
     a, b = (torch.linalg.vector_norm(g) for g in gradients)
-    return (a / (b + 1e-4)).clamp(max=LARGEST_FACTOR)
+    return (a / (b + 1e-4)).clamp(max=largest)
 
 
 def gradient_balance(reconstruction: Tensor, alignment: Tensor, average: Callable[[list[Tensor]], None] | None = None) -> Tensor:

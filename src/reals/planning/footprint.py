@@ -1,13 +1,14 @@
 """The most memory that work of an experiment takes on one GPU, in bytes of tensors: the real step, followed without a GPU."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
-from reals.experiment.specs import AutoencoderSpec, LatentsSpec, RunSpec, SamplesSpec
+from reals.experiment.specs import AutoencoderSpec, LatentsSpec, RunSpec, SamplesSpec, TrainedAutoencoderSpec
 from reals.method.models import autoencoder as autoencoders
 from reals.method.precision import running
 from reals.planning.imagined import ImaginedProcesses, shared_batch_norm, unwritten
@@ -33,7 +34,12 @@ def transformer(registry: Registry, run: Artefact[RunSpec], gpus: int, accumulat
 
 
 def autoencoder(registry: Registry, artefact: Artefact[AutoencoderSpec], gpus: int, accumulate: int) -> int:
-    """Of training an autoencoder on so many GPUs: its steps, the discriminator's too, and what it logs."""
+    """Of training an autoencoder on so many GPUs: its steps, the discriminator's too, and what it logs.
+
+    EQ-VAE's steps scale images down, so that the plain step is the one that counts.
+    """
+    if isinstance(artefact.spec, TrainedAutoencoderSpec):
+        artefact = replace(artefact, spec=replace(artefact.spec, equivariance=None))
     with counted() as ledger, shared_batch_norm() if gpus > 1 else nullcontext():
         spec = artefact.spec
         processes = ImaginedProcesses(getattr(spec, "precision", None) or "fp32", accumulate, gpus)

@@ -245,7 +245,7 @@ def _run_sizes(spec: RunSpec) -> dict[str, Any]:
 
 def _autoencoder_sizes(spec: TrainedAutoencoderSpec) -> dict[str, Any]:
     names = ("latent_channels", "block_out_channels", "layers_per_block", "batch", "precision", "gan_weight")
-    align = spec.align and {name: getattr(spec.align, name) for name in ("patch", "cls", "layers", "hidden", "balance")}
+    align = spec.align and {name: getattr(spec.align, name, None) for name in ("patch", "cls", "layers", "hidden", "balance")}
     return {name: getattr(spec, name) for name in names} | {
         "align": align, "lpips": spec.lambda_p > 0 and spec.lpips.net, "gan": spec.lambda_g > 0 and asdict(spec.gan),
         "ema": spec.ema is not None,

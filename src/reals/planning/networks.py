@@ -1,6 +1,6 @@
 """The sizes of an experiment's networks, and the FLOPs of one image through each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -8,8 +8,8 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.networks import Teacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.experiment.scale import Scale
-from reals.experiment.specs import ExtractorSpec, RunSpec, TeacherSpec, TrainedAutoencoderSpec
+from reals.experiment.scale import LPIPS_SMALLEST, Scale
+from reals.experiment.specs import ExtractorSpec, RunSpec, TeacherSpec, TrainedAutoencoderSpec, VfSpec
 from reals.planning import flops
 from reals.planning.counts import Counts
 
@@ -78,20 +78,40 @@ class Networks:
 
     def autoencoder_step_flops(self, spec: TrainedAutoencoderSpec, teacher: Artefact[TeacherSpec] | None) -> int:
         """One image through a training step of Eq. 5: both networks, the teacher, LPIPS and the discriminator."""
-        resolution = self.scale.data.resolution
-        total = flops.TRAINED * (flops.vae_encoder_flops(self.vae) + flops.vae_decoder_flops(self.vae))
-        if spec.lambda_p > 0:  # the image itself forward, its reconstruction forward and back
-            total += (flops.FROZEN + flops.PASSED_THROUGH) * flops.lpips_flops(spec.lpips.net, resolution)
-        if spec.lambda_g > 0:  # through it in the generator's step; trained on real and on fake in its own
-            discriminator = flops.patch_gan_flops(resolution, spec.gan.channels, spec.gan.layers)
-            total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
+        total = sum(part * self._through(spec, *sides) for part, sides in self._sides(spec))
         align = spec.align
         if align is not None and teacher is not None:
             if spec.teacher is not None:  # itself, and not its cache
                 total += flops.FROZEN * self.teacher_flops(teacher, self.scale.latent_size)
-            sizes = (self.scale.latent.channels, align.hidden, self.teacher_dim(teacher), align.layers)
-            rows = self.scale.latent_size**2 * align.patch + align.cls
-            total += flops.TRAINED * flops.mlp_flops(*sizes, rows)
+            tokens, dim = self.scale.latent_size**2, self.teacher_dim(teacher)
+            rows = tokens * align.patch + align.cls
+            total += flops.TRAINED * flops.mlp_flops(self.scale.latent.channels, align.hidden, dim, align.layers, rows)
+            if isinstance(align, VfSpec):  # the two matrices of cosines
+                total += (flops.TRAINED + flops.FROZEN) * flops.linear(dim, tokens, tokens)
+        return round(total)
+
+    def _sides(self, spec: TrainedAutoencoderSpec) -> list[tuple[float, tuple[int, int]]]:
+        """(share of the steps, sides in pixels of the images that are encoded and decoded): not one where EQ-VAE scales them."""
+        whole, side, eq = self.scale.data.resolution, self.scale.latent_size, spec.equivariance
+        if eq is None:
+            return [(1.0, (whole, whole))]
+        sizes = [whole * cells // side for cells in eq.sides(side)]
+        of_latents, of_images = eq.probability / len(sizes), (1 - eq.probability) * eq.low_resolution / len(sizes)
+        scaled = [(share, sides) for size in sizes for share, sides in ((of_latents, (whole, size)), (of_images, (size, size)))]
+        return [((1 - eq.probability) * (1 - eq.low_resolution), (whole, whole)), *scaled]
+
+    def _through(self, spec: TrainedAutoencoderSpec, encoded: int, decoded: int) -> int:
+        """One image through a step without its alignment: encoded at one size, decoded and judged at another."""
+        decoder = flops.vae_decoder_flops(replace(self.vae, resolution=decoded))
+        total = flops.TRAINED * (flops.vae_encoder_flops(replace(self.vae, resolution=encoded)) + decoder)
+        lpips = flops.lpips_flops(spec.lpips.net, max(decoded, LPIPS_SMALLEST[spec.lpips.net])) if spec.lambda_p > 0 else 0
+        total += (flops.FROZEN + flops.PASSED_THROUGH) * lpips  # the image itself forward, its reconstruction forward and back
+        if isinstance(spec.align, VfSpec):  # its adaptive weight: back through LPIPS and the decoder once more
+            total += flops.FROZEN * (decoder + lpips)
+        if spec.lambda_g > 0:  # through it in the generator's step; trained on real and on fake in its own
+            judged = max(decoded, 3 * 2**spec.gan.layers)  # the least it takes (`discriminator.smallest`)
+            discriminator = flops.patch_gan_flops(judged, spec.gan.channels, spec.gan.layers)
+            total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
         return total
 
 

@@ -12,9 +12,11 @@ from reals.experiment.specs import (
     AlignSpec,
     AutoencoderSpec,
     DataSpec,
+    EquivarianceSpec,
     GanSpec,
     PretrainedAutoencoderSpec,
     TrainedAutoencoderSpec,
+    VfSpec,
 )
 
 
@@ -45,7 +47,7 @@ def _base(
     if isinstance(base, TrainedBase):
         trained = TrainedAutoencoderSpec(
             data=data.id, **Source().ids, **architecture, **_training(experiment, row), init=None, unit_scale=None, align=None,
-            **values_of(base),
+            equivariance=None, **values_of(base),
         )  # fmt: skip
         return Artefact(row.name, trained, (data,))
     measured = base.scaling_factor == "measured"  # else the published factor, which needs none of our images
@@ -62,18 +64,25 @@ def _fine_tuned(
 ) -> Artefact[AutoencoderSpec]:
     scale, config = experiment.scale, experiment.scale.autoencoder
     assert row.lambda_k is not None  # as the sheet's own check has it
-    align, source = None, Source()
+    align: AlignSpec | VfSpec | None = None
+    source, equivariance = Source(), None
     if row.patch or row.cls:
         assert row.teacher is not None and row.layers is not None and row.lambda_a is not None  # likewise
         source = sources.of(row.teacher, patches=row.patch)
-        align = AlignSpec(
-            patch=row.patch, cls=row.cls, layers=row.layers, hidden=config.align_hidden, lambda_a=row.lambda_a,
-            **values_of(experiment.paper.alignment),
-        )  # fmt: skip
+        if row.align == "vf":
+            align = VfSpec(lambda_a=row.lambda_a, **values_of(experiment.paper.vf))
+        else:
+            align = AlignSpec(
+                patch=row.patch, cls=row.cls, layers=row.layers, hidden=config.align_hidden, lambda_a=row.lambda_a,
+                **values_of(experiment.paper.alignment),
+            )  # fmt: skip
+    if row.equivariance is not None:
+        chances = values_of(experiment.paper.equivariance)
+        equivariance = EquivarianceSpec(**chances | ({} if row.equivariance == "yes" else {"probability": row.equivariance}))
     spec = TrainedAutoencoderSpec(
         data=data.id, **source.ids, **_architecture(experiment), **_training(experiment, row), init=start.id,
         unit_scale=config.unit_scale or None, steps=config.steps, batch=config.batch, lr=config.lr,
-        lambda_k=row.lambda_k * scale.lambda_k_factor, align=align,
+        lambda_k=row.lambda_k * scale.lambda_k_factor, align=align, equivariance=equivariance,
     )  # fmt: skip
     return Artefact(row.name, spec, made_of(data, source.features, source.teacher, start))
 

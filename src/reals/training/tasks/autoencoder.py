@@ -10,9 +10,20 @@ from torch import Tensor, nn
 
 from reals import rng
 from reals.data.dataset import Images
-from reals.experiment.specs import AlignSpec, TrainedAutoencoderSpec
+from reals.experiment.scale import LPIPS_SMALLEST
+from reals.experiment.specs import AlignSpec, TrainedAutoencoderSpec, VfSpec
+from reals.method import equivariance, vf
 from reals.method.alignment import AlignNetworks, AlignWeights
-from reals.method.autoencoder_objective import AutoencoderLoss, LossWeights, adaptive_weight, autoencoder_loss, gradient_balance
+from reals.method.autoencoder_objective import (
+    LARGEST_FACTOR,
+    AutoencoderLoss,
+    Balance,
+    LossWeights,
+    adaptive_weight,
+    autoencoder_loss,
+    gradient_balance,
+)
+from reals.method.equivariance import Transformation
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
 from reals.method.objectives import wide
@@ -79,14 +90,15 @@ class AutoencoderTask(Task):
         record: dict[str, Tensor] = {}
         pairs: list[tuple[Share, Tensor, Tensor]] = []
         first = processes.rows(spec.batch).start
+        transformation = self.transformation(step, batch.noise.shape[-1])
         self.discriminator.requires_grad_(False)
         for share in processes.shares(spec.batch):
             part = rows_of(batch, slice(share.rows.start - first, share.rows.stop - first))
             part = part._replace(pixels=mirrored(part.pixels, part.flips, self.device))
             x = models.to_input(part.pixels).contiguous(memory_format=torch.channels_last)
-            terms, reconstruction = self.gradient(part, x, spec.lambda_g * self._ramp(step), share)
+            terms, pair = self.gradient(part, x, spec.lambda_g * self._ramp(step), share, transformation)
             add_weighted(record, terms, share.weight)
-            pairs.append((share, x, reconstruction))
+            pairs.append((share, *pair))
         processes.average([p.grad for p in self.trained if p.grad is not None])
         record["grad_norm"] = processes.step(self.optimizer, spec.grad_clip)
         if spec.lambda_g > 0 and step >= spec.gan.start:
@@ -96,52 +108,82 @@ class AutoencoderTask(Task):
         self.done = step + 1
         return {**record, "lr": lr}
 
-    def gradient(self, batch: Batch, x: Tensor, lambda_g: float, share: Share) -> tuple[dict[str, Tensor], Tensor]:
-        """Adds the gradient of Eq. 5 for one share, its pixels mirrored already; (its terms, raw and weighted; the reconstruction)."""
+    def transformation(self, step: int, side: int) -> Transformation | None:
+        """What EQ-VAE's regulariser does to the whole batch of a step, of latents of ``side`` cells; None: nothing, or there is none."""
+        if self.spec.equivariance is None:
+            return None
+        return equivariance.draw(rng.generator(self.spec.seed, "equivariance", step), side, self.spec.equivariance)
+
+    def gradient(
+        self, batch: Batch, x: Tensor, lambda_g: float, share: Share, transformation: Transformation | None = None
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Adds the gradient of Eq. 5 for one share, its pixels mirrored already.
+
+        (Its terms, raw and weighted; the images as they were compared, and their reconstruction.)
+        """
         processes = self.processes
-        teacher = self._features(batch) if self.align is not None else None
+        between = transformation if transformation is not None and transformation.of_latents else None
+        if transformation is not None and between is None:
+            x = transformation(x)
         with processes.autocast():
             mean, logvar = models.moments(self.vae, x)
         mean, logvar = wide(mean), wide(logvar)
-        z = mean + torch.exp(0.5 * logvar) * batch.noise.to(self.device, non_blocking=True)
-        balanced = self.spec.align is not None and self.spec.align.balance == "gradient"
+        side = mean.shape[-1]
+        z = mean + torch.exp(0.5 * logvar) * batch.noise.to(self.device, non_blocking=True)[..., :side, :side]
+        teacher = self._features(batch, side) if self.align is not None else None
+        balanced = isinstance(self.spec.align, AlignSpec) and self.spec.align.balance == "gradient"
         cut = CutLatents(z, share, processes) if balanced else None
         latents = z if cut is None else cut.latents
         with processes.autocast():
-            reconstruction = self.vae.decode(latents).sample
+            reconstruction = self.vae.decode(latents if between is None else between(latents)).sample
         reconstruction = wide(reconstruction)
+        compared = x if between is None else between(x)
 
-        def adaptive(loss: Tensor, gan_loss: Tensor) -> Tensor:
-            layer = self.vae.decoder.conv_out.weight
-            return adaptive_weight(share.weight * loss, share.weight * gan_loss, layer, processes.average)
+        def adaptive(layer: Tensor, largest: float) -> Balance:
+            def factor(loss: Tensor, other: Tensor) -> Tensor:
+                return adaptive_weight(share.weight * loss, share.weight * other, layer, processes.average, largest)
 
+            return factor
+
+        of_gan = adaptive(self.vae.decoder.conv_out.weight, LARGEST_FACTOR) if self.spec.gan_weight == "adaptive" else None
+        of_vf = adaptive(self.vae.encoder.conv_out.weight, vf.LARGEST_FACTOR) if isinstance(self.spec.align, VfSpec) else None
         loss = autoencoder_loss(
-            x, reconstruction, mean, logvar, latents, replace(self.weights, lambda_g=lambda_g),
+            compared, reconstruction, mean, logvar, latents, replace(self.weights, lambda_g=lambda_g),
             perceptual=self._distance, discriminator=self._logits, align=self.align, teacher=teacher,
-            gan_balance=adaptive if self.spec.gan_weight == "adaptive" else None, align_balance=cut,
+            gan_balance=of_gan, align_balance=cut or of_vf,
         )  # fmt: skip
         if cut is None:
             processes.backward(loss.total, share)
         else:
             cut.backward(loss)
-        return loss.record(), reconstruction.detach()
+        return loss.record(), (compared, reconstruction.detach())
 
     def _distance(self, images: Tensor, others: Tensor) -> Tensor:
+        images, others = (self._enlarged(x, LPIPS_SMALLEST[self.spec.lpips.net]) for x in (images, others))
         with autocast(self.device, self.spec.lpips.precision or "fp32"):
             return self.lpips(images, others)
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.processes.autocast():
-            logits = self.discriminator(images)
+            logits = self.discriminator(self._judged(images))
         return wide(logits)
 
-    def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The teacher's, of the very images the encoder sees."""
+    def _judged(self, images: Tensor) -> Tensor:
+        return self._enlarged(images, gan.smallest(self.spec.gan.layers))
+
+    def _enlarged(self, images: Tensor, smallest: int) -> Tensor:
+        """Images that were scaled down to below what a network takes, as large as it needs: of small data sets alone."""
+        return images if images.shape[-1] >= smallest else equivariance.resized(images, smallest)
+
+    def _features(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
+        """The teacher's, of the very images the encoder sees; of such as were scaled down, their large ones' on ``side`` cells."""
         if batch.patch is not None and batch.cls is not None:
-            return batch.patch.to(self.device, non_blocking=True), batch.cls.to(self.device, non_blocking=True)
-        assert self.teacher is not None, "align networks without a teacher"
-        with self.processes.autocast():
-            return self.teacher(batch.indices, batch.flips, batch.pixels)
+            patch, cls = batch.patch.to(self.device, non_blocking=True), batch.cls.to(self.device, non_blocking=True)
+        else:
+            assert self.teacher is not None, "align networks without a teacher"
+            with self.processes.autocast():
+                patch, cls = self.teacher(batch.indices, batch.flips, batch.pixels)
+        return (patch if side == batch.noise.shape[-1] else equivariance.tokens_at(patch, side)), cls
 
     def _update_discriminator(self, pairs: list[tuple[Share, Tensor, Tensor]]) -> dict[str, Tensor]:
         """One step on the images and reconstructions of all shares; its loss and the norm of its gradient."""
@@ -149,7 +191,7 @@ class AutoencoderTask(Task):
         self.discriminator.requires_grad_(True)
         for share, x, reconstruction in pairs:
             with self.processes.autocast():
-                real, fake = self.discriminator(x), self.discriminator(reconstruction)
+                real, fake = self.discriminator(self._judged(x)), self.discriminator(self._judged(reconstruction))
             loss = gan.discriminator_loss(real.float(), fake.float())
             self.processes.backward(loss, share)
             add_weighted(record, {"discriminator": loss.detach()}, share.weight)
@@ -201,9 +243,11 @@ class AutoencoderTask(Task):
                 network.eval().requires_grad_(False)
 
 
-def align_networks(spec: TrainedAutoencoderSpec, align: AlignSpec, dim: int) -> AlignNetworks:
-    """The MLPs of Eq. 1 that a spec asks for, for teachers' features of width ``dim``; call `alignment.initialise` after it."""
-    return AlignNetworks(spec.latent_channels, dim, align.layers, align.hidden, align.patch, align.cls)
+def align_networks(spec: TrainedAutoencoderSpec, align: AlignSpec | VfSpec, dim: int) -> AlignNetworks:
+    """The MLPs of Eq. 1 or VA-VAE's linear map, as a spec asks, for teachers' features of width ``dim``; call `alignment.initialise`
+    after it."""
+    bias = not isinstance(align, VfSpec)
+    return AlignNetworks(spec.latent_channels, dim, align.layers, align.hidden, align.patch, align.cls, bias)
 
 
 def loss_weights(spec: TrainedAutoencoderSpec) -> LossWeights:
@@ -212,6 +256,8 @@ def loss_weights(spec: TrainedAutoencoderSpec) -> LossWeights:
     a = spec.align
     if a is None:
         return weights
+    if isinstance(a, VfSpec):
+        return replace(weights, lambda_a=a.lambda_a, align=vf.Margins(a.cosine_margin, a.distance_margin))
     return replace(weights, lambda_a=a.lambda_a, align=AlignWeights(a.lambda_1, a.lambda_2, a.smooth_l1_beta))
 
 
