@@ -54,6 +54,15 @@ def test_tables_and_figures_want_what_the_workflow_makes_for_them(scale):
     assert graph.behind(shown) >= shown
 
 
+def test_a_table_on_request_is_wanted_by_nobody_unasked(graph):
+    registry, behind = graph.registry, set(graph.behind_table("rivals"))
+    mine = {graph.target(registry.evaluations[f"sit-b2-{arm}_400K"]) for arm in ("vf", "eq", "reals-eq")}
+    mine |= {graph.target(registry.analyses[arm]) for arm in ("vf", "eq", "reals-eq")}
+    assert mine < behind and graph.target(registry.analyses["sd-vae"]) in behind
+    assert mine.isdisjoint(graph.wanted) and mine.isdisjoint(map(str, graph.metrics()))
+    assert "rivals" not in graph.shown and registry.autoencoders["vf"].id not in graph.to_make()
+
+
 def test_a_milestone_continues_the_one_before(graph):
     run = graph.registry.runs["sit-b2-reals"]
     steps = graph.registry.milestones(run)

@@ -23,8 +23,10 @@ from reals.experiment.load import load
 from reals.experiment.metric_table import SETTINGS_ROWS
 from reals.experiment.registry import Registry
 from reals.machine import usage
+from reals.experiment.spelling import MISSING
 from reals.records import journal
 from reals.report import early
+from reals.training.log import read_log
 
 pytestmark = pytest.mark.workflow
 
@@ -102,6 +104,22 @@ def test_one_table_can_be_asked_for_alone(finished, tmp_path):
         shutil.rmtree(folder / other)
     assert planned(folder, "only_table08") == {"only_table08": 1}
     assert planned(folder, "only_table05") == {"evaluate": 1, "only_table05": 1}  # the one that it shows
+
+
+def test_a_table_on_request_is_made_when_it_is_asked_for_and_printed_from_then_on(finished, tmp_path):
+    """VA-VAE's and EQ-VAE's arms, end to end; plain snakemake neither makes nor shows them."""
+    folder = copy(finished, tmp_path)
+    root = folder / "results/smoke"
+    assert not (root / "tables/rivals.md").exists() and "VA-VAE" not in (root / "report.html").read_text()
+    assert planned(folder) == {}
+    snakemake(folder, "only_rivals")
+    table = (root / "tables/rivals.md").read_text()
+    assert MISSING not in table and "| VA-VAE's loss " in table
+    assert "VA-VAE" in (root / "report.html").read_text()
+    assert set(planned(folder)) <= {"report", "all"}  # `render` wrote the page
+    registry = Registry(load("smoke", folder=folder / "config"))
+    log = read_log(folder / registry.folder(registry.autoencoders["vf"]) / "log.jsonl")
+    assert all(record["align_weighted"] > 0 and record["patch_distance"] >= 0 for record in log)
 
 
 def test_the_end_says_where_the_time_went(finished):
@@ -189,7 +207,8 @@ def test_what_the_scale_says_is_printed_again_where_it_changes_and_nothing_else_
     scale, registry = Path("config/scales/smoke.yaml"), at(project)
     edit(Path("config/config.yaml"), "scale: demo", "scale: smoke")
     made = [output for artefact in registry.all() if artefact.kind != "data" for output in registry.outputs(artefact)]
-    made += [registry.root / f"tables/{name}.{kind}" for name in registry.experiment.tables for kind in ("md", "csv", "tex")]
+    printed = [name for name, table in registry.experiment.tables.items() if not table.on_request]
+    made += [registry.root / f"tables/{name}.{kind}" for name in printed for kind in ("md", "csv", "tex")]
     made += [registry.root / f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")]
     made += [registry.root / name for name in ("metrics.json", "evaluations.csv", "report.html")]
     for file in made:  # as Snakemake sees it, everything is there
@@ -231,7 +250,7 @@ def test_one_hyper_parameter_remakes_what_depends_on_it_and_undoing_costs_nothin
 def test_a_new_row_in_three_sheets_is_a_new_arm(finished, tmp_path):
     folder = copy(finished, tmp_path)
     with (folder / "config/autoencoders.tsv").open("a") as file:
-        file.write("reals-cls\tsd-vae\tlarge\tno\tyes\t2\t2e-5\t1.0\tcls features only\n")
+        file.write("reals-cls\tsd-vae\tlarge\tno\tyes\t2\t2e-5\t1.0\t-\t-\tcls features only\n")
     with (folder / "config/runs.tsv").open("a") as file:
         file.write("sit-b2-reals-cls\tSiT-B/2\treals-cls\tno\t400K\n")
     with (folder / "config/evaluations.tsv").open("a") as file:
@@ -538,15 +557,18 @@ def test_other_scales_are_planned_in_seconds(project, scale, least):
     assert sum(jobs.values()) >= least
     experiment = load(scale)
     assert jobs["evaluate"] == len(experiment.table_evaluations)
-    assert jobs["transformer"] == sum(len(run.milestones) for run in experiment.runs.values())
-    whole = sum(row.samples == "all" for row in experiment.evaluations.values())
-    assert jobs["sample"] == whole * experiment.scale.sampling.shards + len(experiment.evaluations) - whole
+    on_request = {row.source for table in experiment.tables.values() if table.on_request for row in table.rows}
+    unasked = {name: row for name, row in experiment.evaluations.items() if name not in on_request or name in experiment.table_evaluations}
+    runs = {row.run for row in unasked.values()}
+    assert jobs["transformer"] == sum(len(experiment.runs[name].milestones) for name in runs)
+    whole = sum(row.samples == "all" for row in unasked.values())
+    assert jobs["sample"] == whole * experiment.scale.sampling.shards + len(unasked) - whole
     assert ("features" in jobs) == (scale != "imagenet256")
 
 
 def test_every_cell_of_every_table_has_its_source(project):
     experiment = load("imagenet256")
-    assert list(experiment.tables) == [f"table{n:02d}" for n in range(1, 15)]
+    assert list(experiment.tables) == [*(f"table{n:02d}" for n in range(1, 15)), "rivals"]
     for table in experiment.tables.values():
         assert table.rows
         for row in table.rows:

@@ -12,7 +12,8 @@ EXPERIMENT, REGISTRY, GRAPH = DRIVER.experiment, DRIVER.registry, DRIVER.graph
 SCALE = EXPERIMENT.scale
 ROOT = str(REGISTRY.root)
 FIGURE_NAMES = list(figure_table.figures(REGISTRY))
-TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=EXPERIMENT.tables, kind=["md", "csv", "tex"])
+UNASKED = [name for name, sheet in EXPERIMENT.tables.items() if not sheet.on_request]
+TABLES = expand(f"{ROOT}/tables/{{table}}.{{kind}}", table=UNASKED, kind=["md", "csv", "tex"])
 FIGURES = expand(f"{ROOT}/figures/{{figure}}.{{kind}}", figure=FIGURE_NAMES, kind=["pdf", "png"])
 
 

@@ -96,7 +96,7 @@ for table in EXPERIMENT.tables:
             driver.only(table)
         localrule: True
         input:
-            GRAPH.shown[table],
+            GRAPH.behind_table(table),
         log:
             f"{ROOT}/logs/only_{table}.log",
         shell:

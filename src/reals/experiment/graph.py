@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reals.experiment import figure_table
 from reals.experiment.artefact import Artefact
+from reals.experiment.metric_table import Source
 from reals.experiment.registry import Registry
 from reals.experiment.report_sheets import TableSheet
 from reals.experiment.rows import Repeatable
@@ -134,7 +135,7 @@ class Graph:
 
     @cached_property
     def wanted(self) -> set[str]:
-        """What must still be made for all tables and figures, as of the first time this is asked."""
+        """What must still be made for all tables and figures but those on request, as of the first time this is asked."""
         return self.missing(target for targets in self.shown.values() for target in targets)
 
     def to_make(self) -> set[str]:
@@ -143,23 +144,28 @@ class Graph:
 
     @cached_property
     def shown(self) -> dict[str, tuple[str, ...]]:
-        """Table -> the targets whose numbers it shows; ``figures`` -> those that the figures show."""
-        tables = {name: tuple(self._shown_in(sheet)) for name, sheet in self.registry.experiment.tables.items()}
+        """Table -> the targets whose numbers it shows, but for those on request; ``figures`` -> those that the figures show."""
+        tables = {
+            name: self.behind_table(name) for name, sheet in self.registry.experiment.tables.items() if not sheet.on_request
+        }
         drawn = (artefact for artefacts in figure_table.figures(self.registry).values() for artefact in artefacts)
         return tables | {"figures": tuple(dict.fromkeys(map(self.target, drawn)))}
 
-    def _shown_in(self, sheet: TableSheet) -> Iterable[str]:
+    def behind_table(self, table: str) -> tuple[str, ...]:
+        """The targets whose numbers a table shows; none of a table of settings."""
+        sheet = self.registry.experiment.tables[table]
+        found = (self.behind_cell(sheet, kind, name).values() for kind, name in sheet.sources() if kind != "settings")
+        return tuple(dict.fromkeys(target for targets in found for target in targets))
+
+    def behind_cell(self, sheet: TableSheet, kind: Source, name: str) -> dict[int | None, str]:
+        """Seed -> the target whose number a table shows for an evaluation or autoencoder (`TableSheet.behind`)."""
         registry, experiment = self.registry, self.registry.experiment
         known: dict[str, tuple[Mapping[str, Artefact], Mapping[str, Repeatable]]] = {
             "evaluation": (registry.evaluations, experiment.evaluations),
             "autoencoder": (registry.analyses, experiment.autoencoders),
         }
-        if sheet.source not in known:
-            return ()
-        artefacts, rows = known[sheet.source]
-        measured = (row.source for row in sheet.rows if row.source != "literature")
-        names = (other for name in measured for other in sheet.behind(rows, name).values())
-        return dict.fromkeys(self.target(artefacts[name]) for name in names)
+        artefacts, rows = known[kind]
+        return {seed: self.target(artefacts[other]) for seed, other in sheet.behind(rows, name).items()}
 
     def metrics(self) -> list[Path]:
         """The metrics files behind all tables and figures: evaluations in the order of their sheet, then analyses, then heads."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reals.experiment.checks import check
 from reals.experiment.claim_sheet import ClaimSheet
+from reals.experiment.metric_table import Source
 from reals.experiment.overrides import settings, with_images, with_seed
 from reals.experiment.paper import Paper
 from reals.experiment.reading import ConfigError, read, read_yaml, unknown, validate
@@ -34,19 +35,23 @@ class Experiment:
 
     @cached_property
     def table_evaluations(self) -> tuple[str, ...]:
-        """Evaluations that some table, figure or the claim shows the numbers of, and their repeats, in sheet order."""
-        used = {r.source for t in self.tables.values() if t.source == "evaluation" for r in t.rows}
+        """Evaluations that some table, figure or the claim shows the numbers of unasked, and their repeats, in sheet order."""
+        used = self._in_tables("evaluation")
         used |= {*self.figures.figure5["evaluations"], *self.figures.checkpoints["evaluations"]}
         used |= {name for names in self.claim.arms.values() for name in names} if self.claim else set()
         return tuple(name for name, row in self.evaluations.items() if name in used or row.repeat_of in used)
 
     @cached_property
     def analysed_autoencoders(self) -> tuple[str, ...]:
-        """Autoencoders that some table or figure shows, and their repeats, in sheet order."""
-        used = {r.source for t in self.tables.values() if t.source == "autoencoder" for r in t.rows}
+        """Autoencoders that some table or figure shows unasked, and their repeats, in sheet order."""
+        used = self._in_tables("autoencoder")
         used |= {*self.figures.figure1["autoencoders"], *self.figures.reconstructions["autoencoders"]}
         used |= {self.runs[self.evaluations[e].run].autoencoder for e in self.figures.figure5["evaluations"]}
         return tuple(name for name, row in self.autoencoders.items() if name in used or row.repeat_of in used)
+
+    def _in_tables(self, kind: Source) -> set[str]:
+        """Names of this kind behind the tables that plain snakemake makes."""
+        return {name for table in self.tables.values() if not table.on_request for of, name in table.sources() if of == kind}
 
 
 def load(

@@ -26,6 +26,7 @@ class Metric:
     decimals: int = 2  # as the paper prints it
     distance: bool = False  # shown with at least three significant digits below 1: distances are small on small images
     of_extractor: bool = False  # on the features of the scale's extractor, which is named beside it unless it is ADM's
+    counted: bool = False  # from the networks' sizes, by the plan; in no metrics file
 
     @property
     def arrow(self) -> str:
@@ -55,6 +56,9 @@ METRICS: dict[str, Metric] = {
     "sc_blur": Metric("Gaussian blur", "autoencoder", "higher"),
     "sc_grayscale": Metric("Grayscale", "autoencoder", "higher"),
     "sc_all": Metric("All", "autoencoder", "higher"),
+    "sc_centred_all": Metric("All, centred", "autoencoder", "higher"),
+    "knn": Metric("k-NN", "autoencoder", "higher", decimals=3),
+    "fine_tuning": Metric("Fine-tuning (TFLOP)", "autoencoder", "lower", counted=True),
     "optimizer": Metric("Optimizer", "settings"),
     "lr": Metric("Learning rate", "settings"),
     "schedule": Metric("Schedule", "settings"),

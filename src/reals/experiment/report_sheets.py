@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reals.experiment.metric_table import Source, metrics_of
+from reals.experiment.metric_table import METRICS, Source, metrics_of
 from reals.experiment.reading import ConfigError, Strict, dash_is_none, read_sheet, read_yaml, unknown, validate
 from reals.experiment.repeats import repeats
 from reals.experiment.rows import Repeatable
@@ -18,7 +18,10 @@ from reals.experiment.spelling import unspelled
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a paper table: labels as printed, what measures it (`source`), published cells (None: blank)."""
+    """One row of a paper table: labels as printed, what measures it (`source`), published cells (None: blank).
+
+    ``autoencoder``: where the source is an evaluation, the autoencoder whose latents were drawn, which a table's metrics may be of.
+    """
 
     key: str
     section: str | None
@@ -27,6 +30,13 @@ class TableRow:
     baseline: str | None
     published: dict[str, str | None]
     note: str | None
+    autoencoder: str | None = None
+
+    def measured(self, source: Source, metric: str) -> tuple[Source, str]:
+        """(kind, name) of what measures a metric of this row in a table of ``source``."""
+        if METRICS[metric].source == "autoencoder" and self.autoencoder is not None:
+            return "autoencoder", self.autoencoder
+        return source, self.source
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,13 @@ class TableSheet:
     rows: tuple[TableRow, ...]
     remarks: tuple[str, ...] = ()
     over_seeds: bool = True
+    printed: Mapping[str, str] = field(default_factory=dict)
+    on_request: bool = False
+
+    def sources(self) -> dict[tuple[Source, str], None]:
+        """(kind, name) of all that its rows and metrics are of, each once."""
+        rows = [row for row in self.rows if row.source != "literature"]
+        return dict.fromkeys(row.measured(self.source, metric) for row in rows for metric in self.metrics)
 
     def behind(self, rows: Mapping[str, Repeatable], source: str) -> dict[int | None, str]:
         """Seed -> row of the sheet, of all whose mean the table prints for ``source``, that one first."""
@@ -66,6 +83,10 @@ class TableHead(Strict):
     """Print the relative change of the FID against the row's baseline, and its mean."""
     over_seeds: bool = True
     """false where rows with several seeds stand beside rows with one: each shows its first seed, not a mean."""
+    printed: dict[str, str] = Field(default={})
+    """Metric -> its header, where the metric's own would not be clear in this table."""
+    on_request: bool = False
+    """true: plain snakemake leaves it out; `snakemake only_<table>` makes it, and it is printed once all of it is measured."""
     same_as: str | None = None
     """The table repeats this one under its own title."""
 
@@ -113,22 +134,28 @@ def read_tables(path: Path, folder: Path) -> tuple[dict[str, TableSheet], dict[t
             if head.same_as not in sheets:
                 raise ConfigError(f"{path}: {name}: {unknown(head.same_as, sheets, 'same_as')}")
             twin = sheets[head.same_as]
-            sheets[name] = dataclasses.replace(twin, name=name, title=head.title, remarks=twin.remarks + head.remarks)
+            sheets[name] = dataclasses.replace(
+                twin, name=name, title=head.title, remarks=twin.remarks + head.remarks, on_request=head.on_request
+            )
     return {name: sheets[name] for name in heads}, where
 
 
 def _check_head(head: TableHead, at: str) -> None:
     """ConfigError where a table could not be printed; ``at`` is its file and name."""
-    for key, texts in (("title", [head.title]), ("remarks", head.remarks), ("columns", head.columns.values())):
+    headers = (("columns", head.columns.values()), ("printed", head.printed.values()))
+    for key, texts in (("title", [head.title]), ("remarks", head.remarks), *headers):
         for wrong in filter(None, map(unspelled, texts)):
             raise ConfigError(f"{at}: {key}: {wrong}")
     if head.same_as is not None:
         return
     if head.source is None or not head.columns or not head.metrics:
         raise ConfigError(f"{at}: needs source, columns and metrics (or same_as)")
-    for metric in head.metrics:
-        if metric not in metrics_of(head.source):
-            raise ConfigError(f"{at}: {unknown(metric, metrics_of(head.source), f'{head.source} metric')}")
+    known = metrics_of(head.source)
+    if head.source == "evaluation":  # of the autoencoder behind it too
+        known += metrics_of("autoencoder")
+    for metric in (*head.metrics, *head.printed):
+        if metric not in known:
+            raise ConfigError(f"{at}: {unknown(metric, known, f'{head.source} metric')}")
     if head.compare and "fid" not in head.metrics:
         raise ConfigError(f"{at}: compare prints the change of the FID; add fid to metrics, or write compare: false")
 
@@ -191,4 +218,6 @@ def _table(name: str, head: TableHead, rows: tuple[TableRow, ...]) -> TableSheet
         rows=rows,
         remarks=head.remarks,
         over_seeds=head.over_seeds,
+        printed=head.printed,
+        on_request=head.on_request,
     )

@@ -1,5 +1,6 @@
 """Rows of the sheets: the autoencoders, transformer runs and evaluations that the paper compares."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar, cast
@@ -64,7 +65,16 @@ def _dash_is_no(cell: Any) -> Any:
 
 
 def _chance(cell: Any) -> Any:
-    return None if cell in ("-", "no") else cell
+    """None, "yes" or a share of the steps."""
+    if not isinstance(cell, str) or cell in ("-", "no", "yes"):
+        return None if cell in ("-", "no") else cell
+    try:
+        share = float(cell)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise ValueError(f"expected yes, '-' or a share of the steps above 0 and at most 1 (got '{cell}')")
+    return share
 
 
 def _seeds(cell: Any) -> Any:
@@ -115,7 +125,7 @@ class AutoencoderRow(Repeatable):
     """Weight of the alignment; of align vf VA-VAE's w_hyper (theirs is 0.1)."""
     align: Annotated[Literal["reals", "vf"] | None, BeforeValidator(dash_is_none)] = None
     """Loss of the alignment. reals, '-' or no column: Eq. 2; vf: VA-VAE's, which takes patch yes, cls no and layers 1."""
-    equivariance: Annotated[Literal["yes"] | Annotated[float, Field(gt=0, le=1)] | None, BeforeValidator(_chance)] = None
+    equivariance: Annotated[Literal["yes"] | float | None, BeforeValidator(_chance)] = None
     """EQ-VAE's regulariser: yes, or in which share of the steps; '-' or no column: none."""
     note: str | None = None
     """For readers of the sheet."""

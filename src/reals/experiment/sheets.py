@@ -1,12 +1,12 @@
 """All sheets of an experiment: where each is found, and what they say together, a row for each further seed included."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reals.experiment.claim_sheet import ClaimSheet
 from reals.experiment.reading import ConfigError, read, unknown
 from reals.experiment.repeats import repeat_autoencoders, repeat_evaluations, repeat_runs
-from reals.experiment.report_sheets import FigureSheet, TableSheet, read_tables
+from reals.experiment.report_sheets import FigureSheet, TableRow, TableSheet, read_tables
 from reals.experiment.rows import AutoencoderRow, EvaluationRow, RunRow, Sheet, read_rows
 
 SHEETS = ("autoencoders.tsv", "runs.tsv", "evaluations.tsv", "tables.yaml", "tables", "figures.yaml", "claim.yaml")
@@ -37,6 +37,7 @@ def read_sheets(folder: Path, own: str | None, scale: Path) -> Sheets:
     evaluations = read_rows(EvaluationRow, files["evaluations.tsv"])
     claim = files["claim.yaml"]
     tables, table_rows = read_tables(files["tables.yaml"], files["tables"])
+    tables = {name: _with_autoencoders(table, evaluations, runs) for name, table in tables.items()}
     return Sheets(
         files,
         repeat_autoencoders(autoencoders),
@@ -47,6 +48,17 @@ def read_sheets(folder: Path, own: str | None, scale: Path) -> Sheets:
         read(FigureSheet, files["figures.yaml"]),
         read(ClaimSheet, claim) if claim.exists() else None,
     )
+
+
+def _with_autoencoders(table: TableSheet, evaluations: Sheet[EvaluationRow], runs: Sheet[RunRow]) -> TableSheet:
+    """The table, its rows of evaluations knowing whose latents they are of; names that are not there are `checks`' to refuse."""
+
+    def autoencoder(row: TableRow) -> str | None:
+        evaluation = evaluations.rows.get(row.source) if table.source == "evaluation" else None
+        run = runs.rows.get(evaluation.run) if evaluation is not None else None
+        return None if run is None else run.autoencoder
+
+    return replace(table, rows=tuple(replace(row, autoencoder=autoencoder(row)) for row in table.rows))
 
 
 def _sheet_files(folder: Path, own: str | None, scale: Path) -> dict[str, Path]:

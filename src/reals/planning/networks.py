@@ -86,8 +86,8 @@ class Networks:
             tokens, dim = self.scale.latent_size**2, self.teacher_dim(teacher)
             rows = tokens * align.patch + align.cls
             total += flops.TRAINED * flops.mlp_flops(self.scale.latent.channels, align.hidden, dim, align.layers, rows)
-            if isinstance(align, VfSpec):  # the two matrices of cosines
-                total += (flops.TRAINED + flops.FROZEN) * flops.linear(dim, tokens, tokens)
+            if isinstance(align, VfSpec):  # the two matrices of cosines; the weight takes one more backward pass
+                total += (flops.FROZEN + flops.TRAINED + 2) * flops.linear(dim, tokens, tokens)
         return round(total)
 
     def _sides(self, spec: TrainedAutoencoderSpec) -> list[tuple[float, tuple[int, int]]]:

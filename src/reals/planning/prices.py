@@ -77,6 +77,17 @@ def autoencoder(networks: Networks, artefact: Artefact[AutoencoderSpec]) -> Pric
     return {Kind("autoencoder", spec.precision or FP32): work}, weights * (1 + 3 * STATES)
 
 
+def fine_tuning(networks: Networks, artefact: Artefact[AutoencoderSpec]) -> int:
+    """FLOPs that an autoencoder's fine-tuning adds to what it starts from, a cache of the teacher's features included; a base's: 0."""
+    spec = artefact.spec
+    if isinstance(spec, PretrainedAutoencoderSpec) or spec.init is None:
+        return 0
+    parts = [autoencoder(networks, artefact)]
+    if spec.features is not None:
+        parts.append(features(networks, artefact.needed("features")))
+    return sum(sum(work.values()) for work, _ in parts)
+
+
 def latents(networks: Networks, artefact: Artefact[LatentsSpec]) -> Priced:
     images = networks.counts.train * (1 if artefact.spec.mirrored is False else 2)
     work = {Kind("encoding", artefact.spec.compute or FP32): images * flops.vae_encoder_flops(networks.vae)}

@@ -10,6 +10,7 @@ from typing import Any
 from reals import files
 from reals.experiment.artefact import Artefact
 from reals.experiment.graph import Graph
+from reals.experiment.metric_table import METRICS
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.records import provenance
@@ -62,11 +63,10 @@ def _cell(graph: Graph, what: str) -> tuple[str, tuple[str, ...]]:
         raise ConfigError(f"{what}: typed from the paper ({row.published.get(metric) or 'blank'}); nothing measures it")
     if sheet.source == "settings":
         raise ConfigError(f"{what}: a setting; it is read from the scale file, and nothing measures it")
-    evaluated, experiment = sheet.source == "evaluation", registry.experiment
-    artefacts = registry.evaluations if evaluated else registry.analyses
-    rows = experiment.evaluations if evaluated else experiment.autoencoders
-    names = sheet.behind(rows, row.source)
-    targets = {seed: graph.target(artefacts[other]) for seed, other in names.items()}
+    if metric and METRICS[metric].counted:
+        raise ConfigError(f"{what}: counted from the networks' sizes, as `reals plan` counts; nothing measures it")
+    kind, source = row.measured(sheet.source, metric) if metric else (sheet.source, row.source)
+    targets = graph.behind_cell(sheet, kind, source)
     shown = _value(targets, metric) if metric else f", {len(targets)} seeds" * (len(targets) > 1)
     published = f" (published {row.published[metric]})" if metric and row.published[metric] is not None else ""
     return f"{name}, row {row_key}, {metric or 'all columns'}{shown}{published}", tuple(targets.values())

@@ -17,9 +17,10 @@ from reals.report.tables.model import Table
 
 
 def tables(registry: Registry, found: Results) -> list[Table]:
-    """The experiment's tables, in the order of tables.yaml."""
-    measured_under = conditions.of(registry)
-    return [build(sheet, found, measured_under) for sheet in registry.experiment.tables.values()]
+    """The experiment's tables, in the order of tables.yaml; of those on request the ones that are measured as a whole."""
+    measured_under, sheets = conditions.of(registry), registry.experiment.tables
+    built = [build(sheet, found, measured_under) for sheet in sheets.values()]
+    return [table for table in built if not (sheets[table.name].on_request and table.missing)]
 
 
 def write_page(path: Path, registry: Registry, found: Results, unfinished: page.Unfinished | None = None) -> None:

@@ -7,6 +7,9 @@ from typing import Any, NotRequired, TypedDict
 from reals import files
 from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
+from reals.planning import prices
+from reals.planning.counts import counts
+from reals.planning.networks import Networks
 
 
 class Repeat(TypedDict):
@@ -63,6 +66,8 @@ def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
         for name, artefact in artefacts.items():
             path = registry.folder(artefact) / "metrics.json"
             results[kind, name] = read(path) if path.exists() else None
+        if kind == "autoencoder":
+            _count(registry, results)
         for name in artefacts:
             seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
             result = results[kind, name]
@@ -74,6 +79,15 @@ def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
                     if other is not None
                 ]
     return results
+
+
+def _count(registry: Registry, results: dict[tuple[str, str], Result | None]) -> None:
+    """Writes into the autoencoders' results what the plan counts of them (`Metric.counted`)."""
+    networks = Networks(registry, counts(registry))
+    for name, artefact in registry.autoencoders.items():
+        result = results["autoencoder", name]
+        if result is not None:
+            result["values"]["fine_tuning"] = prices.fine_tuning(networks, artefact) / 1e12
 
 
 def by_seed(result: Result, metric: str) -> dict[int, float]:

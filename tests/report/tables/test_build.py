@@ -2,7 +2,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from table_parts import COMMON, EXTRACTOR, PAIR, SHEETS, result, seeded
+from table_parts import COMMON, EXTRACTOR, PAIR, SHEETS, result, row, seeded, sheet
 
 from reals.report.tables.build import build
 from reals.report.tables.model import Change, Mean
@@ -23,7 +23,7 @@ def test_table_4_compares_the_two_pairs_with_guidance_1_5():
 
 
 def test_all_fourteen_tables_build_and_their_drafts_repeat_them():
-    assert list(SHEETS) == [f"table{n:02d}" for n in range(1, 15)]
+    assert list(SHEETS) == [*(f"table{n:02d}" for n in range(1, 15)), "rivals"]
     for name in SHEETS:
         build(SHEETS[name], {}, COMMON)
     assert SHEETS["table12"].rows == SHEETS["table05"].rows
@@ -134,3 +134,18 @@ def test_settings_are_printed_as_used():
     assert (table.rows[0].cells[lr].published, table.rows[0].cells[lr].measured) == ("5e-5", "1e-3")
     assert table.rows[1].cells[lr].status == "missing"
     assert {group.ours for group in table.groups} == {"used"}
+
+
+def test_a_table_of_samples_shows_metrics_of_the_autoencoder_behind_them():
+    both = replace(
+        sheet(replace(row("a", "run-a"), autoencoder="vae", published={"psnr": "20.1", "fid": None})), metrics=("psnr", "fid")
+    )
+    results = {("evaluation", "run-a"): result("run-a", fid=20.0, psnr=1.0)}
+    half = build(both, results, COMMON)
+    assert half.missing == ("autoencoder vae",) and [cell.status for cell in half.rows[0].cells] == ["missing", "measured"]
+    whole = build(
+        replace(both, printed={"psnr": "dB"}), results | {("autoencoder", "vae"): result("vae", "autoencoder", psnr=25.0)}, COMMON
+    )
+    assert [cell.measured for cell in whole.rows[0].cells] == [25.0, 20.0] and whole.missing == ()
+    assert [group.heading for group in whole.groups] == ["dB ↑", "FID ↓"]
+    assert whole.rows[0].cells[0].provenance["kind"] == "autoencoder"

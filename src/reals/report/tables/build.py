@@ -29,7 +29,12 @@ def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
     cells = _with_best(sheet, cells)
     changes = {row.key: _change(sheet, row, cells) for row in sheet.rows}
     notes = tuple(dict.fromkeys(row.note for row in sheet.rows if row.note is not None))
-    missing = [f"{sheet.source} {row.source}" for row in sheet.rows if any(cell.status == "missing" for cell in cells[row.key])]
+    missing = [
+        " ".join(row.measured(sheet.source, metric))
+        for row in sheet.rows
+        for metric, cell in zip(sheet.metrics, cells[row.key], strict=True)
+        if cell.status == "missing"
+    ]
     return Table(
         name=sheet.name,
         title=sheet.title,
@@ -69,7 +74,14 @@ def _group(sheet: TableSheet, metric: str, conditions: Conditions) -> Group:
     extractor = conditions.extractor if metric in OF_EXTRACTOR else conditions.second if metric == "fid_second" else None
     published = any(row.published[metric] is not None for row in sheet.rows)
     ours = "used" if sheet.source == "settings" else "measured"
-    return Group(metric, METRICS[metric].printed, extractor, published, ours, change=sheet.compare and metric == "fid")
+    return Group(
+        metric,
+        sheet.printed.get(metric, METRICS[metric].printed),
+        extractor,
+        published,
+        ours,
+        change=sheet.compare and metric == "fid",
+    )
 
 
 def _cell(sheet: TableSheet, row: TableRow, metric: str, results: Results, conditions: Conditions) -> Cell:
@@ -79,7 +91,7 @@ def _cell(sheet: TableSheet, row: TableRow, metric: str, results: Results, condi
     if sheet.source == "settings":
         setting = conditions.settings.get(row.source, {}).get(metric)
         return Cell(published, setting, "missing" if setting is None else "measured")
-    result = results.get((sheet.source, row.source))
+    result = results.get(row.measured(sheet.source, metric))
     if result is None or metric not in result["values"]:
         return Cell(published, None, "missing")
     seeds = by_seed(result, metric) if sheet.over_seeds else {}
@@ -94,7 +106,7 @@ def _refuse_unsound(
     sheet: TableSheet, row: TableRow, metric: str, result: Result, values: Iterable[float], extractor: str | None
 ) -> None:
     """Raises ValueError on values of another feature extractor, and on values that are not finite."""
-    at = f"{sheet.name}: {sheet.source} {row.source} ({result['id']})"
+    at = f"{sheet.name}: {' '.join(row.measured(sheet.source, metric))} ({result['id']})"
     protocol = result.get("protocol", {})
     used = protocol.get("feature extractor")
     if metric in OF_EXTRACTOR and used is not None and used != extractor:
