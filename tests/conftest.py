@@ -1,5 +1,6 @@
 """Strictness for every test: one thread, deterministic kernels, our sheets in a scratch folder; what the workers share."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -173,3 +174,20 @@ def finished(tmp_path_factory) -> Path:
         (folder / "printed.txt").write_text(done.stdout + done.stderr)
 
     return once(tmp_path_factory, "smoke", make)
+
+
+@pytest.fixture(scope="session")
+def publication(finished, tmp_path_factory) -> Path:
+    """A project whose smoke run is published, and whose own results are those of ``finished``; no test changes it."""
+    from reals.cli.main import main
+
+    def make(folder: Path) -> None:
+        shutil.copytree(
+            finished, folder, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(".snakemake", "results")
+        )
+        (folder / "results").mkdir()
+        (folder / "results/smoke").symlink_to(finished / "results/smoke")
+        with contextlib.chdir(folder):
+            assert main(["publish", "--results"]) == 0
+
+    return once(tmp_path_factory, "publication", make)

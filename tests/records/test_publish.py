@@ -15,11 +15,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY, edit, once, planned, snakemake
 
+from reals.cli.main import main
 from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.planning.preflight import remote
-from reals.records import publish
+from reals.records import publish, store
 
 RENDERED = {"tables", "figure", "report", "all"}
 
@@ -44,12 +45,12 @@ def registry(folder: Path) -> Registry:
 
 
 @pytest.fixture(scope="session")
-def origin(finished, tmp_path_factory) -> Path:
-    """A repository whose smoke run is partly published to a remote folder; no test changes either."""
-    return once(tmp_path_factory, "origin", lambda folder: publish_some(finished, folder / "project")) / "project"
+def origin(finished, publication, tmp_path_factory) -> Path:
+    """A repository whose smoke run is published: its numbers in git, some artefacts in a remote folder; no test changes either."""
+    return once(tmp_path_factory, "origin", lambda folder: publish_some(finished, publication, folder / "project")) / "project"
 
 
-def publish_some(finished: Path, folder: Path) -> None:
+def publish_some(finished: Path, publication: Path, folder: Path) -> None:
     shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
     for name in (".dvcignore", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, folder)
@@ -59,25 +60,30 @@ def publish_some(finished: Path, folder: Path) -> None:
     (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     (folder / "printed.txt").unlink()
     shutil.copy(REPOSITORY / ".gitignore", folder)
-    edit(folder / ".gitignore", "results/smoke*/\n", "")
     run(folder, "git", "init", "-q", "-b", "main")
     dvc(folder, "init", "-q")
     shutil.copytree(REPOSITORY / ".dvc/plots", folder / ".dvc/plots")
+    shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc/config")
+    reals(folder, "registry", "smoke")
+    embedded = ("run@dit-b2-reals", "autoencoder@reals", "--embed", "--config", "scale=smoke")
+    assert "2 recorded and pushed" in reals(folder, "publish", *embedded).stdout
     dvc(folder, "remote", "add", "-d", "store", str(folder.parent / "store"))
     dvc(folder, "remote", "modify", "store", "verify", "true")
-    reals(folder, "registry", "smoke")
     done = reals(
         folder, "publish", "sit-b2-reals", "sit-b2-control", "autoencoder@reals", "autoencoder@control", "--config", "scale=smoke"
     )
     assert "6 recorded and pushed" in done.stdout
+    shutil.copytree(publication / "results/published/smoke", folder / "results/published/smoke")
     run(folder, "git", "add", "-A", ".")
     run(folder, "git", "commit", "-qm", "published")
 
 
 @pytest.fixture
 def clone(origin, tmp_path) -> Path:
+    """A clone in which the published numbers count as made, so that what is planned is what was pulled in vain."""
     folder = tmp_path / "clone"
     run(tmp_path, "git", "clone", "-q", str(origin), str(folder))
+    reals(folder, "publish", "--restore", "--config", "scale=smoke")
     return folder
 
 
@@ -85,14 +91,63 @@ def expensive(jobs: dict[str, int]) -> dict[str, int]:
     return {rule: n for rule, n in jobs.items() if rule not in RENDERED}
 
 
+def same(folder: Path, other: Path) -> bool:
+    """Whether two folders hold the same numbers and tables."""
+    names = ["metrics.json", *(f"tables/{path.name}" for path in (other / "tables").iterdir())]
+    return all((folder / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
 def forget(folder: Path, evaluation: str) -> None:
     shutil.rmtree(folder / registry(folder).folder(registry(folder).evaluations[evaluation]))
 
 
 @pytest.mark.workflow
-def test_a_clone_renders_with_nothing_pulled(clone):
-    assert expensive(planned(clone)) == {}
-    snakemake(clone, "results/smoke/tables/table03.md")
+def test_a_clone_draws_with_what_the_repository_itself_brings(clone, monkeypatch, capsys):
+    dvc(clone, "config", "core.remote", store.NAME)  # as it is before anybody adds a remote
+    dvc(clone, "pull", "-q", "run@smoke_dit-b2-reals", "autoencoder@smoke_reals")
+    monkeypatch.chdir(clone)
+    weights = registry(clone).outputs(registry(clone).runs["dit-b2-reals"])[0]
+    assert main(["sample", str(weights), "--n", "1", "--cfg", "1.5", "--steps", "2", "--grid", "digits.png"]) == 0
+    assert (clone / "digits.png").exists()
+    assert planned(clone, str(weights)) == {}
+    for record in weights.parent.glob("made/*.json"):
+        assert "host" not in record.read_text()
+    assert "the one in the repository" in remote.dvc_remote(clone)
+    line = refused(clone, "publish", "run@dit-b2-reals", "--config", "scale=smoke")
+    assert "recorded in dvc.lock but not pushed (no remote of your own: `dvc remote add -d store URL` first" in line
+
+
+def test_the_repositorys_store_drops_what_is_no_longer_named_and_stays_small(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listing = json.dumps([{"md5": "b" * 32, "relpath": "weights"}])
+    for name, text in (("a" * 32 + ".dir", listing), ("b" * 32, "x" * 100), ("c" * 32, "x" * 100)):
+        path = store.FOLDER / "files/md5" / name[:2] / name[2:]
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    outs = [{"path": "results/demo/runs/a", "md5": "a" * 32 + ".dir"}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"run@demo_a": {"outs": outs}}}))
+    assert store.tidy() == 100 + len(listing)
+    assert sorted(path.parent.name for path in (store.FOLDER / "files/md5").glob("*/*")) == ["aa", "bb"]
+    monkeypatch.setattr(store, "LARGEST", 100)
+    with pytest.raises(ValueError, match=r"and at most 0.0001 MB travel with the repository; do not commit it"):
+        store.tidy()
+
+
+def test_the_repositorys_store_holds_what_dvc_lock_names_of_the_demo():
+    """And it is of the demo that the sheets define: `dvc pull` would bring networks that nothing uses."""
+    lock = REPOSITORY / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    demo = {name: stage for name, stage in stages.items() if "@demo_" in name}
+    known = json.loads((REPOSITORY / "config/registry.json").read_text())
+    objects = REPOSITORY / store.FOLDER / "files/md5"
+    for name, stage in demo.items():
+        kind, _, key = name.partition("@")
+        [out] = stage["outs"]
+        assert out["path"] == known[kind][key]["folder"], f"{name}: the sheets changed; embed it anew (docs/artifacts.md)"
+        listing = objects / out["md5"][:2] / out["md5"][2:]
+        for entry in json.loads(listing.read_text()):
+            stored = objects / entry["md5"][:2] / entry["md5"][2:]
+            assert hashlib.md5(stored.read_bytes()).hexdigest() == entry["md5"]
 
 
 @pytest.mark.workflow
@@ -104,7 +159,7 @@ def test_what_was_pulled_is_not_trained_again(clone, link):
     assert expensive(planned(clone)) == {"data": 1, "extractor": 1, "reference": 1, "sample": 2, "evaluate": 1}
     if link == "symlink":
         snakemake(clone)
-        assert run(clone, "git", "status", "--short", "results/smoke/metrics.json", "results/smoke/tables").stdout == ""
+        assert same(clone / "results/smoke", clone / "results/published/smoke")
 
 
 @pytest.mark.workflow
@@ -258,7 +313,7 @@ def test_a_pulled_run_goes_on_from_its_state_and_not_from_the_start(origin, clon
 
 @pytest.mark.workflow
 def test_metrics_are_compared_between_commits(clone):
-    metrics = clone / "results/smoke/metrics.json"
+    metrics = clone / "results/published/smoke/metrics.json"
     content = json.loads(metrics.read_text())
     content["evaluation"]["sit-b2-reals_400K"]["fid"] -= 1.5
     metrics.write_text(json.dumps(content))
@@ -362,12 +417,12 @@ def test_a_pulled_file_that_is_not_the_one_that_was_made_is_named_and_pulled_aga
 
 @pytest.mark.workflow
 def test_plots_of_two_commits_are_drawn_by_our_template(clone):
-    sheet = clone / "results/smoke/evaluations.csv"
+    sheet = clone / "results/published/smoke/evaluations.csv"
     rows = [line.split(",") for line in sheet.read_text().splitlines()]
     rows[1][rows[0].index("fid")] = "1.5"
     sheet.write_text("\n".join(",".join(row) for row in rows) + "\n")
     content = json.loads(dvc(clone, "plots", "diff", "HEAD", "--json").stdout)
-    [plot] = content["data"]["results/smoke/evaluations.csv"]
+    [plot] = content["data"]["results/published/smoke/evaluations.csv"]
     drawn = plot["content"]
     assert plot["revisions"] == ["workspace", "HEAD"]
     assert drawn["encoding"]["x"]["field"] == "fid" and drawn["encoding"]["y"]["field"] == "evaluation"

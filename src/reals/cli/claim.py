@@ -22,9 +22,10 @@ def add(commands: Subcommands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from reals.records import published
     from reals.report import claim, results
 
-    registry = registry_of(options)
+    registry = published.shown(registry_of(options))
     sheets, scale = registry.experiment.sheets, registry.experiment.scale
     if registry.experiment.claim is None:
         raise ValueError(
@@ -37,9 +38,10 @@ def run(options: argparse.Namespace) -> None:
             "`reals plan` says first what that costs"
         )
     if options.json:
-        print(json.dumps(as_json(found), indent=1))
+        print(json.dumps(as_json(found) | {"published": published.facts(registry)}, indent=1))
     else:
-        print(f"The claim at scale {scale.name}: {found.sheet.statement}\n")
+        said = published.note(registry)
+        print(f"The claim at scale {scale.name}: {found.sheet.statement}" + (f"\n({said})" if said else "") + "\n")
         print(printed(found))
         print(f"The rule: {sheets['claim.yaml']}")
 

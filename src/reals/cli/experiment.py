@@ -84,9 +84,9 @@ def site_file_of(options: argparse.Namespace) -> Path:
     return Path(_given(options).get("site") or options.sheets / "site.yaml")
 
 
-def experiment_of(options: argparse.Namespace) -> Experiment:
-    """ConfigError (one line) for a key nobody knows and for mistakes in sheets or scale."""
-    return experiment_from(_given(options), options.sheets)
+def experiment_of(options: argparse.Namespace, **instead: str) -> Experiment:
+    """With other values of some keys ``instead``. ConfigError (one line) for a key nobody knows and for mistakes in sheets or scale."""
+    return experiment_from(_given(options) | instead, options.sheets)
 
 
 def registry_of(options: argparse.Namespace) -> Registry:

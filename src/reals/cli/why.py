@@ -20,11 +20,13 @@ def run(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from reals.experiment.registry import Registry
-    from reals.records import lineage, provenance
+    from reals.records import lineage, provenance, published
 
     registry = Registry(experiment_of(options))
     title, targets = lineage.resolve(registry, options.what)
     print(title)
+    if said := published.note(published.shown(registry)):
+        print(f"({said})")
     for line in lineage.lineage(registry, *targets):
         print(line)
     print(f"again: {provenance.remake(registry, *map(Path, targets))}   (delete first what exists)")

@@ -23,13 +23,14 @@ class Job:
     """What makes an artefact, or a milestone of a run, or one shard of samples.
 
     ``number`` is the step or shard, None where all of the artefact is meant. ``needs`` are the targets of the jobs that it is
-    made from.
+    made from, ``asked`` the outputs that somebody reads: all but pictures that no figure shows.
     """
 
     artefact: Artefact
     number: int | None
     outputs: tuple[Path, ...]
     needs: tuple[str, ...]
+    asked: tuple[Path, ...]
 
     @property
     def target(self) -> str:
@@ -42,8 +43,8 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether all its files exist."""
-        return all(output.exists() for output in self.outputs)
+        """Whether all its files exist that somebody reads."""
+        return all(output.exists() for output in self.asked)
 
 
 class Graph:
@@ -68,7 +69,13 @@ class Graph:
     def job(self, artefact: Artefact, number: int | None = None) -> Job:
         """What makes an artefact, or its step or shard ``number``: any step, whether the sheets ask for it or not."""
         outputs = self.registry.outputs(artefact) if number is None else self.registry.files(artefact, number)
-        return Job(artefact, number, tuple(outputs), tuple(self._needs(artefact, number)))
+        asked = [path for path in outputs if not artefact.stage.measures or path == outputs[0] or path in self._drawn]
+        return Job(artefact, number, tuple(outputs), tuple(self._needs(artefact, number)), tuple(asked))
+
+    @cached_property
+    def _drawn(self) -> set[Path]:
+        """The files that figures are drawn from."""
+        return {path for figure in figure_table.figures(self.registry) for path in figure_table.inputs(self.registry, figure)}
 
     def of_rule(self, stage: Stage, wildcards: Mapping[str, str]) -> Job:
         """What a rule of the workflow makes, by the wildcards of its stage."""

@@ -17,10 +17,11 @@ A = TypeVar("A", bound=Artefact[Spec])
 class Registry:
     """All artefacts of an experiment, by kind and name (those of teachers by their key in the scale)."""
 
-    def __init__(self, experiment: Experiment):
-        """Raises ConfigError where Figures 3 and 4 name what they cannot be drawn from."""
+    def __init__(self, experiment: Experiment, root: Path | None = None):
+        """Its places are below ``root``, results/<scale> unless told. Raises ConfigError where Figures 3 and 4 name what they cannot be
+        drawn from."""
         self.experiment = experiment
-        self.root = Path("results") / experiment.scale.name
+        self.root = root or Path("results") / experiment.scale.name
         self._all: list[Artefact[Spec]] = []  # what `_one` and `_each` were given, in the order of the lines below
 
         config = experiment.scale.evaluation

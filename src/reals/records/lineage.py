@@ -13,21 +13,43 @@ from reals.experiment.graph import Graph
 from reals.experiment.metric_table import METRICS
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.records import provenance
+from reals.records import provenance, published
 
 IN_FULL = 3  # lineages of one cell's seeds
+
+
+class Places:
+    """Where a file of the DAG is looked for: in the results that are shown (own or published), and records in both."""
+
+    def __init__(self, registry: Registry):
+        self.target, self.published = registry.root, published.twin(registry).root
+        self.shown = published.shown(registry).root
+
+    def own(self, path: Path) -> Path:
+        """The path that Snakemake knows a file by, of one of a published copy too."""
+        return self.target / path.relative_to(self.published) if path.is_relative_to(self.published) else path
+
+    def of(self, target: str) -> Path:
+        """The file among what is shown; where it is not there, where Snakemake would make it."""
+        path = self.shown / Path(target).relative_to(self.target)
+        return path if path.exists() else Path(target)
+
+    def record_of(self, target: str) -> Path:
+        """The record of a file's making: among what is shown, else the published one."""
+        name = provenance.path_of(Path(target)).relative_to(self.target)
+        return record if (record := self.shown / name).exists() else self.published / name
 
 
 def resolve(registry: Registry, what: str) -> tuple[str, tuple[str, ...]]:
     """(what it is, targets) of a file below results/, an artefact's id or name, or ``table03:row:column``.
 
     A cell of a row that is repeated with several seeds has a target for each, the sheet's own row first; all else has one.
-    ConfigError names what is close where nothing fits.
+    Its value is of the results that are shown (`published.shown`). ConfigError names what is close where nothing fits.
     """
-    graph = Graph(registry)
+    graph, places = Graph(registry), Places(registry)
     if what.count(":") >= 1 and not Path(what).exists():
-        return _cell(graph, what)
-    path = Path(os.path.relpath(what)) if Path(what).is_absolute() else Path(what)
+        return _cell(graph, places, what)
+    path = places.own(Path(os.path.relpath(what)) if Path(what).is_absolute() else Path(what))
     if str(path) in graph.jobs:
         return str(path), (str(path),)
     found = [
@@ -46,7 +68,7 @@ def resolve(registry: Registry, what: str) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _cell(graph: Graph, what: str) -> tuple[str, tuple[str, ...]]:
+def _cell(graph: Graph, places: Places, what: str) -> tuple[str, tuple[str, ...]]:
     registry = graph.registry
     name, _, rest = what.partition(":")
     row_key, _, metric = rest.partition(":")
@@ -67,14 +89,15 @@ def _cell(graph: Graph, what: str) -> tuple[str, tuple[str, ...]]:
         raise ConfigError(f"{what}: counted from the networks' sizes, as `reals plan` counts; nothing measures it")
     kind, source = row.measured(sheet.source, metric) if metric else (sheet.source, row.source)
     targets = graph.behind_cell(sheet, kind, source)
-    shown = _value(targets, metric) if metric else f", {len(targets)} seeds" * (len(targets) > 1)
+    found = {seed: places.of(target) for seed, target in targets.items()}
+    shown = _value(found, metric) if metric else f", {len(targets)} seeds" * (len(targets) > 1)
     published = f" (published {row.published[metric]})" if metric and row.published[metric] is not None else ""
     return f"{name}, row {row_key}, {metric or 'all columns'}{shown}{published}", tuple(targets.values())
 
 
-def _value(targets: Mapping[int | None, str], metric: str) -> str:
+def _value(targets: Mapping[int | None, Path], metric: str) -> str:
     """What the table prints of these metrics files (seed -> file), in more digits: nothing before the first is measured."""
-    made = {seed: files.read_json(Path(target))["values"] for seed, target in targets.items() if Path(target).exists()}
+    made = {seed: files.read_json(path)["values"] for seed, path in targets.items() if path.exists()}
     values = {seed: found[metric] for seed, found in made.items() if metric in found}
     if next(iter(targets)) not in values:
         return " is not measured yet"
@@ -88,35 +111,37 @@ def _value(targets: Mapping[int | None, str], metric: str) -> str:
 
 def lineage(registry: Registry, *targets: str) -> Iterator[str]:
     """Lines of the trees behind files, down to data and seeds; each artefact in full once, of many files the first in full."""
-    graph, seen = Graph(registry), set[str]()
+    graph, places, seen = Graph(registry), Places(registry), set[str]()
     for target in targets[:IN_FULL]:
-        yield from _tree(graph, seen, target, 0, None)
+        yield from _tree(graph, places, seen, target, 0, None)
     for target in targets[IN_FULL:]:
-        yield from islice(_tree(graph, seen, target, 0, None), 2)  # what it is, and its file
+        yield from islice(_tree(graph, places, seen, target, 0, None), 2)  # what it is, and its file
     if (more := len(targets) - IN_FULL) > 0:
         yield f"(the last {more} in short; `reals why` of a file has the rest)"
 
 
-def _tree(graph: Graph, seen: set[str], target: str, depth: int, expected: str | None) -> Iterator[str]:
+def _tree(graph: Graph, places: Places, seen: set[str], target: str, depth: int, expected: str | None) -> Iterator[str]:
     """A file and what it was made from; ``seen`` is what stands above already, ``expected`` its sha256 when it was used."""
-    job, path, indent = graph.jobs[target], Path(target), "  " * depth
+    job, path, indent = graph.jobs[target], places.of(target), "  " * depth
     again = target in seen
     seen.add(target)
     state = ("" if path.exists() else "  (not here)") + ("  (above)" if again else "")
     yield f"{indent}{job.artefact.kind} {job.artefact.id}{f' step {job.number}' if job.number else ''}{state}"
     if again:
         return
-    record = provenance.path_of(path)
+    record = places.record_of(target)
     made = files.read_json(record) if record.exists() else {}
-    for line in (_file(path, expected), *_facts(graph.registry, job.artefact), *_making(made, seen)):
+    for line in (_file(path, expected, made.get("sha256")), *_facts(graph.registry, job.artefact), *_making(made, seen)):
         yield f"{indent}    {line}"
     if not made and path.exists():
         yield f"{indent}    (no record of its making: made elsewhere or before there were records)"
     for needed in dict.fromkeys(job.needs):
-        yield from _tree(graph, seen, needed, depth + 1, made.get("inputs", {}).get(needed))
+        yield from _tree(graph, places, seen, needed, depth + 1, made.get("inputs", {}).get(needed))
 
 
-def _file(path: Path, expected: str | None) -> str:
+def _file(path: Path, expected: str | None, recorded: str | None) -> str:
+    if not path.exists() and recorded is not None:
+        return f"{path}  sha256 {recorded[:16]} by its record"
     if not path.exists() or path.suffix == ".npy":
         return str(path)
     digest = files.sha256(path)

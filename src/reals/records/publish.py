@@ -118,6 +118,17 @@ def recorded(folder: Path) -> dict[str, str]:
     return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text())} if listing.exists() else {}
 
 
+def recorded_objects(objects: Path) -> set[str]:
+    """The md5 of every object that dvc.lock names: of folders' listings, and of the files in those that lie in ``objects``."""
+    _listings.cache_clear()  # a commit may have written it anew
+    found = set()
+    for parts in _listings().values():
+        found.add("".join(parts))
+        if (listing := objects / Path(*parts)).exists():
+            found |= {entry["md5"] for entry in json.loads(listing.read_text())}
+    return found
+
+
 @cache
 def _cache() -> Path:
     """Where DVC keeps objects on this machine."""

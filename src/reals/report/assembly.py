@@ -8,7 +8,7 @@ from reals import files
 from reals.experiment import figure_table
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
-from reals.records import journal, provenance
+from reals.records import journal, provenance, published
 from reals.report import claim, page
 from reals.report.results import Results
 from reals.report.tables import conditions
@@ -23,11 +23,15 @@ def tables(registry: Registry, found: Results) -> list[Table]:
     return [table for table in built if not (sheets[table.name].on_request and table.missing)]
 
 
-def write_page(path: Path, registry: Registry, found: Results, unfinished: page.Unfinished | None = None) -> None:
-    """The page at ``path``, with the figures that are drawn already; ``unfinished`` while a run goes on."""
+def write_page(
+    path: Path, registry: Registry, found: Results, drawn: Path | None = None, unfinished: page.Unfinished | None = None
+) -> None:
+    """The page at ``path``, with the figures that are drawn already below ``drawn`` (the results' own folder unless told);
+    ``unfinished`` while a run goes on."""
     pictures = []
+    told, own = published.facts(registry), Registry(registry.experiment)
     for name in figure_table.figures(registry):
-        png = registry.root / "figures" / f"{name}.png"
+        png = (drawn or registry.root) / "figures" / f"{name}.png"
         caption = figure_table.caption(registry.experiment, name)
         pictures.append(page.Picture(figure_table.title(name), caption, png if png.exists() else None))
     rows = journal.by_stage(journal.read(registry.root / "journal.jsonl"))
@@ -40,13 +44,14 @@ def write_page(path: Path, registry: Registry, found: Results, unfinished: page.
         path,
         conditions.of(registry),
         description=registry.experiment.scale.description,
-        code_version=files.code_version(),
+        code_version=", ".join(told["code"]) if told else files.code_version(),
+        note=published.note(registry),
         tables=tables(registry, found),
         claim=claim.findings(registry, found),
         pictures=pictures,
         results=found,
         commands={
-            (kind, name): provenance.remake(registry, registry.outputs(kinds[kind][name])[0])
+            (kind, name): provenance.remake(own, own.outputs(kinds[kind][name])[0])
             for (kind, name), result in found.items()
             if result is not None
         },

@@ -77,7 +77,7 @@ class Pages:
         at = time.strftime("%Y-%m-%d %H:%M")
         unfinished = page.Unfinished(measured, len(self.metrics), at, work.running if going else (), work.waiting, going)
         ready = self.log.with_name("early.html")
-        assembly.write_page(ready, self.registry, results.load(self.registry), unfinished)
+        assembly.write_page(ready, self.registry, results.load(self.registry), unfinished=unfinished)
         old = time.time() - LONG_AGO
         os.utime(ready, (old, old))
         if self.measured() == len(self.metrics):

@@ -1,5 +1,7 @@
 """Every measured number in one file, for programs that compare and plot: metrics.json, and evaluations.csv for DVC."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from reals import files
@@ -9,10 +11,10 @@ from reals.report.results import Results
 EVALUATION_COLUMNS = ("evaluation", "run", "model", "autoencoder", "steps", "cfg", "interval", "samples")
 
 
-def write(registry: Registry, results: Results) -> None:
-    """Writes ``metrics.json`` and ``evaluations.csv`` into the folder of the scale's results."""
-    files.write_json(registry.root / "metrics.json", metrics(results))
-    files.write_text(registry.root / "evaluations.csv", evaluations(registry, results))
+def write(registry: Registry, results: Results, folder: Path) -> None:
+    """Writes ``metrics.json`` and ``evaluations.csv`` into a folder."""
+    files.write_json(folder / "metrics.json", metrics(results))
+    files.write_text(folder / "evaluations.csv", evaluations(registry, results))
 
 
 def metrics(results: Results) -> dict[str, dict[str, dict[str, str | float]]]:

@@ -81,6 +81,7 @@ def write(
     *,
     description: str,
     code_version: str,
+    note: str | None = None,
     tables: Sequence[Table],
     pictures: Sequence[Picture],
     results: Results,
@@ -93,7 +94,7 @@ def write(
     """Write the page atomically; it needs no network and no other file, and its script only adds comfort.
 
     ``tables`` are built from the same ``results``. ``commands``: the one that makes each metrics file again; ``overrides``:
-    what the commands on this scale take as --config.
+    what the commands on this scale take as --config; ``note``: what is said of published results.
     """
     templates = environment("reals.report")
     templates.filters |= {
@@ -112,6 +113,7 @@ def write(
         description=description,
         caveat=caveat(conditions),
         code_version=code_version,
+        note=note,
         tables=tables,
         pictures=[(picture, _embedded(picture.png)) for picture in pictures],
         missing=_missing(tables, pictures),

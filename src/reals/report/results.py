@@ -10,6 +10,7 @@ from reals.experiment.repeats import repeats
 from reals.planning import prices
 from reals.planning.counts import counts
 from reals.planning.networks import Networks
+from reals.records import published
 
 
 class Repeat(TypedDict):
@@ -65,7 +66,12 @@ def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
     ):
         for name, artefact in artefacts.items():
             path = registry.folder(artefact) / "metrics.json"
-            results[kind, name] = read(path) if path.exists() else None
+            try:
+                results[kind, name] = read(path) if path.exists() else None
+            except files.MissingArtefact:
+                if (root := published.ROOT) in path.parents:
+                    raise ValueError(f"{path}: damaged; `git checkout -- {path.parent}` brings back what {root} held") from None
+                raise
         if kind == "autoencoder":
             _count(registry, results)
         for name in artefacts:

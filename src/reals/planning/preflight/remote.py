@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # dvc is imported where it is used: it takes seconds
     from dvc.fs import FileSystem
 
 SECONDS = 15.0  # for a host to answer
+EMBEDDED = "published"  # the remote in .dvc/config that is a folder of the repository
 
 
 def reachable(host: str) -> bool:
@@ -35,6 +36,8 @@ def dvc_remote(folder: Path) -> str:
         raise ConfigError("DVC: this folder has .dvc/, but dvc is not installed; pip install dvc") from None
     try:
         with Repo(str(folder)) as repo:
+            if repo.config["core"].get("remote") == EMBEDDED:
+                return "the one in the repository, for what was published with it; to publish, add your own (docs/artifacts.md)"
             store = repo.cloud.get_remote_odb()
             return _takes_objects(store.fs, store.path)
     except NoRemoteError:
