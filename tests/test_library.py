@@ -185,3 +185,26 @@ def test_the_wheel_ships_types_that_a_strangers_mypy_reads(tmp_path):
         True
     ] * 4
     assert said.count("error:") == 2 and said.count("[arg-type]") == 2, said
+
+
+TOUR = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/tour.md").read_text(), re.DOTALL)
+
+
+def test_the_tour_goes_from_an_image_to_a_sample(finished, tmp_path, monkeypatch, capsys):
+    """The page as it is, on the smoke run instead of the demo: its sheets and results, found by the same names."""
+    for name in ("config", "results"):
+        (tmp_path / name).symlink_to(finished / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "tour"}
+    try:
+        for block in TOUR:
+            exec(block.replace('load("demo")', 'load("smoke")'), names)
+    finally:
+        torch.set_grad_enabled(True)
+    with Image.open("tour.png") as picture:
+        assert picture.size == (1280, 128)
+    printed = capsys.readouterr().out
+    assert all(
+        word in printed for word in ("sd-vae latents (64, 4, 8, 8)", "reals: semantic consistency", "t = 0.5:", "cfg 2.0: fid")
+    )
+    assert {"fid", "precision", "recall"} <= names["found"].keys() and np.isfinite(names["found"]["fid"])
