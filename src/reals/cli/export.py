@@ -1,9 +1,10 @@
-"""`reals export`: a checkpoint as the reference code of SiT, DiT or REPA loads it."""
+"""`reals export`: a checkpoint as the reference code of SiT, DiT or REPA loads it, or a folder for the hub."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reals.cli import hub
 from reals.cli.subcommands import Subcommands
 
 if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
@@ -13,11 +14,15 @@ if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
 
 
 def add(commands: Subcommands) -> None:
-    text = "write a checkpoint in the format of SiT's, DiT's or REPA's own code"
+    text = "write a network for others: a checkpoint of SiT's, DiT's or REPA's own code, or a folder for the hub"
     p = commands.add_parser("export", help=text, description=text)
-    p.add_argument("checkpoint", type=Path, help="our step_<n>.safetensors, or any checkpoint `reals sample` takes")
-    p.add_argument("out", type=Path, help=".pt file to write")
-    p.add_argument("--to", choices=["sit", "dit", "repa"], help="whose code will load it (as it is)")
+    p.add_argument(
+        "checkpoint",
+        type=Path,
+        help="our step_<n>.safetensors, any checkpoint `reals sample` takes; for the hub also an autoencoder's folder",
+    )
+    p.add_argument("out", type=Path, help=".pt file to write; for the hub a folder to make")
+    p.add_argument("--to", choices=["sit", "dit", "repa", "hub"], help="whose code will load it (as it is)")
     p.add_argument(
         "--layout",
         choices=["training", "raw"],
@@ -28,10 +33,25 @@ def add(commands: Subcommands) -> None:
     p.add_argument("--family", choices=["sit", "dit", "repa"], help="what the checkpoint is; our own files say it")
     p.add_argument("--weights", choices=["ema", "model"], help="of a training checkpoint (ema)")
     p.add_argument("--heads", type=int, help="attention heads, for widths the papers do not use")
+    shared = p.add_argument_group("--to hub", "a folder with safetensors, config, metrics and model card (docs/artifacts.md)")
+    shared.add_argument("--licence", "--license", help=f"of the weights; {hub.OWN_LICENCE} unless others' are behind them")
+    shared.add_argument("--push", metavar="USER/REPO", help="upload it there too; without this nothing leaves the machine")
+    shared.add_argument("--private", action="store_true", help="make that repository private, where it is new")
     p.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    of_files = {"--layout": options.layout != "training", "--no-variance": options.no_variance, "--family": options.family,
+                "--weights": options.weights, "--heads": options.heads}  # fmt: skip
+    of_hub = {"--licence": options.licence, "--push": options.push, "--private": options.private}
+    for option, given in (of_files if options.to == "hub" else of_hub).items():
+        if given:
+            raise ValueError(
+                f"{option}: {'means nothing to --to hub' if options.to == 'hub' else 'goes with --to hub alone'}; leave it out"
+            )
+    if options.to == "hub":
+        hub.export(options)
+        return
     from reals.method import checkpoints
 
     families = {"sit": "SiT", "dit": "DiT", "repa": "REPA", None: None}

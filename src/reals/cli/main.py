@@ -13,6 +13,7 @@ from reals.cli import (
     evaluate,
     export,
     fetch,
+    hub,
     ids,
     measure,
     out_of_memory,
@@ -29,7 +30,9 @@ from reals.cli.sample import command as sample
 from reals.machine import restarts, scratch
 from reals.machine.signals import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_PEER, EXIT_STOPPED
 
-COMMANDS = (stage, render, sample, export, evaluate, reference, publish, measure, plan, fetch, check, selftest, claim, why, ids)
+COMMANDS = (
+    stage, render, sample, export, hub, evaluate, reference, publish, measure, plan, fetch, check, selftest, claim, why, ids,
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,18 +11,22 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from reals.method.checkpoints import Checkpoint
 from reals.method.models import autoencoder as models
+from reals.records import hub
 
 
 def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> tuple[AutoencoderKL, float]:
     """(the autoencoder, what to divide latents by)."""
     facts, folder = checkpoint.facts, options.vae
-    own = options.checkpoint.absolute().parent.parent.parent / "autoencoders" / str(facts.get("autoencoder"))
-    if folder is None and own.is_dir():
+    home = options.checkpoint.absolute().parent
+    # Of a run, and of one that was shared.
+    places = (home.parent.parent / "autoencoders" / str(facts.get("autoencoder")), home / hub.VAE)
+    own = next((place for place in places if place.is_dir()), None) if facts else None
+    if folder is None and own is not None:
         folder = str(own)
         print(f"  autoencoder {own}, which it was trained on")
     if folder is None:
         raise ValueError("--vae: give the AutoencoderKL folder the checkpoint was trained on")
-    if facts and Path(folder).name != facts["autoencoder"]:
+    if facts and Path(folder).name != facts["autoencoder"] and Path(folder).absolute() != own:
         print(f"  NOTE: trained on the latents of {facts['autoencoder']}, decoded by {folder}")
     try:
         vae = models.load(folder, device)

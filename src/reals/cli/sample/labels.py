@@ -10,6 +10,7 @@ import numpy as np
 
 from reals.method import sampling
 from reals.method.checkpoints import Checkpoint
+from reals.records import hub
 
 REFERENCE_CLASSES = (207, 360, 387, 974, 88, 979, 417, 279)  # of DiT's and SiT's sample.py
 SHOWN = 12  # classes in what is printed
@@ -27,12 +28,18 @@ def class_names(options: argparse.Namespace, checkpoint: Checkpoint) -> list[str
                 f"{options.class_names}: {len(names)} names, but {options.checkpoint} has {classes} classes; one name a line"
             )
         return names
-    run = options.checkpoint.absolute().parent
+    return own_names(options.checkpoint, checkpoint)
+
+
+def own_names(path: Path, checkpoint: Checkpoint) -> list[str] | None:
+    """Names by class id of one of our own runs: of the data behind it, or written beside it where it was shared."""
+    run = path.absolute().parent
     root = run.parent.parent
     spec = _json(run / "spec.json")
     data = _json(root / "latents" / str(spec.get("latents")) / "spec.json").get("data")
-    names = _json(root / "data" / str(data) / "index.json").get("classes")
-    return names if checkpoint.source == "ours" and names and len(names) == classes else None
+    shared = (run / hub.NAMES).read_text().splitlines() if (run / hub.NAMES).is_file() else None
+    names = shared or _json(root / "data" / str(data) / "index.json").get("classes")
+    return names if checkpoint.source == "ours" and names and len(names) == checkpoint.model.config.classes else None
 
 
 def _json(path: Path) -> dict[str, Any]:
