@@ -1,22 +1,28 @@
 # make demo: every table and figure at demo scale.
+# make docs: the pages as a site, site/index.html.
 # make test: lint, types and the tests.  make quick: without the tests that start a process.  make test-all: also those on SLURM, in
 # a browser, of LaTeX, and the long ones; what is not installed is skipped and named.
 # All set up .venv from the lock file first.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+READY_DOCS := .venv/.ready-docs
 # Where it is set, each of hundreds of processes would compile this package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all quick lint style lock clean
+.PHONY: demo docs test test-all quick lint style lock clean
 
 demo: $(READY)
 	$(BIN)/snakemake
 
+docs: $(READY_DOCS)
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs/site -d .venv/.doctrees . site
+	@echo site/index.html
+
 test: style
 	$(call checked,)
 
-test-all: style
+test-all: style $(READY_DOCS)
 	$(call checked,--all)
 
 quick: style
@@ -41,11 +47,16 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# What builds the site is for who builds it: two dozen small packages, of versions that go with the others'.
+$(READY_DOCS): docs/site/requirements.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r docs/site/requirements.lock
+	touch $@
+
 # Newer versions within pyproject's ranges: edit .venv by hand, test, then write down what is installed.
 lock:
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable \
-	  | sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
+	  | grep -vxFf docs/site/requirements.lock | sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf .venv .snakemake results/demo results/smoke
+	rm -rf .venv .snakemake results/demo results/smoke site
