@@ -2,9 +2,10 @@
 # make docs: the pages as a site, site/index.html.
 # make test: lint, types and the tests.  make quick: without the tests that start a process.  make test-all: also those on SLURM, in
 # a browser, of LaTeX, and the long ones; what is not installed is skipped and named.
-# All set up .venv from the lock file first.
+# All set up .venv from the lock file first; with CPU=1 without CUDA, a third of the size.
 PYTHON ?= python3
 BIN := .venv/bin
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 READY := .venv/.ready
 READY_DOCS := .venv/.ready-docs
 # Where it is set, each of hundreds of processes would compile this package anew.
@@ -43,7 +44,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@# A .venv without pip is what is left where making one failed half-way (Debian without python3-venv).
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(if $(CPU),grep -vE '^(nvidia|cuda|triton)',cat) requirements.lock > .venv/wanted.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(if $(CPU),--extra-index-url $(CPU_INDEX)) -r .venv/wanted.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
