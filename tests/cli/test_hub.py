@@ -114,6 +114,14 @@ def test_the_card_says_how_it_was_made_and_measured(shared):
     assert [r["name"] for r in json.loads((shared / "sit/metrics.json").read_text())["measured"]] == ["sit"]
 
 
+def test_numbers_published_with_the_repository_serve_where_nothing_was_measured(results, tmp_path):
+    root = tmp_path / "results/own"
+    shutil.copytree(results, root, ignore=shutil.ignore_patterns("metrics"))
+    shutil.copytree(results / "metrics", tmp_path / "results/published/own/metrics")
+    assert main(["export", str(root / "runs/sit-1/step_5.safetensors"), str(tmp_path / "sit"), "--to", "hub"]) == 0
+    assert "FID (digits-cnn) | 12.3" in (tmp_path / "sit/README.md").read_text()
+
+
 def test_files_have_the_mode_that_the_umask_gives(shared):
     for path in shared.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path

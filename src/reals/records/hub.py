@@ -44,9 +44,11 @@ def copy(source: Path, to: Path) -> None:
 
 
 def measured_on(results: Path, weights: Path) -> list[Path]:
-    """The metrics files below a scale's results that say they are of these very weights, by checksum, in order of their names."""
+    """The metrics files that say they are of these very weights, by checksum: of a scale's results, else of those published with
+    the repository, in order of their names."""
     digest = files.sha256(weights)
-    found = sorted((results / "metrics").glob("*/metrics.json"))
+    folders = (results, results.parent / "published" / results.name)
+    found = next((there for folder in folders if (there := sorted(folder.glob("metrics/*/metrics.json")))), [])
     return [path for path in found if files.read_json(path).get("provenance", {}).get("checkpoint_sha256") == digest]
 
 
