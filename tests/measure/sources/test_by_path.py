@@ -1,8 +1,10 @@
 """Image sources: every layout gives the same bytes in the same order; every broken one a line that says what to do."""
 
+import gzip
 import io
 import json
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -40,6 +42,24 @@ def zipped(folder: Path, path: Path) -> Path:
     return path
 
 
+def tarred(path: Path, files: dict[str, bytes]) -> Path:
+    """A tar archive of these files, last first: an archive's own order is no order of images."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in reversed(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def pngs(x: np.ndarray) -> list[bytes]:
+    found = []
+    for image in x:
+        Image.fromarray(image).save(buffer := io.BytesIO(), "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
 def layouts(tmp_path: Path, x: np.ndarray) -> dict[str, Path]:
     np.savez(tmp_path / "adm.npz", x, np.arange(len(x)))
     np.savez_compressed(tmp_path / "packed.npz", arr_0=x)
@@ -53,7 +73,24 @@ def layouts(tmp_path: Path, x: np.ndarray) -> dict[str, Path]:
     write(tmp_path / "folder", x)
     (tmp_path / "folder/notes.txt").write_text("not an image")
     zipped(tmp_path / "folder", tmp_path / "zip.zip")
-    names = ["adm.npz", "packed.npz", "list.npz", "batches.npz", "nhwc.npy", "nchw.npy", "shards", "folder", "zip.zip"]
+    named = {f"./{i}.png": data for i, data in enumerate(pngs(x))}
+    tarred(tmp_path / "tar.tar", named)
+    (tmp_path / "tars").mkdir()
+    for k, part in enumerate((range(2), range(2, 9), range(9, 11))):  # 2 before 10, as of images
+        tarred(tmp_path / f"tars/{(2, 9, 10)[k]}.tar", {f"{i - part[0]}.png": named[f"./{i}.png"] for i in part})
+    names = [
+        "adm.npz",
+        "packed.npz",
+        "list.npz",
+        "batches.npz",
+        "nhwc.npy",
+        "nchw.npy",
+        "shards",
+        "folder",
+        "zip.zip",
+        "tar.tar",
+        "tars",
+    ]
     return {name: tmp_path / name for name in names}
 
 
@@ -191,6 +228,73 @@ def test_bad_folders_and_files_are_refused(tmp_path):
         archive.writestr("readme.md", "x")
     with pytest.raises(ValueError, match="no image in this zip"):
         open_source(tmp_path / "none.zip")
+
+
+def test_a_webdataset_s_labels_are_read_and_what_else_it_holds_is_counted(tmp_path):
+    x = images(3)
+    files = {f"{i:06d}.png": data for i, data in enumerate(pngs(x))}
+    labelled = files | {f"{i:06d}.cls": f"{7 - i}\n".encode() for i in range(3)}
+    source = open_source(
+        tarred(tmp_path / "a.tar", labelled | {"000001.json": b"{}", "._000001.png": b"x", "at/.hidden.png": b"x"})
+    )
+    assert source.labels.tolist() == [7, 6, 5] and source.classes is None and source.kind == "tar"
+    (note,) = source.notes
+    assert (
+        note
+        == "left out: 2 images hidden or left by a file manager (._000001.png, .hidden.png) and 1 file of no image format (.json)"
+    )
+    for other in ({"000001.cls": b"ant"}, {"000001.cls": b""}):
+        assert open_source(tarred(tmp_path / "b.tar", labelled | other)).labels is None
+    del labelled["000002.cls"]
+    assert open_source(tarred(tmp_path / "b.tar", labelled)).labels is None
+    by_folder = open_source(tarred(tmp_path / "c.tar", {f"class{i % 2}/{i}.png": data for i, data in enumerate(pngs(x))}))
+    assert by_folder.classes == ("class0", "class1") and by_folder.labels.tolist() == [0, 0, 1]
+
+
+def test_links_in_a_tar_are_the_files_they_lead_to(tmp_path):
+    (data,) = pngs(images(1))
+    for name, kind, to in (("b/1.png", tarfile.SYMTYPE, "../a/0.png"), ("c.png", tarfile.LNKTYPE, "a/0.png")):
+        path = tarred(tmp_path / "a.tar", {"a/0.png": data})
+        with tarfile.open(path, "a") as archive:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, to
+            archive.addfile(link)
+        assert np.array_equal(read_all(open_source(path)), images(1)[[0, 0]])
+        link.linkname = "elsewhere.png"
+        with tarfile.open(path, "a") as archive:
+            archive.addfile(link)
+        with pytest.raises(
+            ValueError, match=rf"{name} is a link to elsewhere\.png, which is not in the archive; pack it with tar -h"
+        ):
+            open_source(path)
+
+
+def test_a_tar_that_is_none_or_not_whole_gets_one_line(tmp_path):
+    whole = tarred(tmp_path / "whole.tar", {f"{i}.png": data for i, data in enumerate(pngs(images(3)))}).read_bytes()
+    end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
+    for data, says in (
+        (b"", "not a whole tar archive"),
+        (b"x" * 2000, "not a whole tar archive"),
+        (whole[:700], "not a whole tar archive"),
+        (whole[: end - 200], "not a whole tar archive"),
+        (whole[:end], "cut short"),
+        (whole[:end] + b"x" * 512 + whole, f"damaged at byte {end}"),
+        (whole + whole, "more follows the archive's end.*tar --ignore-zeros"),
+        (gzip.compress(whole), "compressed by gzip; unpack it"),
+    ):
+        (tmp_path / "a.tar").write_bytes(data)
+        with pytest.raises(ValueError, match=rf"a\.tar: {says}") as caught:
+            open_source(tmp_path / "a.tar")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"no image in this tar; left out: 1 file of no image format \(\.txt\)"):
+        open_source(tarred(tmp_path / "none.tar", {"a.txt": b"x"}))
+    with pytest.raises(ValueError, match=r"no image in this tar$"):
+        open_source(tarred(tmp_path / "empty.tar", {}))
+    with pytest.raises(ValueError, match=r"b\.png: cannot be read as an image \(of no known format\)"):
+        open_source(tarred(tmp_path / "text.tar", {"a.png": pngs(images(1))[0], "b.png": b"text"}))
+    (tmp_path / "a.tar.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"or a folder; unpack it and give the \.tar"):
+        open_source(tmp_path / "a.tar.gz")
 
 
 def png_of_16_bits(image: np.ndarray) -> bytes:

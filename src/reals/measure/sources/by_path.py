@@ -7,10 +7,11 @@ from reals.measure.sources.archive import open_zip
 from reals.measure.sources.arrays import npy_source, npz_source, shards_source
 from reals.measure.sources.image_files import folder_source, zip_source
 from reals.measure.sources.numbers import RANGES
+from reals.measure.sources.tar_files import tar_source, tars_in
 
 
 def open_source(path: Path, value_range: str = "bytes") -> Source:
-    """The images at ``path``: ADM's .npz, a list of arrays in an .npz or .npy, our shards, a folder or a zip.
+    """The images at ``path``: ADM's .npz, a list of arrays in an .npz or .npy, our shards, a folder, a zip or tar archives.
 
     ``value_range`` declares what floating numbers mean: ``unit`` (in [0, 1], as diffusers' ``output_type="np"``,
     rounded to bytes as diffusers does) or ``signed`` (in [-1, 1], trunc(127.5 x + 128) as ADM and DiT do);
@@ -21,13 +22,20 @@ def open_source(path: Path, value_range: str = "bytes") -> Source:
         raise ValueError(f"range: got {value_range!r}, expected one of {', '.join(RANGES)}")
     if path.is_dir():
         shards = sorted(path.glob("shard_*.npy"))
-        return shards_source(path, shards, value_range) if shards else folder_source(path)
+        if shards:
+            return shards_source(path, shards, value_range)
+        tars = tars_in(path)
+        return tar_source(path, tars) if tars else folder_source(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix.lower() == ".npy":
         return npy_source(path, value_range)
+    if path.suffix.lower() == ".tar":
+        return tar_source(path, [path])
     if path.suffix.lower() not in (".npz", ".zip"):
-        raise ValueError(f"{path}: expected an .npz, an .npy, a .zip of images or a folder")
+        packed = path.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
+        advice = "; unpack it and give the .tar or the folder" if packed else ""
+        raise ValueError(f"{path}: expected an .npz, an .npy, a .zip or .tar of images or a folder{advice}")
     archive = open_zip(path)
     if any(name.endswith(".npy") for name in archive.namelist()):
         return npz_source(path, archive, value_range)

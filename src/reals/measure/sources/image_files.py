@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip archive, in natural order of their paths, with their classes."""
+"""Image files in a folder or an archive, in natural order of their paths, with their classes."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from reals.data import image_files
 from reals.data.decode import refuse_transparency, too_many_pixels
@@ -26,7 +26,7 @@ LABELS = "dataset.json"
 """Where EDM's data sets, and StyleGAN's, say their labels: {"labels": [[name, class], ...]}."""
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """What an image file says of itself before it is decoded."""
 
     size: tuple[int, int]  # height, width
@@ -50,18 +50,23 @@ def _rgb(data: bytes, where: str) -> np.ndarray:
                 ) from None
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{where}: cannot be read as an image ({error}); make it again") from None
+        raise ValueError(f"{where}: cannot be read as an image ({_reason(error)}); make it again") from None
 
 
-def _look(file: Path | IO[bytes], where: str) -> _Look:
+def look(file: Path | IO[bytes], where: str) -> Look:
     try:
         with Image.open(file) as image:
             if fault := too_many_pixels(image):
                 raise OSError(fault)
             lossy = image.format in LOSSY or (image.format == "WEBP" and not _webp_is_lossless(file))
-            return _Look((image.height, image.width), lossy)
+            return Look((image.height, image.width), lossy)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{where}: cannot be read as an image ({error}); make it again") from None
+        raise ValueError(f"{where}: cannot be read as an image ({_reason(error)}); make it again") from None
+
+
+def _reason(error: Exception) -> str:
+    """Of what Pillow says; the name that it gives to bytes in memory is no one's business."""
+    return "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _webp_is_lossless(file: Path | IO[bytes]) -> bool:
@@ -82,10 +87,10 @@ def _webp_is_lossless(file: Path | IO[bytes]) -> bool:
 def folder_source(path: Path) -> Source:
     """The images of a folder, as `data.image_files` finds them."""
     found = image_files.below(path)
-    looks = lambda names, pool: pool.map(lambda n: _look(path / n, str(path / n)), names)  # noqa: E731
+    looks = lambda names, pool: pool.map(lambda n: look(path / n, str(path / n)), names)  # noqa: E731
     members = lambda names: tuple(path / name for name in names)  # noqa: E731
     stated = (path / LABELS).read_bytes() if (path / LABELS).is_file() else None
-    return _image_files(path, "folder", found, members, lambda name: (path / name).read_bytes(), looks, stated)
+    return image_files_source(path, "folder", found, members, lambda name: (path / name).read_bytes(), looks, stated)
 
 
 def zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
@@ -98,21 +103,25 @@ def zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{path}: {name} is damaged ({error}); copy or make the archive again") from None
 
-    looks = lambda names, pool: (_look(io.BytesIO(data(n)), f"{path}: {n}") for n in names)  # noqa: E731
+    looks = lambda names, pool: (look(io.BytesIO(data(n)), f"{path}: {n}") for n in names)  # noqa: E731
     stated = data(LABELS) if LABELS in archive.namelist() else None
-    return _image_files(path, "zip", found, lambda names: (path,), data, looks, stated)
+    return image_files_source(path, "zip", found, lambda names: (path,), data, looks, stated)
 
 
-def _image_files(
+def image_files_source(
     path: Path,
     kind: str,
     found: Found,
     members: Callable[[list[str]], tuple[Path, ...]],
     data: Callable[[str], bytes],
-    looks: Callable[[list[str], ThreadPoolExecutor], Iterable[_Look]],
+    looks: Callable[[list[str], ThreadPoolExecutor], Iterable[Look]],
     stated: bytes | None,
+    classes_of: Callable[[list[str]], np.ndarray | None] = lambda names: None,
 ) -> Source:
-    """The images that were ``found``, whose bytes are ``data(name)``; ValueError where there are none or of several sizes."""
+    """The images that were ``found``, whose bytes are ``data(name)``; ValueError where there are none or of several sizes.
+
+    Labels are those of a dataset.json (``stated``), else what ``classes_of`` says of the sorted names, else the folders.
+    """
     if stated is not None:
         del found.other[Path(LABELS).suffix]  # read, not left out
     left_out = found.left_out
@@ -132,14 +141,16 @@ def _image_files(
         chosen = names[start:stop]
         return np.stack(list(pool.map(lambda n: _rgb(data(n), f"{path}: {n}"), chosen)))
 
-    labels, classes = _labels(path, names) if stated is None else (_stated_labels(path, names, stated), None)
+    labels, classes = _stated_labels(path, names, stated) if stated is not None else classes_of(names), None
+    if labels is None and stated is None:
+        labels, classes = _labels(names)
     lossy = sum(look.lossy for look in seen)
     notes = [f"{lossy} of {len(names)} images are stored with lossy compression, which changes every metric"] if lossy else []
     notes += [left_out] if left_out else []
     return Source(path, kind, len(names), seen[0].size, read, members(names), labels, classes, tuple(notes))
 
 
-def _labels(path: Path, names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+def _labels(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """The folders of the first level as classes, where every image is in one and they are no chunks of numbered images."""
     tops = [name.split("/", 1)[0] for name in names if "/" in name]
     if len(tops) != len(names) or len(set(tops)) < 2 or image_files.chunked(names):
