@@ -33,6 +33,17 @@ def test_a_mistake_gets_one_line(file, old, new, says, project):
     assert says in one_line(file, old, new)
 
 
+@pytest.mark.parametrize(
+    ("scale", "setting", "says"),
+    [("cifar10", "  second: {", r"arms: fid_second is measured by evaluation.second, which config/scales/cifar10.yaml does not set"),
+     ("imagenet100", "  intervals: true", r"arms: fid_interval is measured where evaluation.intervals is true; set it in config")],
+)  # fmt: skip
+def test_a_table_shows_what_its_scale_measures(scale, setting, says, project):
+    edit(Path(f"config/scales/{scale}.yaml"), setting, f"# {setting}")
+    with pytest.raises(ConfigError, match=says):
+        load(scale)
+
+
 def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
     edit(Path("config/evaluations.tsv"), "sit-b2-control\t400K\tsde", "sit-b2-control\t400K\tode")
     load("demo")

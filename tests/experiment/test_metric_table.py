@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from reals.experiment.metric_table import ADM_EXTRACTOR, METRICS, OF_EXTRACTOR, Source, metric_name, metrics_of
+from reals.experiment.metric_table import ADM_EXTRACTOR, DINOV2_EXTRACTOR, METRICS, OF_EXTRACTOR, Source, metric_name, metrics_of
 
 
 def test_every_metric_but_a_setting_has_a_better_direction():
@@ -26,6 +26,7 @@ def test_the_metrics_of_a_table_are_those_of_its_source():
 
 def test_metric_names_carry_their_extractor():
     assert metric_name("fid", ADM_EXTRACTOR) == "FID"
+    assert metric_name("fid", DINOV2_EXTRACTOR) == "FD-DINOv2" and metric_name("kid", DINOV2_EXTRACTOR) != "KID"
     assert metric_name("sfid", "digits-cnn") == "sFID (digits-cnn)"
     assert {"fid", "rfid"} <= set(OF_EXTRACTOR) and not {"fid_second", "psnr"} & set(OF_EXTRACTOR)
     for name in ("FID", "psnr"):

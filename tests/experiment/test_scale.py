@@ -57,6 +57,9 @@ def test_the_classes_of_imagenet100_are_classes_of_imagenet_and_decide_the_id(pr
     assert Registry(load("imagenet100")).data.id == before
     file.write_text("\n".join(names[:-1]))
     assert Registry(load("imagenet100")).data.id != before
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"data\.class_list: config/classes/imagenet100\.txt: no such file"):
+        Registry(load("imagenet100"))
     edit(Path("config/scales/imagenet100.yaml"), "source: folder", "source: cifar10")
     with pytest.raises(ConfigError, match="class_list: source cifar10 has no class folders"):
         load("imagenet100")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: they take
 def add(commands: Subcommands) -> None:
     text = "measure images: FID, sFID, IS, precision and recall as ADM does"
     p = commands.add_parser("evaluate", help=text, description=f"{text}. Needs nothing else of ours; see docs/evaluation.md.")
-    p.add_argument("samples", type=Path, help="ADM's .npz, a folder or zip of images, .npy, a list of arrays, or our shards")
+    p.add_argument("samples", type=Path, help="ADM's .npz, a folder, zip or tar of images, .npy, a list of arrays, or our shards")
     p.add_argument("--reference", type=Path, help="ADM's reference .npz, a file of `reals reference`, or real images")
     p.add_argument("--n", type=int, default=50_000, help="how many samples, the first of the file (50000)")
     p.add_argument("--out", type=Path, help="JSON to write (<samples>.metrics.json)")
@@ -34,9 +34,11 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
 
     from reals import files
+    from reals.experiment.metric_table import CLIP_EXTRACTOR
     from reals.machine import memory
     from reals.measure.features import Clock, features_of, features_of_shard
     from reals.measure.metrics.generation import KID_SUBSETS, measured
+    from reals.measure.metrics.kernel import subset_size
     from reals.measure.record import ADM_K, ADM_SPLIT, Counts, bootstrap, named, per_class, record, summary
     from reals.measure.references import any_reference, range_facts
     from reals.measure.sources.by_path import open_source
@@ -67,10 +69,11 @@ def run(options: argparse.Namespace) -> None:
     clock = Clock()
     samples = features_of(source, extractor, n, options.batch, options.features, facts, clock)
     pr = min(options.pr_reference, len(reference.features))
-    kid_subset = min(1000, n, max(pr, 2))
+    kid_subset = subset_size(n, pr)
     found = measured(
         samples, reference, k=ADM_K, pr_reference=pr, split_size=ADM_SPLIT,
         kid_subsets=KID_SUBSETS if options.kid else 0, kid_subset_size=kid_subset, seed=options.seed,
+        with_cmmd=extractor.name == CLIP_EXTRACTOR,
     )  # fmt: skip
     counts = Counts(n, options.n, pr, options.pr_reference, kid_subset)
     written = record(source, extractor, reference, real, found, counts, options.seed)

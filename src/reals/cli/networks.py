@@ -10,13 +10,13 @@ if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
 
     from reals.measure.extractor import Extractor
 
-SHIPPED = ("inception", "dinov2", "clip")
+SHIPPED = ("inception", "dinov2", "clip", "clip-l-14-336")
 
 
 def add_shared(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--network", default="inception",
-        help="inception (ADM's; default), dinov2, clip, the folder of a small CNN (an extractors/ folder of a run), "
+        help="inception (ADM's; default), dinov2 (FD-DINOv2), clip-l-14-336 (CMMD), clip, the folder of a small CNN (an extractors/ folder of a run), "
         "or module:function that returns a reals.measure.extractor.Extractor",
     )  # fmt: skip
     p.add_argument("--weights", type=Path, help="the network's weights file; without it the published weights are downloaded")

@@ -10,7 +10,7 @@ from reals.cli.subcommands import Subcommands
 def add(commands: Subcommands) -> None:
     text = "make a reference file for `reals evaluate` from real images or ADM's .npz"
     p = commands.add_parser("reference", help=text, description=f"{text}. See docs/evaluation.md.")
-    p.add_argument("images", type=Path, help="folder, zip, .npz, .npy or shards of real images, or ADM's reference .npz")
+    p.add_argument("images", type=Path, help="folder, zip, tar, .npz, .npy or shards of real images, or ADM's reference .npz")
     p.add_argument("--out", type=Path, required=True, help=".npz to write")
     add_shared(p)
     p.set_defaults(run=run)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from reals.experiment.metric_table import SETTINGS_ROWS, Source
+from reals.experiment.metric_table import METRICS, SETTINGS_ROWS, Source
 from reals.experiment.paper import Paper
 from reals.experiment.reading import ConfigError, unknown
 from reals.experiment.report_sheets import FigureSheet
@@ -20,7 +20,7 @@ def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
     _check_autoencoders(scale, file, sheets)
     _check_runs(scale, file, sheets)
     _check_evaluations(scale, sheets)
-    _check_tables(sheets)
+    _check_tables(scale, file, sheets)
     _check_figures(sheets)
     _check_claim(scale, file, sheets)
 
@@ -120,17 +120,29 @@ def _sampler_fits_the_scales_steps(row: EvaluationRow, steps: int, at: str) -> N
         )
 
 
-def _check_tables(sheets: Sheets) -> None:
+def _check_tables(scale: Scale, file: Path, sheets: Sheets) -> None:
     known: dict[Source, Collection[str]] = {
         "evaluation": sheets.evaluations.rows,
         "autoencoder": sheets.autoencoders.rows,
         "settings": SETTINGS_ROWS,
     }
     for table in sheets.tables.values():
+        for metric in table.metrics:
+            _is_measured(metric, scale, file, f"{sheets.files['tables.yaml']}: {table.name}")
         for row in table.rows:
             if row.source != "literature" and row.source not in known[table.source]:
                 at = sheets.table_rows.get((table.name, row.key), table.name)
                 raise ConfigError(f"{at}: {unknown(row.source, known[table.source], table.source)} (or 'literature')")
+
+
+def _is_measured(metric: str, scale: Scale, file: Path, at: str) -> None:
+    key = METRICS[metric].judge
+    if key is not None and metric not in scale.evaluation.judges:
+        raise ConfigError(
+            f"{at}: {metric} is measured by evaluation.{key}, which {file} does not set; set it, or drop the column"
+        )
+    if metric == "fid_interval" and not scale.evaluation.intervals:
+        raise ConfigError(f"{at}: {metric} is measured where evaluation.intervals is true; set it in {file}, or drop the column")
 
 
 def _check_figures(sheets: Sheets) -> None:

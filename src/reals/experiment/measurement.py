@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from reals.experiment.datasets import LabelsConfig
-from reals.experiment.networks import AutoencoderPrecision, Extractor, TrainedExtractor
+from reals.experiment.metric_table import JUDGES
+from reals.experiment.networks import AnyExtractor, AutoencoderPrecision, Clip, Dino, Extractor, TrainedExtractor
 from reals.experiment.reading import Strict
 
 
@@ -46,12 +47,28 @@ class EvaluationConfig(Strict):
     """ADM's .npz; null: statistics of the training images."""
     second: TrainedExtractor | None = None
     """Another feature extractor, for the metric fid_second alone: does the ranking depend on the first?"""
+    fd_dinov2: Dino | None = None
+    """The extractor of the metric fd_dinov2, FD-DINOv2: {kind: dinov2}, or a small CNN in its place."""
+    cmmd: Clip | None = None
+    """The extractor of the metric cmmd: {kind: clip-l-14-336}, or a small CNN in its place."""
+    intervals: bool = False
+    """Measure fid_interval too: half the width of FID's 95% interval over other samples of the same network."""
 
     @model_validator(mode="after")
     def _extractors_differ(self) -> Self:
-        if self.second is not None and self.second.name == self.extractor.name:
-            raise ValueError(f"second: name '{self.second.name}' is the first extractor's; a second one has its own")
+        taken = {self.extractor.name: "extractor"}
+        for metric, judge in self.judges.items():
+            if judge.name in taken:
+                first = "the first extractor" if taken[judge.name] == "extractor" else taken[judge.name]
+                raise ValueError(f"{JUDGES[metric]}: name '{judge.name}' is {first}'s; another extractor has its own")
+            taken[judge.name] = JUDGES[metric]
         return self
+
+    @property
+    def judges(self) -> dict[str, AnyExtractor]:
+        """Metric -> the further feature extractor that it is measured on."""
+        stated = {metric: getattr(self, key) for metric, key in JUDGES.items()}
+        return {metric: judge for metric, judge in stated.items() if judge is not None}
 
 
 class AnalysisConfig(Strict):

@@ -9,6 +9,9 @@ from typing import Literal
 ADM_EXTRACTOR = "inception-v3-compat"
 """The extractor of ADM's evaluator: metrics on its features bear their plain names, as in the literature."""
 
+DINOV2_EXTRACTOR, CLIP_EXTRACTOR = "dinov2-vit-l-14-pil", "clip-vit-l-14-336"
+"""The extractors that FD-DINOv2 and CMMD are defined on, by their names here."""
+
 Source = Literal["evaluation", "autoencoder", "settings"]
 """What the rows of a table name: an evaluation's samples, an autoencoder, or a group of settings."""
 
@@ -27,6 +30,8 @@ class Metric:
     distance: bool = False  # shown with at least three significant digits below 1: distances are small on small images
     of_extractor: bool = False  # on the features of the scale's extractor, which is named beside it unless it is ADM's
     counted: bool = False  # from the networks' sizes, by the plan; in no metrics file
+    judge: str | None = None  # the scale's key of the further extractor whose features it is on; None: not such a metric
+    network: str | None = None  # of that metric: the extractor that its name stands for in the literature
 
     @property
     def arrow(self) -> str:
@@ -40,7 +45,10 @@ def _fidelity(printed: str, source: Source = "evaluation") -> Metric:
 
 METRICS: dict[str, Metric] = {
     "fid": _fidelity("FID"),
-    "fid_second": Metric("FID (second extractor)", "evaluation", "lower"),
+    "fid_interval": _fidelity("FID ±"),
+    "fid_second": Metric("FID (second extractor)", "evaluation", "lower", judge="second"),
+    "fd_dinov2": Metric("FD-DINOv2", "evaluation", "lower", distance=True, judge="fd_dinov2", network=DINOV2_EXTRACTOR),
+    "cmmd": Metric("CMMD", "evaluation", "lower", decimals=3, judge="cmmd", network=CLIP_EXTRACTOR),
     "sfid": _fidelity("sFID"),
     "is": Metric("IS", "evaluation", "higher", of_extractor=True),
     "precision": Metric("Precision", "evaluation", "higher", of_extractor=True),
@@ -68,6 +76,9 @@ METRICS: dict[str, Metric] = {
 }
 """Name in metrics files and tables.yaml -> the metric."""
 
+JUDGES = {name: metric.judge for name, metric in METRICS.items() if metric.judge is not None}
+"""The metrics on further extractors' features -> their keys in `evaluation` of a scale."""
+
 OF_EXTRACTOR = tuple(name for name, metric in METRICS.items() if metric.of_extractor)
 
 
@@ -80,5 +91,7 @@ def metric_name(metric: str, extractor: str) -> str:
     """How a metric on an extractor's features is printed: "FID" with ADM's extractor, else with its name, "FID (digits-cnn)"."""
     if metric not in OF_EXTRACTOR:
         raise ValueError(f"metric: got {metric!r}, expected one of {', '.join(OF_EXTRACTOR)}")
+    if metric == "fid" and extractor == DINOV2_EXTRACTOR:
+        return METRICS["fd_dinov2"].printed
     printed = METRICS[metric].printed
     return printed if extractor == ADM_EXTRACTOR else f"{printed} ({extractor})"

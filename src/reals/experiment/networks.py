@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.experiment.metric_table import ADM_EXTRACTOR, CLIP_EXTRACTOR, DINOV2_EXTRACTOR
 from reals.experiment.reading import Name, Seed, Strict
 
 Positive = Annotated[int, Field(gt=0)]
@@ -277,4 +277,41 @@ class InceptionExtractor(Strict):
     """Checksum of that file: another is refused."""
 
 
+class DinoExtractor(Strict):
+    """DINOv2's ViT-L/14 as FD-DINOv2 takes it (docs/evaluation.md)."""
+
+    kind: Literal["dinov2"]
+    """Brought in."""
+    name: Name = DINOV2_EXTRACTOR
+    """Its name."""
+    weights: str | None = None
+    """A local file, timm's or the authors' own, for machines without a network."""
+    sha256: str | None = None
+    """Checksum of that file: another is refused."""
+
+
+class ClipExtractor(Strict):
+    """CLIP's ViT-L/14 at 336 pixels, as CMMD takes it (docs/evaluation.md)."""
+
+    kind: Literal["clip-l-14-336"]
+    """Brought in."""
+    name: Name = CLIP_EXTRACTOR
+    """Its name."""
+    weights: str | None = None
+    """A local file, timm's, for machines without a network."""
+    sha256: str | None = None
+    """Checksum of that file: another is refused."""
+
+
+VIT_MODELS = {
+    "dinov2": "vit_large_patch14_dinov2.lvd142m",
+    "clip-l-14-336": "vit_large_patch14_clip_quickgelu_336.openai",
+}
+"""Kind of a ViT that images are judged by -> timm's name of it."""
+SIDES = {"dinov2": 224, "clip-l-14-336": 336}
+"""Kind -> the side in pixels that it is fed with."""
+PublishedExtractor = InceptionExtractor | DinoExtractor | ClipExtractor
+AnyExtractor = TrainedExtractor | PublishedExtractor
 Extractor = Annotated[TrainedExtractor | InceptionExtractor, Field(discriminator="kind")]
+Dino = Annotated[TrainedExtractor | DinoExtractor, Field(discriminator="kind")]
+Clip = Annotated[TrainedExtractor | ClipExtractor, Field(discriminator="kind")]

@@ -9,13 +9,13 @@ from reals.experiment.load import Experiment
 from reals.experiment.reading import ConfigError
 from reals.experiment.resolve import autoencoders, images, measurements, transformers
 from reals.experiment.resolve.shared import Sources
-from reals.experiment.specs import ExtractorSpec, ReferenceSpec, Spec
+from reals.experiment.specs import Spec
 
 A = TypeVar("A", bound=Artefact[Spec])
 
 
 class Registry:
-    """All artefacts of an experiment, by kind and name (those of teachers by their key in the scale)."""
+    """All artefacts of an experiment, by kind and name (teachers by their key in the scale, judges by their metric)."""
 
     def __init__(self, experiment: Experiment, root: Path | None = None):
         """Its places are below ``root``, results/<scale> unless told. Raises ConfigError where Figures 3 and 4 name what they cannot be
@@ -27,13 +27,13 @@ class Registry:
         config = experiment.scale.evaluation
         self.data = self._one(images.data(experiment))
         self.extractor = self._one(images.extractor(experiment, self.data, config.extractor))
-        self.second_extractor: Artefact[ExtractorSpec] | None = None
-        if config.second is not None:
-            self.second_extractor = self._one(images.extractor(experiment, self.data, config.second))
+        self.judges = self._each({
+            metric: images.extractor(experiment, self.data, judge) for metric, judge in config.judges.items()
+        })  # fmt: skip
         self.reference = self._one(measurements.reference(experiment, self.data, self.extractor))
-        self.second_reference: Artefact[ReferenceSpec] | None = None
-        if self.second_extractor is not None:
-            self.second_reference = self._one(measurements.second_reference(experiment, self.data, self.second_extractor))
+        self.judge_references = self._each({
+            metric: measurements.judge_reference(experiment, metric, self.data, judge) for metric, judge in self.judges.items()
+        })  # fmt: skip
 
         self.teachers = self._each(images.teachers(experiment, self.data))
         self.features = self._each(images.features(experiment, self.data, self.teachers))
@@ -53,7 +53,7 @@ class Registry:
             for name, row in experiment.evaluations.items()
         })  # fmt: skip
         self.evaluations = self._each({
-            name: measurements.evaluation(experiment, drawn, self.reference, self.second_reference)
+            name: measurements.evaluation(experiment, drawn, self.reference, self.judge_references)
             for name, drawn in self.samples.items()
         })  # fmt: skip
         self.analyses = self._each({

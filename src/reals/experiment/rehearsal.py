@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reals.experiment.datasets import DataConfig
+from reals.experiment.metric_table import JUDGES
 from reals.experiment.reading import ConfigError
 from reals.experiment.scale import Scale
 
@@ -103,11 +104,12 @@ def _autoencoder(scale: Scale) -> Values:
 
 def _evaluation(scale: Scale) -> Values:
     tiny = {"kind": "small-cnn", "width": 4, "seed": 2, **STEP}
-    second = tiny | {"name": "rehearsal-second-cnn"}
+    judges = {JUDGES[metric]: tiny | {"name": f"rehearsal-{JUDGES[metric]}-cnn"} for metric in scale.evaluation.judges}
     return {
         "extractor": tiny | {"name": "rehearsal-cnn"},
-        "second": second if scale.evaluation.second else None,
+        **judges,
         "pr_reference": 40,
+        "intervals": scale.evaluation.intervals,
     }
 
 

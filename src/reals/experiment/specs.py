@@ -86,6 +86,16 @@ class InceptionSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VitExtractorSpec:
+    """A published ViT that images are judged by, by its timm name, with its own resizing."""
+
+    kind: ClassVar[str] = "extractor"
+    model: str
+    resize: Literal["pil"]
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeaturesSpec:
     """A teacher's features of all training images."""
 
@@ -302,11 +312,12 @@ class ReferenceSpec:
     source: str | None
     pr_reference: int
     seed: int | None  # chooses the images of precision and recall; None: the published file's first ones
+    chosen: Literal[True] | None  # True: made of those alone; None: statistics of all images
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec:
-    """Metrics of samples; ``second`` is the reference by a second feature extractor."""
+    """Metrics of samples; ``second``, ``fd_dinov2`` and ``cmmd`` are the references by further feature extractors."""
 
     kind: ClassVar[str] = "evaluation"
     samples: str
@@ -315,6 +326,9 @@ class EvaluationSpec:
     is_split: int
     seed: int
     second: str | None
+    fd_dinov2: str | None
+    cmmd: str | None
+    intervals: Literal[True] | None  # of FID too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,7 +398,7 @@ class DownstreamSpec:
 
 
 TeacherSpec: TypeAlias = TrainedTeacherSpec | PretrainedTeacherSpec
-ExtractorSpec: TypeAlias = TrainedExtractorSpec | InceptionSpec
+ExtractorSpec: TypeAlias = TrainedExtractorSpec | InceptionSpec | VitExtractorSpec
 AutoencoderSpec: TypeAlias = TrainedAutoencoderSpec | PretrainedAutoencoderSpec
 Spec: TypeAlias = (
     DataSpec | TeacherSpec | ExtractorSpec | FeaturesSpec | AutoencoderSpec | LatentsSpec | RunSpec | SamplesSpec | ReferenceSpec

@@ -19,10 +19,10 @@ from reals.progress import Progress
 BATCH = 256
 
 
-def batches(array: np.ndarray | Images, count: int | None = None) -> Iterator[Tensor]:
-    """uint8 [B, 3, H, W] tensors over an array of images or a data split, which is read ahead."""
-    total = len(array) if count is None else count
-    spans = [np.arange(start, min(start + BATCH, total)) for start in range(0, total, BATCH)]
+def batches(array: np.ndarray | Images, rows: np.ndarray | None = None) -> Iterator[Tensor]:
+    """uint8 [B, 3, H, W] tensors over an array of images or a data split, which is read ahead; of these ``rows`` alone if given."""
+    rows = np.arange(len(array)) if rows is None else rows
+    spans = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     blocks = (block for _, block in array.ahead(spans)) if isinstance(array, Images) else (array[span] for span in spans)
     yield from map(torch.from_numpy, blocks)
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from reals import files
-from reals.experiment.metric_table import ADM_EXTRACTOR, metric_name
+from reals.experiment.metric_table import ADM_EXTRACTOR, JUDGES, METRICS, metric_name
 from reals.measure.extractor import Extractor, Features
 from reals.measure.metrics.contributions import class_contributions
 from reals.measure.metrics.generation import KID_SUBSETS, Measured, Reference
-from reals.measure.metrics.intervals import bootstrap_frechet, bootstrap_inception_score, bootstrap_share, centred_interval
+from reals.measure.metrics.intervals import LEVEL, bootstrap_frechet, bootstrap_inception_score, bootstrap_share, centred_interval
+from reals.measure.metrics.kernel import CMMD_SCALE, CMMD_SIGMA
 from reals.measure.source import Source
 from reals.measure.stored import Facts
 
@@ -108,6 +109,12 @@ def how(values: Mapping[str, float], n: int, reference: int, k: int, split: int,
         said["IS"] = f"{sizes if splits > 1 else f'one split of {n}'}, in file order"
     if "precision" in values:
         said["precision and recall"] = f"k = {k}, {reference} reference images against {n} samples"
+    if "fid_interval" in values:
+        said["FID ±"] = (
+            f"half of the {LEVEL:.0%} interval over the samples, infinitesimal jackknife; the reference stays as it is"
+        )
+    if "cmmd" in values:
+        said["CMMD"] = f"{reference} reference images, Gaussian kernel of sigma {CMMD_SIGMA}, times {CMMD_SCALE}, biased"
     if "kid" in values:
         said["KID"] = f"{KID_SUBSETS} subsets of {kid_subset}, cubic kernel"
     return said
@@ -124,7 +131,11 @@ def named(values: dict[str, Value], extractor: str) -> dict[str, Value]:
     """Values under their printed names: those of the literature only with ADM's extractor."""
     out = {}
     for key, value in values.items():
-        out[f"{metric_name('is', extractor)} std over splits" if key == "is_std" else metric_name(key, extractor)] = value
+        if key in JUDGES:
+            name = METRICS[key].printed
+        else:
+            name = f"{metric_name('is', extractor)} std over splits" if key == "is_std" else metric_name(key, extractor)
+        out[name] = value
     return out
 
 

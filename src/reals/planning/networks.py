@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from reals.experiment.artefact import Artefact
-from reals.experiment.networks import Teacher
+from reals.experiment.networks import SIDES, VIT_MODELS, Teacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.scale import LPIPS_SMALLEST, Scale
@@ -70,10 +70,13 @@ class Networks:
     def extractor_flops(self, extractor: Artefact[ExtractorSpec] | None = None) -> int:
         """One image through the scale's feature extractor, or through the one that ``extractor`` is."""
         evaluation = self.scale.evaluation
-        second = evaluation.second if extractor is not None and extractor is self.registry.second_extractor else None
-        x = second or evaluation.extractor
+        judge = next((m for m, known in self.registry.judges.items() if known is extractor), None)
+        x = evaluation.extractor if judge is None else evaluation.judges[judge]
         if x.kind == "inception":
             return flops.INCEPTION_FLOPS
+        if x.kind != "small-cnn":
+            vit = vit_of(VIT_MODELS[x.kind])
+            return flops.vit_flops(vit, SIDES[x.kind] // vit.patch)
         return flops.small_cnn_flops(self.scale.data.resolution, x.width, self.counts.classes, x.blocks or 1)
 
     def autoencoder_step_flops(self, spec: TrainedAutoencoderSpec, teacher: Artefact[TeacherSpec] | None) -> int:

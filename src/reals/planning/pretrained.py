@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from reals import files
-from reals.experiment.networks import PretrainedBase, PretrainedTeacher
+from reals.experiment.metric_table import JUDGES
+from reals.experiment.networks import VIT_MODELS, PretrainedBase, PretrainedTeacher
 from reals.experiment.scale import Scale
 
 FETCHED = "fetched.json"
@@ -57,6 +58,10 @@ def needed(scale: Scale) -> dict[str, Callable[[], list[Published]]]:
         found["autoencoder.lpips"] = partial(_lpips, lpips.net)
     if extractor.kind == "inception" and extractor.weights is None:
         found["evaluation.extractor"] = _inception
+    for metric, judge in scale.evaluation.judges.items():
+        if judge.kind in VIT_MODELS and getattr(judge, "weights", None) is None:
+            key = f"evaluation.{JUDGES[metric]}"
+            found[key] = partial(_timm, key, VIT_MODELS[judge.kind])
     if reference is not None and Path(reference).name in ADM_REFERENCES and not Path(reference).exists():
         found[REFERENCE] = partial(_reference, Path(reference).name)
     return found
@@ -64,6 +69,19 @@ def needed(scale: Scale) -> dict[str, Callable[[], list[Published]]]:
 
 def _hub(key: str, repository: str, *names: str) -> list[Published]:
     return [Published(key, f"{repository}/{name}", repository=repository) for name in names]
+
+
+def _timm(key: str, model: str) -> list[Published]:
+    return _hub(key, hub_of(model), TIMM_FILE)
+
+
+def hub_of(model: str) -> str:
+    """The repository of timm's own weights of a model; some models share one."""
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    assert config is not None and config.hf_hub_id is not None  # of the models named here
+    return str(config.hf_hub_id)
 
 
 def _lpips(net: str) -> list[Published]:

@@ -14,7 +14,6 @@ from reals.experiment.specs import (
     EvaluationSpec,
     ExtractorSpec,
     FeaturesSpec,
-    InceptionSpec,
     LatentsSpec,
     PretrainedAutoencoderSpec,
     PretrainedTeacherSpec,
@@ -22,6 +21,7 @@ from reals.experiment.specs import (
     RunSpec,
     SamplesSpec,
     TeacherSpec,
+    TrainedExtractorSpec,
 )
 from reals.planning import flops
 from reals.planning.network_calls import network_calls
@@ -55,7 +55,7 @@ def teacher(networks: Networks, artefact: Artefact[TeacherSpec]) -> Priced:
 
 def extractor(networks: Networks, artefact: Artefact[ExtractorSpec]) -> Priced:
     spec = artefact.spec
-    if isinstance(spec, InceptionSpec):
+    if not isinstance(spec, TrainedExtractorSpec):
         return {}, 0
     return {Kind("autoencoder", FP32): flops.TRAINED * networks.extractor_flops(artefact) * spec.steps * spec.batch}, 0
 
@@ -120,8 +120,8 @@ def samples(networks: Networks, artefact: Artefact[SamplesSpec]) -> Priced:
 
 
 def reference(networks: Networks, artefact: Artefact[ReferenceSpec]) -> Priced:
-    config = networks.scale.evaluation
-    images = config.pr_reference if config.reference is not None else networks.counts.train
+    spec, few = artefact.spec, min(networks.scale.evaluation.pr_reference, networks.counts.train)
+    images = few if spec.source is not None or spec.chosen else networks.counts.train
     return {Kind("encoding", FP32): images * networks.extractor_flops(artefact.needed("extractor"))}, 8 * 2 * 2048**2
 
 

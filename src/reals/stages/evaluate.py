@@ -8,11 +8,14 @@ import numpy as np
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
+from reals.experiment.metric_table import JUDGES, METRICS
 from reals.experiment.specs import EvaluationSpec
 from reals.machine.usage import work
 from reals.measure.extractor import extract
 from reals.measure.features import batches
-from reals.measure.metrics.generation import Reference, generation_metrics
+from reals.measure.metrics.generation import Reference, distance, generation_metrics
+from reals.measure.metrics.intervals import frechet_half_width
+from reals.measure.metrics.kernel import CMMD_SIGMA, cmmd, subset_size
 from reals.measure.record import how
 from reals.method.sampling import sampling_of
 from reals.progress import Progress
@@ -49,8 +52,15 @@ def protocol(
         "samples": spec.n,
         "labels": spec.labels,
         "feature extractor": scale.evaluation.extractor.name,
-        **({"second extractor": scale.evaluation.second.name} if scale.evaluation.second else {}),
-        **how(values, spec.n, len(real.features), artefact.spec.pr_k, artefact.spec.is_split, kid_subset(spec.n, real)),
+        **_judges(context),
+        **how(
+            {name: value for name, value in values.items() if name not in JUDGES},
+            spec.n,
+            len(real.features),
+            artefact.spec.pr_k,
+            artefact.spec.is_split,
+            subset_size(spec.n, len(real.features)),
+        ),
         "reference": f"{real.pool.n} training images"
         if stored is None
         else f"statistics stored in {Path(stored).name}, {len(real.features)} of its images for precision and recall",
@@ -58,32 +68,42 @@ def protocol(
     }
 
 
-def kid_subset(n: int, real: Reference) -> int:
-    """How many of ``n`` samples, and of the reference images, are in each of KID's subsets."""
-    return max(2, min(1000, n // 2, len(real.features) // 2))
+def _judges(context: Context) -> dict[str, str]:
+    """What the metrics on further extractors' features were made of."""
+    said = {}
+    for metric, judge in context.scale.evaluation.judges.items():
+        if metric == "fid_second":
+            said["second extractor"] = judge.name
+            continue
+        real = load_reference(context, context.registry.judge_references[metric])
+        what = f"{judge.name}, against {len(real.features) if metric == 'cmmd' else real.pool.n} training images"
+        said[METRICS[metric].printed] = what + (f", Gaussian kernel of sigma {CMMD_SIGMA}, biased" if metric == "cmmd" else "")
+    return said
 
 
 def measured(
     context: Context, artefact: Artefact[EvaluationSpec], shards: Sequence[np.ndarray], real: Reference
 ) -> dict[str, float]:
-    """The metrics of samples uint8 [n_k, 3, R, R]; with a second feature extractor its FID as well, as ``fid_second``."""
+    """The metrics of samples uint8 [n_k, 3, R, R], and those that further feature extractors of the scale measure."""
     registry, spec, n = context.registry, artefact.spec, sum(map(len, shards))
     progress = Progress(f"features {artefact.name}", n)
     found = extract(load_extractor(context), (b for s in shards for b in batches(s)), progress.update)
     values = generation_metrics(
         found, real, k=spec.pr_k, pr_reference=len(real.features), split_size=spec.is_split,
-        kid_subset_size=kid_subset(n, real), seed=context.scale.seeds.analysis,
+        kid_subset_size=subset_size(n, len(real.features)), seed=context.scale.seeds.analysis,
     )  # fmt: skip
-    if registry.second_reference is not None:
-        theirs = extract(load_extractor(context, registry.second_extractor), (b for s in shards for b in batches(s)))
-        beside = load_reference(context, registry.second_reference)
-        values["fid_second"] = generation_metrics(theirs, beside, pr_reference=0)["fid"]
+    if spec.intervals:
+        values["fid_interval"] = frechet_half_width(found.pool, real.pool)
+    for metric, reference in registry.judge_references.items():
+        theirs = extract(load_extractor(context, registry.judges[metric]), (b for s in shards for b in batches(s))).pool
+        beside = load_reference(context, reference)
+        values[metric] = cmmd(theirs, beside.features) if metric == "cmmd" else distance(theirs, beside.pool)
     return values
 
 
 def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
     """Writes metrics.json of one evaluation (values, protocol, provenance and the run's loss curve) and its first samples."""
-    registry, second = context.registry, context.registry.second_extractor
+    registry = context.registry
     folder = context.begin(artefact)
     samples = artefact.needed("samples")
     paths = registry.outputs(samples)
@@ -112,7 +132,7 @@ def run(context: Context, artefact: Artefact[EvaluationSpec]) -> None:
                 "reference": registry.reference.id,
                 "extractor": registry.extractor.id,
                 "extractor_sha256": extractor_sha256(context, registry.extractor),
-                **({"second_extractor_sha256": extractor_sha256(context, second)} if second else {}),
+                **{f"{JUDGES[m]}_extractor_sha256": extractor_sha256(context, judge) for m, judge in registry.judges.items()},
                 "made by code": files.code_version(),
             },
             "curve": curve(registry.folder(samples.needed("run")) / "log.jsonl", samples.spec.step),

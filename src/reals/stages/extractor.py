@@ -4,26 +4,25 @@ import torch
 
 from reals import files, rng
 from reals.experiment.artefact import Artefact
+from reals.experiment.networks import TrainedExtractor
 from reals.experiment.specs import ExtractorSpec
-from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.stages.context import Context
-from reals.stages.inputs import extractor_config, inception_weights
+from reals.stages.inputs import extractor_config, extractor_weights, published_extractor
 from reals.training.tasks.classifier import ClassifierTask, train_classifier
 
 
 def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
-    """Trains one of the scale's feature extractors, or verifies Inception's weights."""
-    config = extractor_config(context, artefact)
+    """Trains one of the scale's feature extractors, or verifies the weights of a published one."""
+    key, config = extractor_config(context, artefact)
     folder = context.begin(artefact)
-    if config.kind == "inception":
-        weights = inception_weights(context, config)
+    if not isinstance(config, TrainedExtractor):
+        weights = extractor_weights(context, key, config)
+        package = "torch-fidelity" if config.kind == "inception" else "timm"
         if weights is not None and not weights.is_file():
-            raise ValueError(f"evaluation.extractor.weights: {weights}: no such file; give torch-fidelity's Inception weights")
-        inception(weights, config.sha256)
-        files.seal(
-            folder, [], name=config.name, weights_sha256=files.sha256(weights) if weights else "torch-fidelity's own download"
-        )
+            raise ValueError(f"evaluation.{key}.weights: {weights}: no such file; give {package}'s weights of {config.name}")
+        published_extractor(config, weights)
+        files.seal(folder, [], name=config.name, weights_sha256=files.sha256(weights) if weights else f"{package}'s own download")
         return
     images = context.images("train")
     network = SmallCNN(SmallCNNConfig(len(images.classes), images.resolution, config.width, config.blocks or 1))

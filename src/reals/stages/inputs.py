@@ -9,13 +9,15 @@ from torch import nn
 
 from reals import files
 from reals.experiment.artefact import Artefact
-from reals.experiment.networks import InceptionExtractor, TrainedExtractor
+from reals.experiment.metric_table import JUDGES
+from reals.experiment.networks import AnyExtractor, PublishedExtractor, TrainedExtractor
 from reals.experiment.specs import ExtractorSpec, ReferenceSpec, SamplesSpec
 from reals.experiment.stage_table import OF_KIND
 from reals.measure.extractor import Extractor
 from reals.measure.extractors.inception import inception
 from reals.measure.extractors.small_cnn import load_small_cnn, small_cnn_extractor
 from reals.measure.extractors.torch_fidelity import register_with_torch_fidelity
+from reals.measure.extractors.vision_transformers import VITS, vision_transformer
 from reals.measure.metrics.generation import Reference
 from reals.measure.references import reference_from
 from reals.method import checkpoints
@@ -29,10 +31,13 @@ from reals.training.log import OF_THE_MACHINE, read_log
 CURVE_POINTS = 100
 
 
-def extractor_config(context: Context, artefact: Artefact[ExtractorSpec]) -> TrainedExtractor | InceptionExtractor:
-    """The settings of the feature extractor that ``artefact`` is: the scale's first, or its second."""
-    settings, second = context.scale.evaluation, context.registry.second_extractor
-    return settings.second if settings.second is not None and second and artefact.id == second.id else settings.extractor
+def extractor_config(context: Context, artefact: Artefact[ExtractorSpec]) -> tuple[str, AnyExtractor]:
+    """(its key in `evaluation` of the scale, its settings) of the feature extractor that ``artefact`` is: the first, or a judge."""
+    settings = context.scale.evaluation
+    for metric, judge in context.registry.judges.items():
+        if artefact.id == judge.id:
+            return JUDGES[metric], settings.judges[metric]
+    return "extractor", settings.extractor
 
 
 def extractor_sha256(context: Context, artefact: Artefact[ExtractorSpec]) -> str:
@@ -44,11 +49,11 @@ def extractor_sha256(context: Context, artefact: Artefact[ExtractorSpec]) -> str
 def load_extractor(context: Context, artefact: Artefact[ExtractorSpec] | None = None) -> Extractor:
     """The scale's feature extractor (or the one that ``artefact`` is), ready on the context's device."""
     artefact = artefact or context.registry.extractor
-    config = extractor_config(context, artefact)
+    key, config = extractor_config(context, artefact)
     folder = context.folder(artefact)
     files.verified(folder)
-    if config.kind == "inception":
-        return inception(inception_weights(context, config), config.sha256).to(context.device)
+    if not isinstance(config, TrainedExtractor):
+        return published_extractor(config, extractor_weights(context, key, config)).to(context.device)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     # So that torch_fidelity.calculate_metrics(feature_extractor=<name>) works beside us, on the same network.
@@ -57,9 +62,16 @@ def load_extractor(context: Context, artefact: Artefact[ExtractorSpec] | None = 
     return small_cnn_extractor(load_small_cnn(folder), config.name).to(context.device)
 
 
-def inception_weights(context: Context, config: InceptionExtractor) -> Path | None:
-    """The file that the scale names, else what `reals fetch` brought; None where torch-fidelity is to download its own."""
-    return Path(config.weights) if config.weights else pretrained.local(context.scale, "evaluation.extractor")
+def published_extractor(config: PublishedExtractor, weights: Path | None) -> Extractor:
+    """A feature extractor that is brought in, from its file, or from the package's own download where ``weights`` is None."""
+    if config.kind == "inception":
+        return inception(weights, config.sha256)
+    return vision_transformer(VITS[config.kind], weights, config.sha256)
+
+
+def extractor_weights(context: Context, key: str, config: PublishedExtractor) -> Path | None:
+    """The file that the scale names, else what `reals fetch` brought; None where a package is to download its own."""
+    return Path(config.weights) if config.weights else pretrained.local(context.scale, f"evaluation.{key}")
 
 
 def load_lpips(context: Context) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from reals import files
 from reals.arrays import save_npz
 from reals.experiment.artefact import Artefact
@@ -20,8 +22,8 @@ from reals.stages.inputs import extractor_sha256, load_extractor
 def run(context: Context, artefact: Artefact[ReferenceSpec]) -> None:
     """Writes reference.npz: mu, sigma, mu_s, sigma_s (ADM's keys), how many images, pool features for P/R and KID.
 
-    The statistics are of all training images (as ADM's are), the features those of some of them, which the spec's seed
-    chooses; or everything comes from ADM's own .npz where the scale names one (and the features are those of its first images).
+    The statistics are of all training images (as ADM's are), or of the chosen ones alone where the spec says so; the features
+    those of some of them, which the spec's seed chooses; or everything comes from ADM's own .npz where the scale names one (and the features are those of its first images).
     """
     folder, seed = context.begin(artefact), artefact.spec.seed
     needed = artefact.needed("extractor")
@@ -33,11 +35,13 @@ def run(context: Context, artefact: Artefact[ReferenceSpec]) -> None:
         found = adm_reference(path, extractor, config.pr_reference, BATCH)
     else:
         images = context.images("train")
-        progress = Progress(f"reference {artefact.name}", len(images))
         chosen = reference_rows(len(images), config.pr_reference, seed)
+        rows = chosen if artefact.spec.chosen else np.arange(len(images))
+        progress = Progress(f"reference {artefact.name}", len(rows))
         with work():
-            features = (extract(extractor, [batch]) for batch in batches(images))
-            found = merged_reference([streamed_reference(_counted(features, progress), chosen)])
+            features = (extract(extractor, [batch]) for batch in batches(images, rows))
+            kept = np.flatnonzero(np.isin(rows, chosen))
+            found = merged_reference([streamed_reference(_counted(features, progress), kept)])
     arrays = reference_arrays(found)
     files.write_atomically(folder / "reference.npz", lambda p: save_npz(p, **arrays))
     facts = {"images": found.pool.n, "pr_reference": len(found.features)}

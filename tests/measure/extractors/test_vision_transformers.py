@@ -3,10 +3,11 @@
 import hashlib
 
 import pytest
+import timm
 import torch
 from small import image_bytes
 
-from reals.measure.extractors.vision_transformers import Vit, dinov2_positions, vision_transformer
+from reals.measure.extractors.vision_transformers import VITS, Vit, by_pillow, dinov2_positions, vision_transformer
 from reals.rng import generator
 
 
@@ -20,10 +21,33 @@ def test_positions_are_resampled_as_dinov2_does():
     assert (ramp.std(dim=1) < 1e-6).all() and (ramp.diff(dim=0) > 0).all()
 
 
-@pytest.mark.parametrize("projected", [False, True])
-def test_a_vision_transformer_gives_pool_features_alone(tmp_path, projected):
-    timm = pytest.importorskip("timm")
-    vit = Vit("small", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", projected=projected)
+def test_pillow_resizes_as_stein_et_al_do():
+    """dgm-eval's transform, torchvision's on a Pillow image, to the bit; images of the right side stay as they are."""
+    from PIL import Image
+    from torchvision import transforms
+
+    theirs = transforms.Compose([transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC), transforms.PILToTensor()])
+    for side in (32, 256, 300):
+        x = image_bytes(3, side)
+        expected = torch.stack([theirs(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in x])
+        assert torch.equal(by_pillow(x, 224), expected)
+    x = image_bytes(2, 224)
+    assert torch.equal(by_pillow(x, 224), x)
+
+
+def test_the_published_judges_are_their_authors():
+    assert (VITS["dinov2"].side, VITS["dinov2"].projected, VITS["dinov2"].pillow) == (224, False, True)
+    clip = VITS["clip-l-14-336"]
+    assert (clip.side, clip.projected, clip.pillow) == (336, True, True)
+    with torch.device("meta"):
+        network = timm.create_model(clip.timm)  # the hub's head is the projection into the shared space
+    assert network.head.out_features == 768 and network.patch_embed.grid_size == (24, 24)
+    assert timm.get_pretrained_cfg(clip.timm).mean == (0.48145466, 0.4578275, 0.40821073)
+
+
+@pytest.mark.parametrize(("projected", "pillow"), [(False, False), (True, True)])
+def test_a_vision_transformer_gives_pool_features_alone(tmp_path, projected, pillow):
+    vit = Vit("small", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", projected=projected, pillow=pillow)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         peer = timm.create_model(vit.timm, num_classes=1000 if projected else 0).eval()
@@ -32,6 +56,7 @@ def test_a_vision_transformer_gives_pool_features_alone(tmp_path, projected):
     x = image_bytes(2, 48)
     features = extractor.features(x)
     resized = torch.nn.functional.interpolate(x.float(), size=(224, 224), mode="bicubic", antialias=True)
+    resized = by_pillow(x, 224).float() if pillow else resized
     with torch.no_grad():
         expected = peer((resized / 255 - 0.5) / 0.5)
     torch.testing.assert_close(features.pool, expected, rtol=1e-3, atol=1e-4)

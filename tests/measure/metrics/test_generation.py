@@ -10,7 +10,7 @@ from reals.measure.extractor import Features
 from reals.measure.metrics.frechet import Moments, frechet_distance
 from reals.measure.metrics.generation import Reference, generation_metrics, reference_of
 from reals.measure.metrics.inception_score import inception_score
-from reals.measure.metrics.kernel import kernel_distance, unbiased_mmd2
+from reals.measure.metrics.kernel import cmmd, kernel_distance, unbiased_mmd2
 from reals.measure.metrics.manifold import _covered, _smallest, memberships, precision_recall, squared_radii
 from reals.rng import generator
 
@@ -218,6 +218,25 @@ def test_kid_depends_on_its_seed_alone_and_refuses_large_subsets():
     assert kernel_distance(x, y, seed=1, subsets=5, subset_size=20) != first
     with pytest.raises(ValueError, match="1000 rows from 50 samples"):
         kernel_distance(x, y, seed=0)
+
+
+# CMMD
+
+
+def test_cmmd_is_the_mean_kernel_over_all_pairs():
+    """Written out in numpy: rows of length 1, exp(-d^2 / 200), pairs of a row with itself too, times 1000."""
+    x, y = (normal(n, 6, seed=n).double().numpy() for n in (40, 25))
+
+    def mean_kernel(a, b):
+        a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 200).mean()
+
+    expected = 1000 * (mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y))
+    for block in (7, 1024):
+        assert cmmd(torch.from_numpy(x), torch.from_numpy(y), block) == pytest.approx(expected, rel=1e-9)
+    assert cmmd(torch.from_numpy(x), torch.from_numpy(5 * x)) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="reference features of length 1"):
+        cmmd(torch.ones(3, 2), torch.zeros(3, 2))
 
 
 # The joint record

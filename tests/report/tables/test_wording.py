@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from table_parts import COMMON, PAIR, row, seeded, sheet
 
-from reals.experiment.metric_table import ADM_EXTRACTOR
+from reals.experiment.metric_table import ADM_EXTRACTOR, DINOV2_EXTRACTOR
 from reals.report.tables.build import build
 from reals.report.tables.comma_separated import comma_separated
 from reals.report.tables.model import Cell
@@ -28,8 +28,26 @@ from reals.report.tables.wording import legend, shown
 def test_the_legend_says_once_whose_features_each_metric_is_of(extractor, second, published, line):
     metrics = ("fid", "fid_second") if second else ("fid",)
     of = sheet(replace(row("a", "run-a"), published={"fid": published, "fid_second": None}), metrics=metrics)
-    said = legend(build(of, {}, replace(COMMON, extractor=extractor, second=second)))
+    said = legend(build(of, {}, replace(COMMON, extractor=extractor, judges={"fid_second": second} if second else {})))
     assert [text for text in said if "features" in text] == ([line] if line else [])
+
+
+def test_a_judge_is_named_where_it_is_not_the_metric_s_own():
+    of = sheet(replace(row("a", "run-a"), published={"fid": None, "fd_dinov2": None}), metrics=("fid", "fd_dinov2"))
+    said = lambda judge: [  # noqa: E731
+        text
+        for text in legend(build(of, {}, replace(COMMON, extractor=ADM_EXTRACTOR, judges={"fd_dinov2": judge})))
+        if "features" in text
+    ]
+    assert said(DINOV2_EXTRACTOR) == []
+    assert said("a-cnn") == [f"Measured: FID on features of {ADM_EXTRACTOR}; FD-DINOv2 on features of a-cnn."]
+
+
+def test_the_interval_over_samples_is_explained_where_it_is_shown():
+    of = sheet(replace(row("a", "run-a"), published={"fid": None, "fid_interval": None}), metrics=("fid", "fid_interval"))
+    [line] = [text for text in legend(build(of, {}, COMMON)) if text.startswith("FID ±")]
+    assert "95%" in line
+    assert not any(text.startswith("FID ±") for text in legend(build(PAIR, {}, COMMON)))
 
 
 def test_a_single_seed_prints_no_deviation():

@@ -7,8 +7,8 @@ from pathlib import Path
 from reals.experiment.artefact import Artefact
 from reals.experiment.datasets import DataConfig
 from reals.experiment.load import Experiment
-from reals.experiment.networks import InceptionExtractor, TrainedExtractor, TrainedTeacher
-from reals.experiment.reading import read_names
+from reals.experiment.networks import VIT_MODELS, AnyExtractor, InceptionExtractor, TrainedExtractor, TrainedTeacher
+from reals.experiment.reading import ConfigError, read_names
 from reals.experiment.resolve.shared import PRECISION, values_of
 from reals.experiment.specs import (
     DataSpec,
@@ -19,6 +19,7 @@ from reals.experiment.specs import (
     TeacherSpec,
     TrainedExtractorSpec,
     TrainedTeacherSpec,
+    VitExtractorSpec,
 )
 
 
@@ -37,7 +38,11 @@ def _listed(config: DataConfig) -> str | None:
     """What tells one list of classes from another, whatever its order and comments."""
     if config.class_list is None:
         return None
-    return hashlib.sha256("\n".join(sorted(read_names(Path(config.class_list)))).encode()).hexdigest()[:16]
+    try:
+        names = sorted(read_names(Path(config.class_list)))
+    except ConfigError as error:
+        raise ConfigError(f"data.class_list: {error}") from None
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def teachers(experiment: Experiment, data: Artefact[DataSpec]) -> dict[str, Artefact[TeacherSpec]]:
@@ -77,10 +82,10 @@ def features(
     }
 
 
-def extractor(
-    experiment: Experiment, data: Artefact[DataSpec], config: TrainedExtractor | InceptionExtractor
-) -> Artefact[ExtractorSpec]:
+def extractor(experiment: Experiment, data: Artefact[DataSpec], config: AnyExtractor) -> Artefact[ExtractorSpec]:
     if isinstance(config, InceptionExtractor):
         return Artefact(config.name, InceptionSpec(sha256=config.sha256))
+    if not isinstance(config, TrainedExtractor):
+        return Artefact(config.name, VitExtractorSpec(model=VIT_MODELS[config.kind], resize="pil", sha256=config.sha256))
     spec = TrainedExtractorSpec(data=data.id, flip=experiment.scale.data.flip, **values_of(config))
     return Artefact(config.name, spec, (data,))

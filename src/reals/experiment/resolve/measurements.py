@@ -6,6 +6,7 @@ from pathlib import Path
 from reals.experiment.artefact import Artefact
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.load import Experiment
+from reals.experiment.metric_table import JUDGES
 from reals.experiment.reading import ConfigError
 from reals.experiment.resolve.shared import Source, Sources, id_of, lpips, made_of, values_of
 from reals.experiment.specs import (
@@ -27,31 +28,33 @@ def reference(experiment: Experiment, data: Artefact[DataSpec], extractor: Artef
     spec = ReferenceSpec(
         data=data.id, extractor=extractor.id, source=config.reference and Path(config.reference).name,
         pr_reference=config.pr_reference, seed=None if config.reference else experiment.scale.seeds.analysis,
+        chosen=None,
     )  # fmt: skip
     return Artefact(data.name, spec, (data, extractor))
 
 
-def second_reference(
-    experiment: Experiment, data: Artefact[DataSpec], extractor: Artefact[ExtractorSpec]
+def judge_reference(
+    experiment: Experiment, metric: str, data: Artefact[DataSpec], extractor: Artefact[ExtractorSpec]
 ) -> Artefact[ReferenceSpec]:
-    """By the second feature extractor: always of the training images, since published statistics are of the first."""
+    """By a further feature extractor: always of the training images, since published statistics are of the first."""
     spec = ReferenceSpec(
         data=data.id, extractor=extractor.id, source=None, pr_reference=experiment.scale.evaluation.pr_reference,
-        seed=experiment.scale.seeds.analysis,
+        seed=experiment.scale.seeds.analysis, chosen=True if metric == "cmmd" else None,
     )  # fmt: skip
     return Artefact(f"{data.name}_{extractor.name}", spec, (data, extractor))
 
 
 def evaluation(
     experiment: Experiment, samples: Artefact[SamplesSpec], reference: Artefact[ReferenceSpec],
-    second: Artefact[ReferenceSpec] | None,
+    judges: Mapping[str, Artefact[ReferenceSpec]],
 ) -> Artefact[EvaluationSpec]:  # fmt: skip
     paper = experiment.paper
+    by_key = {key: id_of(judges.get(metric)) for metric, key in JUDGES.items()}
     spec = EvaluationSpec(
         samples=samples.id, reference=reference.id, pr_k=paper.pr_k, is_split=paper.is_split,
-        seed=experiment.scale.seeds.analysis, second=id_of(second),
+        seed=experiment.scale.seeds.analysis, **by_key, intervals=experiment.scale.evaluation.intervals or None,
     )  # fmt: skip
-    return Artefact(samples.name, spec, made_of(samples, reference, second))
+    return Artefact(samples.name, spec, made_of(samples, reference, *judges.values()))
 
 
 def analysis(

@@ -13,7 +13,7 @@ def make_extractor(spec: dict[str, str], folder: Path | None) -> Extractor:
     """The feature extractor a spec describes, with its files in ``folder``.
 
     ``{"kind": "inception", "weights": file name, "sha256": digest}``: ADM's network; without ``folder`` the
-    weights are torch-fidelity's own download. Kinds ``dinov2`` and ``clip`` likewise; without ``folder`` timm
+    weights are torch-fidelity's own download. Kinds ``dinov2``, ``clip`` and ``clip-l-14-336`` likewise; without ``folder`` timm
     takes its published weights from the hub. ``{"kind": "small-cnn", "name": ...}``: one trained here.
     ValueError for an unknown kind and for missing or unknown keys.
     """

@@ -1,42 +1,52 @@
 """DINOv2 and CLIP, by timm, as feature extractors."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from reals.experiment.metric_table import CLIP_EXTRACTOR, DINOV2_EXTRACTOR
+from reals.experiment.networks import SIDES, VIT_MODELS
+from reals.machine.cores import cores
 from reals.measure.extractor import Extractor, Features, check_bytes, check_weights, on_cpu
 
 
 @dataclass(frozen=True)
 class Vit:
-    """An image tower of timm's: its name here, timm's name, the side in pixels it is fed with, and which output is the feature."""
+    """An image tower of timm's: its name here, timm's name, the side in pixels it is fed with, which output is the feature, and
+    who resizes the images to that side.
+    """
 
     name: str
     timm: str
     side: int = 224
     projected: bool = False  # the output of the head (CLIP's shared space), else the pooled token before it
+    pillow: bool = True  # bicubic by Pillow, which rounds to bytes; else by PyTorch, antialiased and unrounded
 
 
 VITS = {
-    # FD-DINOv2 (Stein et al. 2023): the cls token after the last norm, 1024 wide.
-    "dinov2": Vit("dinov2-vit-l-14", "vit_large_patch14_dinov2.lvd142m"),
+    # FD-DINOv2 (Stein et al. 2023, dgm-eval): the cls token after the last norm, 1024 wide, of images resized by Pillow.
+    "dinov2": Vit(DINOV2_EXTRACTOR, VIT_MODELS["dinov2"], SIDES["dinov2"]),
+    # CMMD (Jayasumana et al. 2024): OpenAI's ViT-L/14 at 336 pixels, its 768-wide image embedding, of images resized by Pillow.
+    "clip-l-14-336": Vit(CLIP_EXTRACTOR, VIT_MODELS["clip-l-14-336"], SIDES["clip-l-14-336"], projected=True),
     # Kynkäänniemi et al. 2023 take CLIP's ViT-B/32: its 512-wide image embedding, before normalisation.
-    "clip": Vit("clip-vit-b-32", "vit_base_patch32_clip_quickgelu_224.openai", projected=True),
+    "clip": Vit("clip-vit-b-32", "vit_base_patch32_clip_quickgelu_224.openai", projected=True, pillow=False),
 }
 
 
 def vision_transformer(vit: Vit, weights: Path | None, sha256: str | None = None) -> Extractor:
-    """A row of ``VITS`` as an Extractor: pool features alone, so that it gives FD, precision, recall and KID.
+    """A row of ``VITS`` as an Extractor: pool features alone, so that it gives a Fréchet distance, precision, recall and KID.
 
-    Bytes are resized by bicubic interpolation with antialiasing to ``side`` pixels, scaled to [0, 1] and
-    normalised with the mean and deviation of timm's table: EDM2's fast variant of FD-DINOv2, which differs
-    slightly from resizing each image with Pillow. ``weights`` is a local file in timm's or the authors' own
-    layout; None takes timm's published ones from the hub. ValueError for a missing or wrong file.
+    Bytes are resized to ``side`` pixels, scaled to [0, 1] and normalised with the mean and deviation of timm's table. Images of
+    that side are taken as they are. ``weights`` is a local file in timm's or the authors' own layout; None takes timm's published
+    ones from the hub. ValueError for a missing or wrong file.
     """
     import timm
 
@@ -49,11 +59,25 @@ def vision_transformer(vit: Vit, weights: Path | None, sha256: str | None = None
     @torch.no_grad()
     def features(images: Tensor) -> Features:
         check_bytes(images)
-        x = F.interpolate(images.float(), size=(vit.side, vit.side), mode="bicubic", antialias=True)
+        if vit.pillow:
+            x = by_pillow(images, vit.side).to(images.device).float()
+        else:
+            x = F.interpolate(images.float(), size=(vit.side, vit.side), mode="bicubic", antialias=True)
         pool = network((x - mean.to(x.device)) / std.to(x.device))
         return on_cpu(pool, pool.new_zeros(len(pool), 0, 1, 1), pool.new_zeros(len(pool), 0))
 
     return Extractor(vit.name, network, features)
+
+
+def by_pillow(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, 3, H, W] -> uint8 [N, 3, side, side] on the CPU: Pillow's bicubic filter, to the bit."""
+
+    def one(image: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+    arrays = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    with ThreadPoolExecutor(cores()) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(one, arrays)))).permute(0, 3, 1, 2)
 
 
 def _network(vit: Vit, weights: Path | None) -> nn.Module:

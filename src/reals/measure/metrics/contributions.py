@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reals.measure.metrics.frechet import Moments, Statistics, root_factor
+from reals.measure.metrics.frechet import Moments, Statistics, optimal_map
 
 _BLOCK = 8192
 
@@ -25,8 +25,7 @@ def class_contributions(features: Tensor, labels: Tensor, classes: int, referenc
     """The Fréchet distance of features [N, D] to ``reference``, split exactly by class (labels int64 [N]).
 
     The distance is the least mean squared move that turns the samples' Gaussian into the reference's; the move is
-    linear, T(x) = mu_r + A (x - mu) with A = S^-1/2 (S^1/2 S_r S^1/2)^1/2 S^-1/2 (Dowson and Landau 1982, Olkin and
-    Pukelsheim 1982). A class's share is the sum over its samples of |x' - T(x')|^2 / N, x' being x with its distance
+    linear, T(x) = mu_r + A (x - mu) (:func:`optimal_map`). A class's share is the sum over its samples of |x' - T(x')|^2 / N, x' being x with its distance
     from mu multiplied by sqrt(N / (N - 1)), which makes up for the covariance's divisor. It is never negative, and
     large for a class that is frequent, or whose samples are far from where the reference has such features. It is not
     the FID of the class alone. Where N <= D the samples span fewer dimensions than the reference: the reference's
@@ -38,14 +37,10 @@ def class_contributions(features: Tensor, labels: Tensor, classes: int, referenc
             f"expected {len(features)} in 0..{classes - 1}"
         )
     n, own_statistics = len(features), Moments.of(features).finalize()
-    mu, own, real = own_statistics.mu, root_factor(own_statistics.sigma), root_factor(reference.sigma)
-    u, _, v = torch.linalg.svd(own @ real.T, full_matrices=False)
-    reached = v @ real
-    # own has rows sqrt(l) q, so dividing by l whitens: A = own^+ U V real, acting on rows.
-    move = (own.T / own.square().sum(dim=1)) @ (u @ reached)
+    mu, (move, remainder) = own_statistics.mu, optimal_map(own_statistics.sigma, reference.sigma)
     share = torch.zeros(classes, dtype=torch.float64)
     for rows, own_labels in zip(features.split(_BLOCK), labels.split(_BLOCK), strict=True):
         centred = (rows.double() - mu) * (n / (n - 1)) ** 0.5
         cost = (mu - reference.mu + centred - centred @ move).square().sum(dim=1) / n
         share.index_add_(0, own_labels, cost)
-    return Contributions(share, torch.bincount(labels, minlength=classes), float(real.square().sum() - reached.square().sum()))
+    return Contributions(share, torch.bincount(labels, minlength=classes), remainder)

@@ -154,6 +154,20 @@ def root_factor(sigma: Tensor) -> Tensor:
     return values[kept].sqrt()[:, None] * vectors[:, kept].T
 
 
+def optimal_map(sigma: Tensor, target: Tensor) -> tuple[Tensor, float]:
+    """(A [D, D], variance out of reach): rows x of covariance ``sigma`` moved to x A have covariance ``target``, by the least mean
+    squared move.
+
+    A = S^-1/2 (S^1/2 R S^1/2)^1/2 S^-1/2 for S = ``sigma`` and R = ``target`` (Dowson and Landau 1982, Olkin and Pukelsheim 1982).
+    Where S is of lower rank, the variance of R that no row can be moved to is left.
+    """
+    own, real = root_factor(sigma), root_factor(target)
+    u, _, v = torch.linalg.svd(own @ real.T, full_matrices=False)
+    reached = v @ real
+    # own has rows sqrt(l) q, so dividing by l whitens: A = own^+ U V real, acting on rows.
+    return (own.T / own.square().sum(dim=1)) @ (u @ reached), float(real.square().sum() - reached.square().sum())
+
+
 def read_adm_statistics(path: Path, n: int) -> tuple[Statistics, Statistics]:
     """(pool, spatial) statistics of an ADM reference .npz (``mu``, ``sigma``, ``mu_s``, ``sigma_s``).
 

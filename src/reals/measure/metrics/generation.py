@@ -13,7 +13,7 @@ from reals.measure.extractor import Features
 from reals.measure.metrics.checks import finite_rows
 from reals.measure.metrics.frechet import Moments, Statistics, frechet_distance
 from reals.measure.metrics.inception_score import inception_score
-from reals.measure.metrics.kernel import kernel_distance
+from reals.measure.metrics.kernel import cmmd, kernel_distance
 from reals.measure.metrics.manifold import memberships
 
 KID_SUBSETS = 100
@@ -121,9 +121,9 @@ class Measured:
 
 def measured(
     samples: Features, reference: Reference, *, k: int, pr_reference: int, split_size: int, kid_subsets: int,
-    kid_subset_size: int, seed: int,
+    kid_subset_size: int, seed: int, with_cmmd: bool = False,
 ) -> Measured:  # fmt: skip
-    """:func:`generation_metrics` with the memberships behind precision and recall."""
+    """:func:`generation_metrics` with the memberships behind precision and recall, and ``cmmd`` where that is asked for."""
     if len(reference.features) < pr_reference:
         raise ValueError(
             f"reference: {len(reference.features)} pool features, {pr_reference} needed; extract more or lower pr_reference"
@@ -140,6 +140,8 @@ def measured(
         values["precision"], values["recall"] = (float(x.double().mean()) for x in (samples_in, reference_in))
         if kid_subsets:
             values["kid"] = kernel_distance(samples.pool, real, seed, kid_subsets, kid_subset_size)[0]
+        if with_cmmd:
+            values["cmmd"] = cmmd(samples.pool, real)
     return Measured(values, samples_in, reference_in)
 
 

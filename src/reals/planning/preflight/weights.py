@@ -12,7 +12,8 @@ from pathlib import Path
 
 from reals import files
 from reals.experiment.artefact import Artefact
-from reals.experiment.networks import PretrainedBase, PretrainedTeacher
+from reals.experiment.metric_table import JUDGES
+from reals.experiment.networks import VIT_MODELS, PretrainedBase, PretrainedTeacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.scale import Scale
@@ -73,6 +74,15 @@ def stated_files(registry: Registry) -> Iterator[Stated]:
     stated: list[tuple[str, str | None, str | None, Iterable[Artefact]]] = [
         ("evaluation.reference", str(reference) if reference else None, None, [registry.reference]),
         ("evaluation.extractor.weights", getattr(extractor, "weights", None), getattr(extractor, "sha256", None), with_extractor),
+        *(
+            (
+                f"evaluation.{JUDGES[metric]}.weights",
+                getattr(judge, "weights", None),
+                getattr(judge, "sha256", None),
+                [registry.judges[metric], registry.judge_references[metric], *registry.evaluations.values()],
+            )
+            for metric, judge in scale.evaluation.judges.items()
+        ),
         ("autoencoder.lpips.weights", scale.autoencoder.lpips.weights, None, [*trained, *measured]),
         *((f"{what}.head", labels.head, None, registry.downstream.values()) for what, labels in labelled_folders(registry)),
         *(
@@ -121,6 +131,10 @@ def published(registry: Registry) -> Iterator[tuple[str, Callable[[], str]]]:
             yield _fetched_or(scale, f"teachers.{key}", hub)
     if scale.evaluation.extractor.kind == "inception" and scale.evaluation.extractor.weights is None:
         yield _fetched_or(scale, "evaluation.extractor", inception_weights)
+    for metric, judge in scale.evaluation.judges.items():
+        if judge.kind in VIT_MODELS and getattr(judge, "weights", None) is None:
+            what = f"evaluation.{JUDGES[metric]}"
+            yield _fetched_or(scale, what, partial(_timm_weights, what, VIT_MODELS[judge.kind]))
     lpips = scale.autoencoder.lpips
     if lpips.backbone == "pretrained" and lpips.weights is None:
         yield _fetched_or(scale, "autoencoder.lpips", lambda: lpips_weights(lpips.net))
@@ -201,6 +215,10 @@ def hub_weights(what: str, repository: str, *names: str, instead: str = "weights
             f"network, or give {instead}"
         )
     return f"{repository}: not in the cache yet; its job downloads it (compute nodes may have no network: `reals fetch`)"
+
+
+def _timm_weights(what: str, model: str) -> str:
+    return hub_weights(what, pretrained.hub_of(model), *TIMM_FILES)
 
 
 def inception_weights() -> str:

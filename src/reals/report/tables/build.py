@@ -71,7 +71,7 @@ def _shown(cells: Mapping[str, tuple[Cell, ...]]) -> list[Result]:
 
 
 def _group(sheet: TableSheet, metric: str, conditions: Conditions) -> Group:
-    extractor = conditions.extractor if metric in OF_EXTRACTOR else conditions.second if metric == "fid_second" else None
+    extractor = conditions.extractor if metric in OF_EXTRACTOR else conditions.judges.get(metric)
     published = any(row.published[metric] is not None for row in sheet.rows)
     ours = "used" if sheet.source == "settings" else "measured"
     return Group(

@@ -13,7 +13,7 @@ class Conditions:
     """What all numbers of one scale have in common.
 
     ``planned`` is what the scale says of how they are measured: what -> how. ``extractor`` names the feature extractor of FID and its
-    kin, ``second`` that of ``fid_second``. ``settings``: part of training -> setting -> value as printed.
+    kin, ``judges`` those of the metrics on further ones. ``settings``: part of training -> setting -> value as printed.
     ``paper``: measured numbers compare with the published ones.
     """
 
@@ -22,7 +22,7 @@ class Conditions:
     extractor: str | None
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     paper: bool = False
-    second: str | None = None
+    judges: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 
 
@@ -34,7 +34,7 @@ def of(registry: Registry) -> Conditions:
         extractor=scale.evaluation.extractor.name,
         settings=_settings(registry),
         paper=scale.paper,
-        second=scale.evaluation.second.name if scale.evaluation.second else None,
+        judges={metric: judge.name for metric, judge in scale.evaluation.judges.items()},
         description=scale.description,
     )
 

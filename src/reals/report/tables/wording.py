@@ -88,6 +88,11 @@ def legend(table: Table) -> list[str]:
         best = " The best measured value of each section is in bold." if any(cell.best for cell in cells) else ""
         lines.append(f"Arrows point to better.{best}")
     lines += _networks(table)
+    if any(group.metric == "fid_interval" for group in table.groups):
+        lines.append(
+            "FID ±: half of the 95% interval that other samples of the same networks would give; other seeds move it more. Two FIDs "
+            "closer than 1.4 of it are not told apart."
+        )
     if table.repeated:
         lines.append(_seeds(table, cells))
     if any(cell.status == "missing" for cell in cells):
@@ -107,7 +112,7 @@ def _networks(table: Table) -> list[str]:
     for group in table.groups:
         if group.extractor is not None:
             of.setdefault(group.extractor, []).append(group.name)
-    if set(of) <= {ADM_EXTRACTOR}:
+    if all(group.extractor in (None, METRICS[group.metric].network or ADM_EXTRACTOR) for group in table.groups):
         return []
     measured = "; ".join(f"{', '.join(names)} on features of {extractor}" for extractor, names in of.items())
     published = any(group.published and group.extractor not in (None, ADM_EXTRACTOR) for group in table.groups)
