@@ -40,9 +40,10 @@ LPIPS = lpips_network("alex", "random", None)
 
 
 ALIGN = AlignSpec(
-    patch=True, cls=True, layers=2, hidden=8, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0, balance="constant"
+    patch=True, cls=True, layers=2, hidden=8, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0, balance="constant",
+    cells=None,
 )  # fmt: skip
-VF = VfSpec(lambda_a=0.1, cosine_margin=0.5, distance_margin=0.25)
+VF = VfSpec(lambda_a=0.1, cosine_margin=0.5, distance_margin=0.25, cells=None)
 GAN = GanSpec(start=0, ramp=0, channels=4, layers=1)
 AUTOENCODER = TrainedAutoencoderSpec(
     data="d", features=None, teacher="t", latent_channels=4, block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=8,

@@ -11,7 +11,7 @@ from reals.experiment.reading import ConfigError
 
 MISTAKES = [
     # file, old text, new text, what the line must say
-    ("config/scales/demo.yaml", "sampling: {steps: 20", "sampling: {steps: 1200", "DiT's chain has 1000"),
+    ("config/scales/demo.yaml", "sampling: {steps: 16", "sampling: {steps: 1200", "DiT's chain has 1000"),
     ("config/runs.tsv", "dit-b2-sd-vae\tDiT-B/2\tsd-vae", "dit-b2-sd-vae\tDiT-B/2\tsd-vea", "did you mean 'sd-vae'?"),
     ("config/runs.tsv", "400K,1M,2M", "1M,400K,2M", "must ascend"),
     ("config/runs.tsv", "400K,1M,2M", "400K,1M,7M", "'7M' is not defined"),
@@ -47,6 +47,6 @@ def test_a_table_shows_what_its_scale_measures(scale, setting, says, project):
 def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
     edit(Path("config/evaluations.tsv"), "sit-b2-control\t400K\tsde", "sit-b2-control\t400K\tode")
     load("demo")
-    edit(Path("config/scales/demo.yaml"), "sampling: {steps: 20", "sampling: {steps: 21")
+    edit(Path("config/scales/demo.yaml"), "sampling: {steps: 16", "sampling: {steps: 21")
     with pytest.raises(ConfigError, match="Heun needs two a step; write ode:steps=22"):
         load("demo")

@@ -63,9 +63,9 @@ def test_a_name_says_which_seed_where_there_are_several():
     names = names_of("cifar10")
     registry = names.registry
     assert names.of(registry.autoencoders["reals-seed1"]) == "autoencoder ReaLS, seed 1"
-    assert names.of(registry.runs["sit-b2-reals-seed1"]) == "SiT-B/2 on ReaLS, seed 1"
-    assert names.of(registry.runs["sit-b2-reals-fixed"]) == "SiT-B/2 on 0.18215 x ReaLS, seed 0"
-    assert names.of(registry.evaluations["sit-b2-reals_late_ode"]) == "evaluation of SiT-B/2 on ReaLS, seed 0 at late, ode"
+    assert names.of(registry.runs["sit-b4-reals-seed1"]) == "SiT-B/4 on ReaLS, seed 1"
+    assert names.of(registry.runs["sit-b4-reals-fixed"]) == "SiT-B/4 on 0.18215 x ReaLS, seed 0"
+    assert names.of(registry.evaluations["sit-b4-reals_late_ode"]) == "evaluation of SiT-B/4 on ReaLS, seed 0 at late, ode"
     assert names.of(registry.autoencoders["reals-kl0"]) == "autoencoder ReaLS-kl0"
 
 

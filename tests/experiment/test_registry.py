@@ -104,11 +104,11 @@ def test_a_row_chooses_its_sampler(cell, project):
     before = ids()
     edit(
         Path("config/evaluations.tsv"),
-        "sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde",
-        f"sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\t{cell}",
+        "sit-l2-sd-vae_400K\tsit-l2-sd-vae\t400K\tsde",
+        f"sit-l2-sd-vae_400K\tsit-l2-sd-vae\t400K\t{cell}",
     )
     registry = Registry(load("demo"))
-    sampling = sampling_of(registry.samples["sit-b2-sd-vae_400K"].spec)
+    sampling = sampling_of(registry.samples["sit-l2-sd-vae_400K"].spec)
     assert {key: getattr(sampling, key) for key in SAMPLERS[cell]} == SAMPLERS[cell]
     config = TransformerConfig(
         width=8, depth=1, heads=1, patch=2, latent_channels=4, latent_size=4, classes=2, learn_sigma=True
@@ -135,8 +135,8 @@ def test_a_run_on_another_path_is_sampled_on_it(project):
     for cell in ("ode", "euler", "dopri5", "sde:last=none"):
         Path("config/evaluations.tsv").write_text(rows.replace(
             "sit-b2-control_400K\tsit-b2-control\t400K\tsde", f"sit-b2-control_400K\tsit-b2-control\t400K\t{cell}"
-        ).replace("sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\tsde", f"sit-b2-sd-vae_400K\tsit-b2-sd-vae\t400K\t{cell}"))  # fmt: skip
-        for name, end in (("sit-b2-control_400K", 1 - 1e-3), ("sit-b2-sd-vae_400K", 1)):
+        ).replace("sit-l2-sd-vae_400K\tsit-l2-sd-vae\t400K\tsde", f"sit-l2-sd-vae_400K\tsit-l2-sd-vae\t400K\t{cell}"))  # fmt: skip
+        for name, end in (("sit-b2-control_400K", 1 - 1e-3), ("sit-l2-sd-vae_400K", 1)):
             drawn = Registry(load("demo")).samples[name]
             assert sampling_of(drawn.spec).sampler == cell.split(":")[0]
             assert sampling_of(drawn.spec).end == drawn.identity.get("end", 1) == end
@@ -148,7 +148,7 @@ def test_a_run_on_another_path_is_sampled_on_it(project):
 
 def test_a_run_may_scale_its_latents_by_another_factor(project):
     before = Registry(load("cifar10", folder=project / "config"))
-    fixed, own = before.runs["sit-b2-reals-fixed"], before.runs["sit-b2-reals"]
+    fixed, own = before.runs["sit-b4-reals-fixed"], before.runs["sit-b4-reals"]
     assert (fixed.spec.scaling_factor, own.spec.scaling_factor) == (0.18215, None)
     assert fixed.needed("latents").id == own.needed("latents").id
     edit(project / "config/sheets/cifar10/runs.tsv", "\t0.18215", "\t-0.5")

@@ -60,7 +60,7 @@ def test_every_repeat_stands_on_its_own_seed_whatever_their_order(seeds, project
         autoencoder = registry.runs[name].needed("latents").needed("autoencoder")
         base = next(a for a in autoencoder.needs if a.kind == "autoencoder")
         assert [a.spec.seed for a in (registry.runs[name], autoencoder, base)] == [seed] * 3
-    evaluated = {n: e for n, e in registry.evaluations.items() if n.startswith("sit-b2-reals_400K")}
+    evaluated = {n: e for n, e in registry.evaluations.items() if n.startswith("sit-b4-reals_400K")}
     assert all(e.needed("samples").spec.seed == e.needed("samples").needed("run").spec.seed for e in evaluated.values())
 
 
@@ -84,24 +84,24 @@ def test_mistakes_in_seeds_are_one_line(project):
 
 def test_an_evaluation_may_name_some_of_its_runs_seeds(project):
     experiment = load("cifar10")
-    assert list(repeats(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
-    assert repeats(experiment.evaluations, "sit-b2-reals_late_ode") == {}
-    assert "sit-b2-reals_late_ode-seed1" not in experiment.evaluations
+    assert list(repeats(experiment.evaluations, "sit-b4-reals_late")) == [0, 1, 2, 3, 4]
+    assert repeats(experiment.evaluations, "sit-b4-reals_late_ode") == {}
+    assert "sit-b4-reals_late_ode-seed1" not in experiment.evaluations
     # A figure of means has no place for it; a table of first seeds names it and the first seed of the others.
-    interval = "sit-b2-reals_late_cfg1.5_interval"
+    interval = "sit-b4-reals_late_cfg1.5_interval"
     assert interval in experiment.table_evaluations
     assert not any(interval in names for names in figure_table.along_guidance(experiment).values())
-    assert experiment.tables["sensitivity"].behind(experiment.evaluations, "sit-b2-reals_late") == {0: "sit-b2-reals_late"}
-    assert list(experiment.tables["arms"].behind(experiment.evaluations, "sit-b2-reals_late")) == [0, 1, 2]
+    assert experiment.tables["sensitivity"].behind(experiment.evaluations, "sit-b4-reals_late") == {0: "sit-b4-reals_late"}
+    assert list(experiment.tables["arms"].behind(experiment.evaluations, "sit-b4-reals_late")) == [0, 1, 2, 3, 4]
 
     sheet = Path("config/sheets/cifar10/evaluations.tsv")
     text = sheet.read_text()
-    line = next(line for line in text.splitlines() if line.startswith("sit-b2-reals_late_ode\t"))
+    line = next(line for line in text.splitlines() if line.startswith("sit-b4-reals_late_ode\t"))
     sheet.write_text(text.replace(line, line.removesuffix("0") + "2,1"))
     registry = Registry(load("cifar10"))
-    for name, seed in (("sit-b2-reals_late_ode", 2), ("sit-b2-reals_late_ode-seed1", 1)):
+    for name, seed in (("sit-b4-reals_late_ode", 2), ("sit-b4-reals_late_ode-seed1", 1)):
         samples = registry.evaluations[name].needed("samples")
         assert (samples.spec.seed, samples.needed("run").spec.seed) == (seed, seed)
-    sheet.write_text(text.replace(line, line.removesuffix("0") + "3"))
-    with pytest.raises(ConfigError, match=r"evaluations.tsv line \d+: seeds: run 'sit-b2-reals' has 0,1,2, not 3; name some"):
+    sheet.write_text(text.replace(line, line.removesuffix("0") + "5"))
+    with pytest.raises(ConfigError, match=r"evaluations.tsv line \d+: seeds: run 'sit-b4-reals' has 0,1,2,3,4, not 5; name some"):
         load("cifar10")

@@ -63,3 +63,17 @@ def test_either_target_alone_is_table_5():
 def test_a_grid_that_does_not_match_is_refused():
     with pytest.raises(ValueError, match="teacher's grid must equal the latent grid"):
         align_loss(networks(), Z, torch.randn(3, 49, 12), torch.randn(3, 12), AlignWeights())
+
+
+def test_a_token_of_several_cells_is_their_channels_together():
+    """Against a loop over tokens; the cls term sees the mean over all cells as ever."""
+    made, z = networks(cells=2, latent_channels=3, dim=5), torch.randn(2, 3, 4, 6, generator=rng.generator(1, "z"))
+    patch, cls = made(z)
+    assert patch.shape == (2, 6, 5)
+    for row in range(2):
+        for column in range(3):
+            cells = z[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)
+            torch.testing.assert_close(patch[:, 3 * row + column], made.patch(cells))
+    torch.testing.assert_close(cls, made.cls(z.mean((2, 3))))
+    assert AlignNetworks(**made.settings).settings == made.settings
+    assert "cells" not in networks().settings  # files written before there was a choice

@@ -1,6 +1,7 @@
 """EQ-VAE's transformations beside numpy, how often which is drawn, and what the step makes of them."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from reals.method.equivariance import AUTHORS, Transformation
 from reals.method.models import autoencoder as models
 from reals.rng import generator
 
-ALWAYS = EquivarianceSpec(probability=1.0, low_resolution=0.0, smallest=0.25)
+ALWAYS = EquivarianceSpec(probability=1.0, low_resolution=0.0, smallest=0.25, cells=None)
 
 
 def bilinear(image: np.ndarray, side: int) -> np.ndarray:
@@ -120,3 +121,9 @@ def test_the_smallest_images_that_each_network_takes():
     smallest = Transformation(2, 8, 1, of_latents=True)
     record, (compared, _), _ = gradients(made, models.to_input(made.batch(2).pixels), smallest)
     assert compared.shape[-1] == 8 and all(torch.isfinite(value) for value in record.values())
+
+
+@pytest.mark.parametrize(("cells", "sides"), [(None, range(4, 16)), (2, range(4, 16, 2)), (3, range(6, 15, 3))])
+def test_scaled_latents_are_whole_tokens(cells, sides):
+    side = 15 if cells == 3 else 16
+    assert replace(ALWAYS, cells=cells).sides(side) == sides

@@ -13,26 +13,30 @@ from reals.planning import rates, time_left
 from reals.planning.cost import Costs
 from reals.planning.time_left import Expected, Running, TimeLeft
 
-# CPU-seconds of one job of each kind as a whole demo run noted them in its journal, on a busy machine; GFLOP/s where the kind has
-# several sizes of job. A job that is not here takes what its kind says, give or take 15%.
-SECONDS = {
-    ("data", ""): 3.3, ("teacher", "digits-vit-b"): 21.9, ("teacher", "digits-vit-l"): 40.4, ("extractor", ""): 44.8,
+# What two whole demo runs noted in their journals: CPU-seconds of one job of each kind, and GFLOP/s where the kind has several
+# sizes of job. A job that is not here takes what its kind says, give or take 15%. The busy one was made when steps and batches
+# were more; its seconds are scaled to what they are now.
+BUSY = {  # beside other work
+    ("data", ""): 3.3, ("teacher", "digits-vit-b"): 18.6, ("teacher", "digits-vit-l"): 34.3, ("extractor", ""): 35.8,
     ("features", "digits-vit-b_digits"): 1.9, ("features", "digits-vit-l_digits"): 4.4, ("reference", ""): 2.9,
-    ("autoencoder", "sd-vae"): 112.5, ("autoencoder", ""): 35.7, ("latents", ""): 3.1, ("evaluate", ""): 0.8,
-    ("analyse", ""): 9.2, ("downstream", ""): 6.2,
+    ("autoencoder", "sd-vae"): 112.5, ("autoencoder", ""): 24.0, ("latents", ""): 3.1, ("evaluate", ""): 0.8,
+    ("analyse", ""): 7.3, ("downstream", ""): 6.2,
+}, {
+    "transformer B": 17.1, "transformer L": 23.0, "transformer XL": 28.9, "sampling B": 20.6, "sampling L": 25.7, "sampling XL": 34.4,
 }  # fmt: skip
-GFLOPS = {
-    "transformer B": 17.1,
-    "transformer L": 23.0,
-    "transformer XL": 28.9,
-    "sampling B": 20.6,
-    "sampling L": 25.7,
-    "sampling XL": 34.4,
-}
+FREE = {  # on two cores of its own
+    ("data", ""): 1.6, ("teacher", "digits-vit-b"): 13.6, ("teacher", "digits-vit-l"): 23.5, ("extractor", ""): 26.4,
+    ("features", "digits-vit-b_digits"): 1.4, ("features", "digits-vit-l_digits"): 2.9, ("reference", ""): 2.1,
+    ("autoencoder", "sd-vae"): 73.7, ("autoencoder", ""): 20.5, ("latents", ""): 1.95, ("evaluate", ""): 0.64,
+    ("analyse", ""): 5.7, ("downstream", ""): 4.2,
+}, {
+    "transformer B": 28.4, "transformer L": 29.0, "transformer XL": 40.9, "sampling B": 29.0, "sampling L": 40.4, "sampling XL": 49.5,
+}  # fmt: skip
 
 
-def demo(known: rates.Rates, slots: int) -> tuple[dict[int, Expected], dict[int, float], dict[int, int]]:
+def demo(known: rates.Rates, slots: int, record=FREE) -> tuple[dict[int, Expected], dict[int, float], dict[int, int]]:
     """(the jobs behind all tables as the plan sees them, what each takes, its stage's priority)."""
+    seconds, gflops = record
     costs, chance = Costs(Registry(load("demo", folder=REPOSITORY / "config"))), random.Random(1)
     wanted = costs.graph.behind(target for targets in costs.graph.shown.values() for target in targets)
     number = {target: i for i, target in enumerate(t for t in costs.jobs if t in wanted)}
@@ -42,10 +46,10 @@ def demo(known: rates.Rates, slots: int) -> tuple[dict[int, Expected], dict[int,
         needs = frozenset(number[needed] for needed in job.needs)
         jobs[i] = time_left.expected(job.stage, job, known, needs, 1 / slots)
         name = job.artefact.rpartition("-")[0]
-        own = SECONDS.get((job.stage, name), SECONDS.get((job.stage, "")))
+        own = seconds.get((job.stage, name), seconds.get((job.stage, "")))
         if own is None:
-            own = 0.3 + sum(flops / GFLOPS.get(kind.work, 35.0) / 1e9 for kind, flops in job.work.items())
-        takes[i] = own * (1.0 if (job.stage, name) in SECONDS else chance.uniform(0.85, 1.15))
+            own = 0.3 + sum(flops / gflops.get(kind.work, 35.0) / 1e9 for kind, flops in job.work.items())
+        takes[i] = own * (1.0 if (job.stage, name) in seconds else chance.uniform(0.85, 1.15))
         priority[i] = OF_COMMAND[job.stage].priority
     return jobs, takes, priority
 
@@ -66,10 +70,10 @@ def replayed(jobs, takes, priority, slots: int) -> list[tuple[float, float, floa
     return [(share, left, now - at) for share, left, at in said]
 
 
-@pytest.mark.parametrize("slower", [0.1, 1.0, 7.0])
-def test_it_is_right_to_a_fifth_after_a_tenth_of_the_work(slower):
+@pytest.mark.parametrize(("record", "slower"), [(FREE, 1.0), (BUSY, 1.0), (BUSY, 0.1), (FREE, 7.0)])
+def test_it_is_right_to_a_fifth_after_a_tenth_of_the_work(record, slower):
     """However fast the machine is, which nobody has measured."""
-    jobs, takes, priority = demo(time_left.CPU, 2)
+    jobs, takes, priority = demo(time_left.CPU, 2, record)
     said = replayed(jobs, {i: seconds * slower for i, seconds in takes.items()}, priority, 2)
     after = [(left, truth) for share, left, truth in said if 0.1 <= share <= 0.9]
     assert len(after) > 50
@@ -77,12 +81,14 @@ def test_it_is_right_to_a_fifth_after_a_tenth_of_the_work(slower):
         assert left == pytest.approx(truth, rel=0.2)
 
 
-def test_what_was_measured_wrong_by_one_factor_is_right_at_once():
-    jobs, _, priority = demo(time_left.CPU, 4)
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_what_was_measured_wrong_by_one_factor_is_right_at_once(slots):
+    """On more slots what jobs wait for counts too, whose order Snakemake chooses otherwise."""
+    jobs, _, priority = demo(time_left.CPU, slots)
     takes = {i: 3.3 * job.seconds for i, job in jobs.items()}
-    for share, left, truth in replayed(jobs, takes, priority, 4):
+    for share, left, truth in replayed(jobs, takes, priority, slots):
         if 0.02 < share < 0.9:
-            assert left == pytest.approx(truth, rel=0.1)
+            assert left == pytest.approx(truth, rel=0.05)
 
 
 def job(seconds: float, *needs: int, stage: str = "transformer", share: float = 1.0) -> Expected:

@@ -68,7 +68,7 @@ def test_commands_can_be_pasted_whatever_the_folder_is_called(project):
     registry = Registry(load("cifar10", data="/my photos"))
     command = provenance.remake(registry, Path("results/x y/metrics.json"))
     assert shlex.split(command) == ["snakemake", "results/x y/metrics.json", "--config", "scale=cifar10", "data=/my photos"]
-    evaluation = registry.evaluations["sit-b2-sd-vae_late"]
+    evaluation = registry.evaluations["sit-b4-sd-vae_late"]
     result = {"kind": "evaluation", "name": evaluation.name, "id": evaluation.id, "values": {"fid": 9.0}}
     registry.folder(evaluation).mkdir(parents=True)
     files.write_json(registry.folder(evaluation) / "metrics.json", result | {"protocol": {}, "provenance": {}})

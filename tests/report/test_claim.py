@@ -25,7 +25,7 @@ def measure(fids: Mapping[str, list[list[float]]], second: float = 3.0, **proven
     for arm, milestones in fids.items():
         for milestone, values in zip(AT, milestones, strict=True):
             for seed, fid in enumerate(values):
-                name = f"sit-b2-{ARMS[arm]}_{milestone}" + (f"-seed{seed}" if seed else "")
+                name = f"sit-b4-{ARMS[arm]}_{milestone}" + (f"-seed{seed}" if seed else "")
                 write(registry, name, fid, second * fid, **provenance)
     return registry
 
@@ -82,7 +82,7 @@ def test_the_rule_gives_each_verdict(ratio, control, verdict, project):
 def test_every_judge_must_agree(project):
     registry = measure(arms([0.80, 0.81, 0.82], [0.9, 0.91, 0.92]))
     for seed, fid in enumerate((36.0, 35.0, 37.0)):  # by the second judge no better than the base
-        write(registry, "sit-b2-reals_late" + (f"-seed{seed}" if seed else ""), 12.0 * 0.81, fid)
+        write(registry, "sit-b4-reals_late" + (f"-seed{seed}" if seed else ""), 12.0 * 0.81, fid)
     made = found(registry)
     assert made.verdict == "undecided"
     assert all("photo-cnn-deep" in missing for missing in made.against("supported"))
@@ -120,23 +120,23 @@ def test_steps_to_the_claimed_arms_last_value(project):
     registry = measure(arms([1.25, 1.25], [0.9, 0.9]))
     [base, control] = [r for r in found(registry).reached if r.metric == "fid"]
     share = math.log(18 / 15) / math.log(18 / 12)
-    assert base.steps == pytest.approx(1000 + 500 * share) and "base needs" in base.said
-    assert control.steps is None and "control does not reach it in 1,500 steps" in control.said
+    assert base.steps == pytest.approx(2000 + 1000 * share) and "base needs" in base.said
+    assert control.steps is None and "control does not reach it in 3,000 steps" in control.said
 
 
 def test_only_seeds_that_both_arms_have_are_compared(project):
     registry = measure(arms([0.8, 0.82, 0.81], [0.9, 0.9, 0.9]))
-    (registry.folder(registry.evaluations["sit-b2-sd-vae_late"]) / "metrics.json").unlink()  # seed 0
+    (registry.folder(registry.evaluations["sit-b4-sd-vae_late"]) / "metrics.json").unlink()  # seed 0
     made = found(registry)
     assert made.deciding["fid", "base"].seeds == [1, 2] and made.deciding["fid", "control"].seeds == [0, 1, 2]
 
 
 def test_pairs_that_two_copies_of_a_judge_measured_are_left_out(project):
     registry = measure(arms([0.8, 0.82, 0.81], [0.9, 0.9, 0.9]), extractor_sha256="a", second_extractor_sha256="b")
-    write(registry, "sit-b2-reals_late-seed1", 10.0, 30.0, extractor_sha256="c", second_extractor_sha256="b")
+    write(registry, "sit-b4-reals_late-seed1", 10.0, 30.0, extractor_sha256="c", second_extractor_sha256="b")
     made = found(registry)
     assert made.deciding["fid", "base"].seeds == [0, 2] and made.deciding["fid_second", "base"].seeds == [0, 1, 2]
-    assert any("sit-b2-reals_late-seed1 and sit-b2-sd-vae_late-seed1 were measured by two copies" in s for s in made.left_out)
+    assert any("sit-b4-reals_late-seed1 and sit-b4-sd-vae_late-seed1 were measured by two copies" in s for s in made.left_out)
 
 
 def test_one_seed_decides_nothing(project, capsys):
@@ -164,7 +164,7 @@ def test_the_command_prints_the_verdict_and_the_same_as_json(project, capsys):
 )
 def test_a_broken_metrics_file_gets_one_line(break_it, says, project, capsys):
     registry = measure(arms([0.8, 0.82], [0.9, 0.9]))
-    break_it(registry.folder(registry.evaluations["sit-b2-reals_late"]) / "metrics.json")
+    break_it(registry.folder(registry.evaluations["sit-b4-reals_late"]) / "metrics.json")
     assert main(["claim", *CONFIG]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert says in line

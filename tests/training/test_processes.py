@@ -314,9 +314,10 @@ def until_latents():
 
 @pytest.fixture
 def fresh(stages):
-    """The same, with the run not begun."""
+    """The same, with the run not begun: what an earlier test left, its states too, is gone."""
     context, run = stages
-    shutil.rmtree(context.folder(run), ignore_errors=True)
+    for folder in (context.folder(run), context.registry.states(run)):
+        shutil.rmtree(folder, ignore_errors=True)
     return context, run
 
 

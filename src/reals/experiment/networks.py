@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from reals.experiment.metric_table import ADM_EXTRACTOR, CLIP_EXTRACTOR, DINOV2_EXTRACTOR
 from reals.experiment.reading import Name, Seed, Strict
@@ -28,6 +28,16 @@ AutoencoderPrecision = Annotated[
 ]
 
 
+def _is_a_share(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value is not None and not 0 <= value[0] < value[1] <= 1:
+        raise ValueError(f"{list(value)} is no share of the images; write e.g. [0, 0.5] for one half and [0.5, 1] for the other")
+    return value
+
+
+# Two networks with shares that do not meet have seen no image in common.
+Share = Annotated[tuple[float, float] | None, AfterValidator(_is_a_share)]
+
+
 class LatentConfig(Strict):
     """Latents are channels x (resolution / factor)^2."""
 
@@ -37,6 +47,8 @@ class LatentConfig(Strict):
     """Pixels along a side for one latent cell."""
     scale_images: int = Field(default=10_000, gt=0)
     """Training images (at most) on which the latent scale is measured."""
+    cells: Annotated[int, Field(gt=1)] | None = None
+    """Cells along a side that one patch token of the teacher covers, and is aligned with together; null: one, as in the paper."""
 
 
 class TrainedTeacher(Strict):
@@ -53,7 +65,7 @@ class TrainedTeacher(Strict):
     heads: int = Field(gt=0)
     """Attention heads."""
     patch: int = Field(gt=0)
-    """Side of a patch in pixels; its grid must be the latents'."""
+    """Side of a patch in pixels; its grid must be the latents', over ``latent.cells`` where that is set."""
     steps: int = Field(gt=0)
     """Training steps."""
     batch: int = Field(gt=0)
@@ -66,6 +78,8 @@ class TrainedTeacher(Strict):
     """Train on random resized crops of this share of the area, as DINOv2 does; null: small shifts."""
     patch_loss: float | None = Field(default=None, gt=0)
     """Weight of each patch token's own classification, as DINOv2 has a loss of patches; null: cls alone."""
+    share: Share = None
+    """The part of the training split that it is trained on, as [from, to) in an order that the data's seed shuffles; null: all."""
 
     @model_validator(mode="after")
     def _crops_are_shares(self) -> Self:
@@ -262,6 +276,10 @@ class TrainedExtractor(Strict):
     """Seed of its weights and batches."""
     blocks: Annotated[int, Field(ge=1)] | None = None
     """Residual blocks a stage; 1 unless set."""
+    share: Share = None
+    """The part of the training split that it is trained on, as a teacher's; null: all."""
+    shift: Annotated[int, Field(ge=1)] | None = None
+    """Pixels by which training images are moved at most; null: one for each 32 of the resolution."""
 
 
 class InceptionExtractor(Strict):

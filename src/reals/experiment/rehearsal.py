@@ -82,7 +82,7 @@ def _data(data: DataConfig, resolution: int) -> Values:
 
 
 def _teachers(scale: Scale) -> dict[str, Values]:
-    patch = scale.latent.factor  # so that its grid is the latents'
+    patch = scale.latent.factor * (scale.latent.cells or 1)  # so that its grid is the latents'
     tiny = {"kind": "trained", "width": 16, "depth": 1, "heads": 2, "patch": patch, "seed": 1, **STEP}
     return {key: tiny | {"name": teacher.name} for key, teacher in scale.teachers.items()}
 

@@ -99,6 +99,11 @@ class Scale(Strict):
     """What a job of each stage asks for; `default` is for stages not named."""
 
     @property
+    def teacher_grid(self) -> int:
+        """Patch tokens along a side that latents are aligned with."""
+        return self.latent_size // (self.latent.cells or 1)
+
+    @property
     def latent_size(self) -> int:
         return self.data.resolution // self.latent.factor
 
@@ -168,13 +173,16 @@ def _autoencoder_fits(scale: Scale) -> None:
 
 
 def _teachers_fit(scale: Scale) -> None:
+    if scale.latent_size % (scale.latent.cells or 1):
+        raise ValueError(f"latent.cells {scale.latent.cells} does not divide the {scale.latent_size}-wide latents")
     for key, teacher in scale.teachers.items():
         if teacher.kind != "trained":
             continue
         grid = scale.data.resolution // teacher.patch
-        if grid != scale.latent_size:
+        if grid != scale.teacher_grid:
+            cells = f" in groups of {scale.latent.cells} (latent.cells)" if scale.latent.cells else ""
             raise ValueError(
-                f"teachers.{key}.patch {teacher.patch} gives a {grid}-wide grid; the latents are {scale.latent_size} wide"
+                f"teachers.{key}.patch {teacher.patch} gives a {grid}-wide grid; the latents are {scale.latent_size} wide{cells}"
             )
         if teacher.width % teacher.heads:
             raise ValueError(f"teachers.{key}.width {teacher.width} does not divide by heads {teacher.heads}")

@@ -48,6 +48,7 @@ class TrainedTeacherSpec:
     seed: int
     crop_scale: tuple[float, float] | None
     patch_loss: float | None
+    share: tuple[float, float] | None  # of the training split; None: all of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class TrainedExtractorSpec:
     lr: float
     seed: int
     blocks: int | None
+    share: tuple[float, float] | None  # of the training split; None: all of it
+    shift: int | None  # pixels; None: one for each 32 of the resolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,7 @@ class AlignSpec:
     lambda_2: float
     smooth_l1_beta: float
     balance: Literal["constant", "gradient"]
+    cells: int | None  # latent cells a side that a patch feature is aligned with; None: one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,7 @@ class VfSpec:
     lambda_a: float
     cosine_margin: float
     distance_margin: float
+    cells: int | None  # as in `AlignSpec`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +165,12 @@ class EquivarianceSpec:
     probability: float  # of a step that decodes transformed latents
     low_resolution: float  # of each other step, that it sees images scaled down
     smallest: float  # scale of a side
+    cells: int | None  # as in `AlignSpec`: sides are whole numbers of tokens, so that what is aligned can be scaled too
 
     def sides(self, side: int) -> range:
-        """The sides, in cells, to which latents of ``side`` cells a side are scaled; empty where one cell is all there is."""
-        return range(max(1, ceil(side * self.smallest)), side)
+        """The sides, in cells, to which latents of ``side`` cells a side are scaled; empty where one token is all there is."""
+        cells = self.cells or 1
+        return range(max(1, ceil(side * self.smallest / cells)) * cells, side, cells)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,19 +21,24 @@ def mlp(inputs: int, hidden: int, outputs: int, layers: int, bias: bool = True) 
 class AlignNetworks(nn.Module):
     """MLP_patch per token and MLP_cls on the spatially averaged latent; either may be absent (Table 5).
 
-    Without ``bias``, one layer of patches alone is VA-VAE's projection.
+    Without ``bias``, one layer of patches alone is VA-VAE's projection. ``cells``: a token is that many latent cells along a side,
+    their channels together; the paper's is one cell.
     """
 
-    def __init__(self, latent_channels: int, dim: int, layers: int, hidden: int, patch: bool, cls: bool, bias: bool = True):
+    def __init__(
+        self, latent_channels: int, dim: int, layers: int, hidden: int, patch: bool, cls: bool, bias: bool = True, cells: int = 1
+    ):
         super().__init__()
-        self.settings = {"latent_channels": latent_channels, "dim": dim, "layers": layers, "hidden": hidden,
-                         "patch": patch, "cls": cls} | ({} if bias else {"bias": False})  # fmt: skip
-        self.patch = mlp(latent_channels, hidden, dim, layers, bias) if patch else None
+        self.settings = {"latent_channels": latent_channels, "dim": dim, "layers": layers, "hidden": hidden, "patch": patch,
+                         "cls": cls} | ({} if bias else {"bias": False}) | ({"cells": cells} if cells > 1 else {})  # fmt: skip
+        self.cells = cells
+        self.patch = mlp(latent_channels * cells**2, hidden, dim, layers, bias) if patch else None
         self.cls = mlp(latent_channels, hidden, dim, layers, bias) if cls else None
 
     def forward(self, z: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """z [B, C, h, w], unscaled -> (patch features [B, h*w, D] in row order, cls features [B, D])."""
-        patch = self.patch(z.flatten(2).transpose(1, 2)) if self.patch is not None else None
+        """z [B, C, h, w], unscaled -> (patch features [B, h*w/cells^2, D] in row order, cls features [B, D])."""
+        tokens = F.pixel_unshuffle(z, self.cells) if self.cells > 1 else z
+        patch = self.patch(tokens.flatten(2).transpose(1, 2)) if self.patch is not None else None
         cls = self.cls(z.mean(dim=(2, 3))) if self.cls is not None else None
         return patch, cls
 
@@ -59,7 +64,7 @@ def feature_loss(predicted: Tensor, teacher: Tensor, weights: AlignWeights) -> t
 
 
 def align_loss(networks: AlignNetworks, z: Tensor, patch: Tensor, cls: Tensor, weights: AlignWeights) -> Losses:
-    """L_align of sampled latents z [B, C, h, w] against teacher patches [B, h*w, D] and cls [B, D].
+    """L_align of sampled latents z [B, C, h, w] against teacher patches [B, h*w/cells^2, D] and cls [B, D].
 
     The patch and the cls term count equally (our choice: the paper gives no weights between them).
     """
@@ -73,6 +78,7 @@ def align_loss(networks: AlignNetworks, z: Tensor, patch: Tensor, cls: Tensor, w
             raise ValueError(
                 f"alignment: teacher {name} features are {tuple(teacher.shape)}, the align network gives "
                 f"{tuple(predicted.shape)}; the teacher's grid must equal the latent grid"
+                + (f" over {networks.cells}" if networks.cells > 1 else "")
             )
         loss, cosine, smooth = feature_loss(predicted, teacher, weights)
         total = total + loss

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reals.experiment.specs import EquivarianceSpec
 
-AUTHORS = EquivarianceSpec(probability=0.5, low_resolution=0.25, smallest=0.25)
+AUTHORS = EquivarianceSpec(probability=0.5, low_resolution=0.25, smallest=0.25, cells=None)
 """The regulariser in half of the steps, small images in a quarter of the others, scales from a quarter on: the authors' setting."""
 
 

@@ -85,10 +85,10 @@ class Networks:
         align = spec.align
         if align is not None and teacher is not None:
             if spec.teacher is not None:  # itself, and not its cache
-                total += flops.FROZEN * self.teacher_flops(teacher, self.scale.latent_size)
-            tokens, dim = self.scale.latent_size**2, self.teacher_dim(teacher)
-            rows = tokens * align.patch + align.cls
-            total += flops.TRAINED * flops.mlp_flops(self.scale.latent.channels, align.hidden, dim, align.layers, rows)
+                total += flops.FROZEN * self.teacher_flops(teacher, self.scale.teacher_grid)
+            tokens, dim, channels = self.scale.teacher_grid**2, self.teacher_dim(teacher), self.scale.latent.channels
+            for width, rows in ((channels * (align.cells or 1) ** 2, tokens * align.patch), (channels, align.cls)):
+                total += flops.TRAINED * flops.mlp_flops(width, align.hidden, dim, align.layers, rows)
             if isinstance(align, VfSpec):  # the two matrices of cosines; the weight takes one more backward pass
                 total += (flops.FROZEN + flops.TRAINED + 2) * flops.linear(dim, tokens, tokens)
         return round(total)

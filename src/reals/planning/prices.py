@@ -44,7 +44,7 @@ def data(networks: Networks, artefact: Artefact[DataSpec]) -> Priced:
 
 
 def teacher(networks: Networks, artefact: Artefact[TeacherSpec]) -> Priced:
-    grid, spec = networks.scale.latent_size, artefact.spec
+    grid, spec = networks.scale.teacher_grid, artefact.spec
     if isinstance(spec, PretrainedTeacherSpec):
         vit = vit_of(spec.model)
         return {}, 4 * 12 * vit.width**2 * vit.depth
@@ -61,7 +61,7 @@ def extractor(networks: Networks, artefact: Artefact[ExtractorSpec]) -> Priced:
 
 
 def features(networks: Networks, artefact: Artefact[FeaturesSpec]) -> Priced:
-    teacher, grid = artefact.needed("teacher"), networks.scale.latent_size
+    teacher, grid = artefact.needed("teacher"), networks.scale.teacher_grid
     images = networks.counts.train * (2 if networks.scale.data.flip else 1)
     work = {Kind(TEACHER, artefact.spec.compute or FP32): images * networks.teacher_flops(teacher, grid)}
     tokens = 1 if networks.scale.features == "cls" else grid**2 + 1
@@ -155,7 +155,7 @@ def downstream(networks: Networks, artefact: Artefact[DownstreamSpec]) -> Priced
         images = min(spec.held_out_images, networks.counts.held_out) + (trained if spec.teacher is not None else 0)
     elif spec.target == "labelled":  # held-out pairs are not counted: how many there are is known to their folder alone
         images = trained * sum(labels is not None for labels in (spec.segmentation, spec.depth))
-    work = images * networks.teacher_flops(teacher, networks.scale.latent_size) if images and teacher is not None else 0
+    work = images * networks.teacher_flops(teacher, networks.scale.teacher_grid) if images and teacher is not None else 0
     return {Kind(TEACHER, FP32): work}, 0
 
 

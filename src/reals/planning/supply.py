@@ -130,7 +130,7 @@ class Supply:
 
     def _feature_layout(self, count: int, needed: Artefact) -> Layout:
         width, flips = self.networks.teacher_dim(needed.needed("teacher")), 2 if self.scale.data.flip else 1
-        return feature_layout(count, flips, self.scale.latent_size, width, needed.spec.targets == "cls")
+        return feature_layout(count, flips, self.scale.teacher_grid, width, needed.spec.targets == "cls")
 
     def _cache(self, name: str, layout: Layout) -> Path:
         """A cache of random rows in the stand-ins' folder, made once."""

@@ -256,10 +256,10 @@ class Timings:
     def teacher(self, kind: str, precision: str) -> Timing:
         """The larger teacher; the plan takes its rate for both."""
         scale, artefact = self.costs.scale, self.costs.registry.teachers["large"]
-        each = self.costs.networks.teacher_flops(artefact, scale.latent_size)
+        each = self.costs.networks.teacher_flops(artefact, scale.teacher_grid)
         batch = self._batch(scale.autoencoder.batch, each, "autoencoder")
         teacher = Workload(self.costs.registry, Processes()).teacher(artefact)
-        side = scale.latent_size * teacher.config.patch
+        side = scale.teacher_grid * teacher.config.patch
         pixels = torch.rand(batch, 3, side, side, device=self.bench.device)
 
         def features() -> object:

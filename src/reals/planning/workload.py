@@ -137,7 +137,7 @@ class Workload:
             return OnlineFeatures(self.teacher(teacher), grid)
         if self.sources.features is not None:
             return self.sources.features
-        side = 0 if self.scale.features == "cls" else self.scale.latent_size
+        side = 0 if self.scale.features == "cls" else self.scale.teacher_grid
         width = Networks(self.registry, self.counts).teacher_dim(teacher)
         return FeaturesStandIn(self.counts.train, 2 if self.scale.data.flip else 1, side, width)
 

@@ -66,7 +66,7 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         if (
             teacher is not None and spec.align is not None
         ):  # not before: cuBLAS reads what makes it deterministic once, at its first product
-            _check_grid(teacher, train, context.scale.latent_size, spec.align.patch, context.device)
+            _check_grid(teacher, train, context.scale.teacher_grid, spec.align.patch, context.device)
         task = AutoencoderTask(spec, vae, align, teacher, lpips, train, context.images("held_out"), processes,
                                config.held_out_images, config.held_out_every)  # fmt: skip
         loop.train(
@@ -80,12 +80,12 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
 
 
 def _check_grid(teacher: TeacherFeatures, images: Images, side: int, patch: bool, device: torch.device) -> None:
-    """ValueError before any training where the teacher's tokens are not one to one with the latents'."""
+    """ValueError before any training where the teacher's tokens are not those that latents are aligned with, ``side`` a side."""
     one, plain = np.zeros(1, int), np.zeros(1, bool)
     tokens = teacher(one, plain, torch.from_numpy(images.batch(one)).to(device))[0].shape[1]
     if patch and tokens != side**2:
         raise ValueError(
-            f"alignment: the teacher gives {tokens} patch features an image, the latents have {side}x{side} = {side**2} positions; "
+            f"alignment: the teacher gives {tokens} patch features an image, the latents want {side}x{side} = {side**2}; "
             f"run the teacher at {side} times its patch size (or align cls alone)"
         )
 

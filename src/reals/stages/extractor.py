@@ -9,7 +9,7 @@ from reals.experiment.specs import ExtractorSpec
 from reals.measure.extractors.small_cnn import SmallCNN, SmallCNNConfig, initialise_small_cnn, save_small_cnn
 from reals.stages.context import Context
 from reals.stages.inputs import extractor_config, extractor_weights, published_extractor
-from reals.training.tasks.classifier import ClassifierTask, train_classifier
+from reals.training.tasks.classifier import ClassifierTask, part_of, train_classifier
 
 
 def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
@@ -29,8 +29,9 @@ def run(context: Context, artefact: Artefact[ExtractorSpec]) -> None:
     initialise_small_cnn(network, rng.generator(config.seed, "extractor weights"))
     network = network.to(context.device).to(memory_format=torch.channels_last)
     task = ClassifierTask(
-        network, lambda x: x, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip
-    )
+        network, lambda x: x, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip,
+        shift=config.shift, among=part_of(len(images), config.share, context.scale.seeds.data),
+    )  # fmt: skip
     score = train_classifier(task, folder, config.name, context.images("held_out"), context.scale.engine.deterministic)
     save_small_cnn(network.cpu(), folder)
     files.seal(folder, ["config.json", "model.safetensors"], name=config.name, held_out_accuracy=score)

@@ -25,11 +25,11 @@ def run(context: Context, artefact: Artefact[FeaturesSpec]) -> None:
         "teacher_sha256": files.fingerprint(files.verified(teacher_folder)),
         "data": artefact.spec.data,
         "data_sha256": images.fingerprint(),
-        "grid": context.scale.latent_size,
+        "grid": context.scale.teacher_grid,
     }
     teacher = teachers.load(teacher_folder, context.device)
     flips = 2 if context.scale.data.flip else 1
-    planned = feature_layout(len(images), flips, context.scale.latent_size, teacher.dim, artefact.spec.targets == "cls")
+    planned = feature_layout(len(images), flips, context.scale.teacher_grid, teacher.dim, artefact.spec.targets == "cls")
 
     def compute(span: range, put: Put) -> dict:
         batches = (np.arange(start, min(start + cache.BATCH, span.stop)) for start in range(span.start, span.stop, cache.BATCH))

@@ -12,7 +12,7 @@ from reals.method.models import teacher as teachers
 from reals.method.models.autoencoder import to_input
 from reals.planning import pretrained
 from reals.stages.context import Context
-from reals.training.tasks.classifier import ClassifierTask, train_classifier
+from reals.training.tasks.classifier import ClassifierTask, part_of, train_classifier
 
 
 def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
@@ -21,7 +21,7 @@ def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
     folder = context.begin(artefact)
     if config.kind == "timm":
         fetched = pretrained.local(context.scale, f"teachers.{key}")
-        _bring_in(config, Path(config.weights) if config.weights is not None else fetched, context.scale.latent_size, folder)
+        _bring_in(config, Path(config.weights) if config.weights is not None else fetched, context.scale.teacher_grid, folder)
         return
     images = context.images("train")
     built = teachers.config_of(artefact.spec, len(images.classes))
@@ -32,7 +32,7 @@ def run(context: Context, artefact: Artefact[TeacherSpec]) -> None:
         network = network.to(context.device)
     task = ClassifierTask(
         network, to_input, images, config.steps, config.batch, config.lr, config.seed, context.scale.data.flip,
-        config.crop_scale, config.patch_loss,
+        config.crop_scale, config.patch_loss, among=part_of(len(images), config.share, context.scale.seeds.data),
     )  # fmt: skip
     score = train_classifier(task, folder, config.name, context.images("held_out"), context.scale.engine.deterministic)
     files.seal(folder, teachers.save(network, built, folder), name=config.name, held_out_accuracy=score)

@@ -13,16 +13,21 @@ from reals.report.figures import catalogue, image_grids, plots
 def test_rows_that_differ_in_what_no_label_says_keep_a_line_each(project, monkeypatch, tmp_path):
     sheets = Path("config/sheets/cifar10")
     edit(
-        sheets / "runs.tsv", "sit-b2-reals-fixed\tSiT-B/2\treals\tno\tlate", "sit-b2-reals-fixed\tSiT-B/2\treals\tno\tearly,late"
+        sheets / "runs.tsv", "sit-b4-reals-fixed\tSiT-B/4\treals\tno\tlate", "sit-b4-reals-fixed\tSiT-B/4\treals\tno\tearly,late"
+    )
+    edit(
+        sheets / "evaluations.tsv",
+        "late_cfg1.5\tsit-b4-reals\tlate\tsde\t1.5\t-\t-\tall\tall\t0",
+        "late_cfg1.5\tsit-b4-reals\tlate\tsde\t1.5\t-\t-\tall\tall\t-",
     )
     with (sheets / "evaluations.tsv").open("a") as sheet:
-        sheet.write("fixed_early\tsit-b2-reals-fixed\tearly\tsde\t1\t-\t-\t-\tall\t-\n")
-        sheet.write("fixed_guided\tsit-b2-reals-fixed\tlate\tsde\t1.5\t-\t-\tall\tall\t-\n")
-    shown = ["fixed_early", "fixed_guided", "sit-b2-reals_late_sde-double", "sit-b2-reals-fixed_late"]
+        sheet.write("fixed_early\tsit-b4-reals-fixed\tearly\tsde\t1\t-\t-\t-\tall\t-\n")
+        sheet.write("fixed_guided\tsit-b4-reals-fixed\tlate\tsde\t1.5\t-\t-\tall\tall\t-\n")
+    shown = ["fixed_early", "fixed_guided", "sit-b4-reals_late_sde-double", "sit-b4-reals-fixed_late"]
     edit(
         sheets / "figures.yaml",
-        "    - sit-b2-sd-vae_early\n",
-        "".join(f"    - {name}\n" for name in [*shown, "sit-b2-sd-vae_early"]),
+        "    - sit-b4-sd-vae_early\n",
+        "".join(f"    - {name}\n" for name in [*shown, "sit-b4-sd-vae_early"]),
     )
     registry = Registry(load("cifar10"))
     results = {("evaluation", name): {"values": {"fid": 9.0, "recall": 0.5}} for name in registry.evaluations}
@@ -34,19 +39,19 @@ def test_rows_that_differ_in_what_no_label_says_keep_a_line_each(project, monkey
     for draw in ("fid_over_steps", "guidance", "checkpoints"):
         catalogue.FIGURES[draw](registry, tmp_path / draw, results)
     assert {label for label in found["fid_over_steps"] if "reals" in label} == {
-        "SiT-B/2, reals, sit-b2-reals", "SiT-B/2, reals, sit-b2-reals-fixed",
+        "SiT-B/4, reals, sit-b4-reals", "SiT-B/4, reals, sit-b4-reals-fixed",
     }  # fmt: skip
-    assert "SiT-B/2, sd-vae" in found["fid_over_steps"]  # alone with its label, which stays as it was
-    assert {"SiT-B/2, reals, sit-b2-reals, late", "SiT-B/2, reals, sit-b2-reals-fixed, late"} <= set(found["guidance"])
+    assert "SiT-B/4, sd-vae" in found["fid_over_steps"]  # alone with its label, which stays as it was
+    assert {"SiT-B/4, reals, sit-b4-reals, late", "SiT-B/4, reals, sit-b4-reals-fixed, late"} <= set(found["guidance"])
     assert len(found["rows_of_images"]) == len(registry.experiment.figures.checkpoints["evaluations"])
-    assert "SiT-B/2\nreals, late\nsit-b2-reals_late_sde-double" in found["rows_of_images"]
+    assert "SiT-B/4\nreals, late\nsit-b4-reals_late_sde-double" in found["rows_of_images"]
 
 
 @pytest.mark.parametrize(("seeds", "shown"), [(["0,1", "-", "0,1", "0,1"], [9.0] * 4), (["0,1"] * 4, [10.0] * 4)])
 def test_the_kl_sweep_is_over_seeds_only_where_all_its_points_are(seeds, shown, project, monkeypatch, tmp_path):
     sheet, names = (
         Path("config/sheets/cifar10/runs.tsv"),
-        ("sit-b2-reals-kl0", "sit-b2-reals-kl5e-6", "sit-b2-reals", "sit-b2-reals-kl1e-4"),
+        ("sit-b4-reals-kl0", "sit-b4-reals-kl2e-6", "sit-b4-reals", "sit-b4-reals-kl2e-4"),
     )
     lines = [line.split("\t") for line in sheet.read_text().splitlines()]
     for cells in lines:

@@ -69,16 +69,19 @@ def _fine_tuned(
     if row.patch or row.cls:
         assert row.teacher is not None and row.layers is not None and row.lambda_a is not None  # likewise
         source = sources.of(row.teacher, patches=row.patch)
+        cells = scale.latent.cells if row.patch else None
         if row.align == "vf":
-            align = VfSpec(lambda_a=row.lambda_a, **values_of(experiment.paper.vf))
+            align = VfSpec(lambda_a=row.lambda_a, cells=cells, **values_of(experiment.paper.vf))
         else:
             align = AlignSpec(
                 patch=row.patch, cls=row.cls, layers=row.layers, hidden=config.align_hidden, lambda_a=row.lambda_a,
-                **values_of(experiment.paper.alignment),
+                cells=cells, **values_of(experiment.paper.alignment),
             )  # fmt: skip
     if row.equivariance is not None:
         chances = values_of(experiment.paper.equivariance)
-        equivariance = EquivarianceSpec(**chances | ({} if row.equivariance == "yes" else {"probability": row.equivariance}))
+        equivariance = EquivarianceSpec(
+            cells=scale.latent.cells, **chances | ({} if row.equivariance == "yes" else {"probability": row.equivariance})
+        )
     spec = TrainedAutoencoderSpec(
         data=data.id, **source.ids, **_architecture(experiment), **_training(experiment, row), init=start.id,
         unit_scale=config.unit_scale or None, steps=config.steps, batch=config.batch, lr=config.lr,

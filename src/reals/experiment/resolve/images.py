@@ -51,10 +51,10 @@ def teachers(experiment: Experiment, data: Artefact[DataSpec]) -> dict[str, Arte
     found: dict[str, Artefact[TeacherSpec]] = {}
     for key, teacher in scale.teachers.items():
         if isinstance(teacher, TrainedTeacher):
-            trained = TrainedTeacherSpec(data=data.id, grid=scale.latent_size, flip=scale.data.flip, **values_of(teacher))
+            trained = TrainedTeacherSpec(data=data.id, grid=scale.teacher_grid, flip=scale.data.flip, **values_of(teacher))
             found[key] = Artefact(teacher.name, trained, (data,))
         else:
-            found[key] = Artefact(teacher.name, PretrainedTeacherSpec(grid=scale.latent_size, **values_of(teacher, "weights")))
+            found[key] = Artefact(teacher.name, PretrainedTeacherSpec(grid=scale.teacher_grid, **values_of(teacher, "weights")))
     return found
 
 

@@ -183,7 +183,10 @@ class AutoencoderTask(Task):
             assert self.teacher is not None, "align networks without a teacher"
             with self.processes.autocast():
                 patch, cls = self.teacher(batch.indices, batch.flips, batch.pixels)
-        return (patch if side == batch.noise.shape[-1] else equivariance.tokens_at(patch, side)), cls
+        if side != batch.noise.shape[-1]:
+            assert self.align is not None, "a teacher without align networks"
+            patch = equivariance.tokens_at(patch, side // self.align.cells)
+        return patch, cls
 
     def _update_discriminator(self, pairs: list[tuple[Share, Tensor, Tensor]]) -> dict[str, Tensor]:
         """One step on the images and reconstructions of all shares; its loss and the norm of its gradient."""
@@ -247,7 +250,7 @@ def align_networks(spec: TrainedAutoencoderSpec, align: AlignSpec | VfSpec, dim:
     """The MLPs of Eq. 1 or VA-VAE's linear map, as a spec asks, for teachers' features of width ``dim``; call `alignment.initialise`
     after it."""
     bias = not isinstance(align, VfSpec)
-    return AlignNetworks(spec.latent_channels, dim, align.layers, align.hidden, align.patch, align.cls, bias)
+    return AlignNetworks(spec.latent_channels, dim, align.layers, align.hidden, align.patch, align.cls, bias, align.cells or 1)
 
 
 def loss_weights(spec: TrainedAutoencoderSpec) -> LossWeights:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ class Labelled(NamedTuple):
 class ClassifierTask(Task):
     """Cross-entropy on the training split with small random shifts (and flips where the data allow them).
 
-    ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes. AdamW, cosine to zero. For a teacher that stands in
+    ``inputs`` turns uint8 images [B, 3, R, R] into what the network takes; ``among`` are the images trained on (None: all).
+    AdamW, cosine to zero. For a teacher that stands in
     for DINOv2: random resized crops (``crop_scale``) in place of shifts, and ``patch_loss`` times the mean cross-entropy of the
     patch tokens, each of which is to name the class too.
     """
@@ -52,6 +54,8 @@ class ClassifierTask(Task):
     flip: bool
     crop_scale: tuple[float, float] | None = None
     patch_loss: float | None = None
+    shift: int | None = None
+    among: np.ndarray | None = None
     batches: Ahead[Labelled] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +64,9 @@ class ClassifierTask(Task):
 
     def loaded(self, step: int) -> Labelled:
         """What a step sees, not augmented yet."""
-        indices = data_order(self.seed, step, self.batch, len(self.images))
+        indices = np.array(data_order(self.seed, step, self.batch, len(self.images if self.among is None else self.among)))
+        if self.among is not None:
+            indices = self.among[indices]
         pixels, classes = torch.from_numpy(self.images.batch(indices)), torch.from_numpy(self.images.labels[indices])
         return pinned(Labelled(pixels, classes), self._device)
 
@@ -69,7 +75,11 @@ class ClassifierTask(Task):
         x, y = on(self.batches(step), self._device)
         if self.flip:
             x = mirrored(x, sent(torch.rand(self.batch, generator=g) < 0.5, self._device), self._device)
-        x = cropped(x, self.crop_scale, g) if self.crop_scale else shifted(x, max(1, self.images.resolution // 32), g)
+        x = (
+            cropped(x, self.crop_scale, g)
+            if self.crop_scale
+            else shifted(x, self.shift or max(1, self.images.resolution // 32), g)
+        )
         set_lr(self.optimizer, cosine(self.lr, step, self.steps))
         self.network.train()
         loss = self.loss(self.inputs(x), y)
@@ -97,6 +107,19 @@ class ClassifierTask(Task):
     def load(self, state: dict) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def part_of(n: int, share: tuple[float, float] | None, seed: int) -> np.ndarray | None:
+    """Which of ``n`` images the share [from, to) of them is, in an order shuffled by the data's ``seed``; None where it is all.
+
+    Shares that do not meet have no image in common. ValueError where none is left.
+    """
+    if share is None:
+        return None
+    chosen = rng.permutation(seed, "share of the training split", n=n)[round(share[0] * n) : round(share[1] * n)]
+    if not len(chosen):
+        raise ValueError(f"share: {list(share)} of {n} training images is none; widen it")
+    return np.sort(chosen)
 
 
 @torch.no_grad()
