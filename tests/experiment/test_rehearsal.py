@@ -32,6 +32,12 @@ def test_every_scale_rehearses_its_own_artefacts(scale):
         assert small.experiment.scale.resources[rule] == asked.model_copy(update={"threads": 1})
 
 
+def test_judges_are_other_networks_than_the_first_extractor():
+    small = registry("cifar10")
+    judges = [judge.spec for judge in small.judges.values()]
+    assert judges and all(judge.seed != small.extractor.spec.seed for judge in judges)
+
+
 def test_networks_are_not_compiled():
     assert registry("imagenet256", False).experiment.scale.engine.compile
     assert not registry("imagenet256").experiment.scale.engine.compile

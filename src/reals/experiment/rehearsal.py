@@ -104,7 +104,8 @@ def _autoencoder(scale: Scale) -> Values:
 
 def _evaluation(scale: Scale) -> Values:
     tiny = {"kind": "small-cnn", "width": 4, "seed": 2, **STEP}
-    judges = {JUDGES[metric]: tiny | {"name": f"rehearsal-{JUDGES[metric]}-cnn"} for metric in scale.evaluation.judges}
+    keys = [JUDGES[metric] for metric in scale.evaluation.judges]
+    judges = {key: tiny | {"name": f"rehearsal-{key}-cnn", "seed": seed} for seed, key in enumerate(keys, 3)}
     return {
         "extractor": tiny | {"name": "rehearsal-cnn"},
         **judges,
