@@ -43,7 +43,7 @@ SPEC = TrainedAutoencoderSpec(  # config/scales/imagenet256.yaml with the defaul
     grad_clip=1.0, flip=True, gan=GanSpec(start=0, ramp=0, channels=64, layers=3),
     lpips=LpipsSpec(net="vgg", backbone="random", precision=None), ema=None, scale_images=1, seed=0, precision=None, init=None, unit_scale=None,
     steps=200_180, batch=1, lr=5e-5, lambda_k=2e-5,
-    equivariance=None, align=AlignSpec(
+    equivariance=None, normalise=None, align=AlignSpec(
         patch=True, cls=True, layers=2, hidden=1024, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0,
         balance="constant",
     ),

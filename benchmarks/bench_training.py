@@ -85,7 +85,7 @@ def real(name: str, folder: Path, batch: int, precision: str, compiled: bool) ->
     spec = RunSpec(
         latents="", features=None, teacher=None, family="SiT", patch=2, width=768, depth=12, heads=12, latent_channels=4,
         latent_size=32, batch=batch, lr=LR, ema=EMA, precision=None, label_dropout=DROPOUT, learn_sigma=True, flip=True, seed=0,
-        repa=None, interpolant=None, scaling_factor=None,
+        repa=None, interpolant=None, scaling_factor=None, times=None,
     )  # fmt: skip
     labels = torch.arange(IMAGES) % CLASSES
     return TransformerTask(spec, ours(name).train(), Latents(folder), labels, Processes(precision, compiled=compiled))

@@ -16,6 +16,7 @@ import torch
 from evidence_errors import batches_of, chosen, decoded, encoded, fid_of
 from torch import Tensor
 
+from reals.data.latent_scale import LatentScale
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
 from reals.experiment.specs import TrainedAutoencoderSpec
@@ -50,7 +51,8 @@ def main() -> None:
         samples = context.registry.evaluations[name].needed("samples")
         (network, facts, vae), sampling, seed = loaded(context, samples), sampling_of(samples.spec), samples.spec.seed
         labels = torch.from_numpy(labels_of(samples.spec, network.config.classes)).to(context.device)
-        drawn = [draw(network, sampling, seed, labels[rows], rows, context.device) / facts["scaling_factor"] for rows in batches]
+        scale = LatentScale.of(facts)
+        drawn = [scale.unscaled(draw(network, sampling, seed, labels[rows], rows, context.device)) for rows in batches]
         with Processes(context.scale.autoencoder.precision or "fp32") as processes:
             task = decoder_task(context, samples.needed("autoencoder").spec, vae, steps, processes)
             before, progress = quality(task, fid, images, drawn), Progress(name, steps)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reals import rng
+from reals.data.latent_scale import LatentScale
 from reals.experiment.artefact import Artefact
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
@@ -97,6 +98,7 @@ def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Ten
     """Images uint8 [N, 3, H, W] for each column of the table."""
     samples = artefact.needed("samples")
     (network, facts, vae), sampling = loaded(context, samples), sampling_of(samples.spec)
+    scale = LatentScale.of(facts)
 
     def noise(what: str, shape: tuple[int, ...], indices: list[int]) -> samplers.NoiseAt:
         return samplers.per_sample_noise(0, indices, shape, f"evidence errors {what}", context.device)
@@ -107,10 +109,10 @@ def stages(context: Context, artefact: Artefact, images: np.ndarray, labels: Ten
 
     def drawn(z: Tensor, rows: list[int], start: float) -> Tensor:
         time = torch.tensor(start, dtype=torch.float64)
-        x, _ = paths.interpolate(paths.PATHS[sampling.path], z * facts["scaling_factor"], noise("start", shape, rows)(0), time)
+        x, _ = paths.interpolate(paths.PATHS[sampling.path], scale.scaled_(z.clone()), noise("start", shape, rows)(0), time)
         field = sampling.field(network, labels[rows].to(context.device), null=network.config.classes)
         own_step = replace(sampling, steps=max(2, round(sampling.steps * (1 - start))))
-        return own_step.integrate(field, x, noise("step", shape, rows), start=start) / facts["scaling_factor"]
+        return scale.unscaled(own_step.integrate(field, x, noise("step", shape, rows), start=start))
 
     def changed(change: Callable[[Tensor, list[int]], Tensor]) -> np.ndarray:
         return decoded(vae, [change(z, rows) for z, rows in zip(latents, batches, strict=True)], artefact.name)

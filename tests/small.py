@@ -50,11 +50,12 @@ AUTOENCODER = TrainedAutoencoderSpec(
     pixel="mse", lambda_p=1.0, lambda_g=0.1, gan_weight="constant", betas=(0.9, 0.95), weight_decay=0.0, grad_clip=1.0, flip=True,
     gan=GAN, lpips=LpipsSpec(net="alex", backbone="random", precision=None), ema=None, scale_images=8, seed=0, precision=None, init=None,
     unit_scale=None, steps=10, batch=4, lr=1e-3, lambda_k=1e-4, align=ALIGN, equivariance=None,
+    normalise=None,
 )  # fmt: skip
 RUN = RunSpec(
     latents="l", features=None, teacher=None, family="SiT", patch=2, width=16, depth=2, heads=2, latent_channels=2, latent_size=4,
     batch=7, lr=1e-3, ema=0.9, precision=None, label_dropout=0.3, learn_sigma=True, flip=True, seed=3, repa=None, interpolant=None,
-    scaling_factor=None,
+    scaling_factor=None, times=None,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from reals import files, rng
 from reals.cli.main import main
 from reals.cli.sample import labels
+from reals.data.latent_scale import LatentScale
 from reals.experiment.sampler_table import samplers_of
 from reals.machine import compiler
 from reals.method import ddpm, guidance, samplers, sampling
@@ -108,6 +109,28 @@ def test_the_images_are_the_sampler_s(made, whole):
     assert len({image.tobytes() for image in whole}) == 11
     facts = json.loads((made / "whole.npz.json").read_text())
     assert facts["cfg"] == 1.5 and facts["scaling_factor"] == SCALING and facts["labels"] == "random"
+
+
+def test_channels_are_scaled_back_by_their_own_mean_and_std(made, whole, tmp_path):
+    """Of the autoencoder's folder for a foreign checkpoint, of the checkpoint's own facts for one of ours."""
+    from safetensors.torch import save_file
+
+    vae, scale = autoencoder.load(made / "vae"), LatentScale(1.0, (0.5, 0.0, -0.5, 0.1), (2.0, 1.0, 0.5, 1.0))
+    autoencoder.save(vae, scale, tmp_path / "normalised")
+    sample(made, "--random", 3, "--cfg", 1.5, "--npz", tmp_path / "foreign.npz", "--vae", tmp_path / "normalised")
+    y = torch.from_numpy(sampling.random_labels(0, range(3), 10))
+    with torch.no_grad():
+        z = sampling.draw(network(), sampling.Sampling("sde", 4, cfg=1.5, cfg_channels=3), 0, y, [0, 1, 2], torch.device("cpu"))
+        mean, std = (torch.tensor(values)[:, None, None] for values in (scale.mean, scale.std))
+        expected = (127.5 * vae.decode(z * std + mean).sample + 128).clamp(0, 255).to(torch.uint8)
+    assert close(images(tmp_path / "foreign.npz"), expected.permute(0, 2, 3, 1).numpy())
+    facts = {"family": "SiT", "step": 5, "config": asdict(CONFIG), **scale.facts(), "autoencoder": "vae"}
+    save_file(network().state_dict(), tmp_path / "ours.safetensors", metadata={"reals": json.dumps(facts)})
+    arguments = ["sample", tmp_path / "ours.safetensors", "--vae", made / "vae", "--steps", 4, "--random", 3, "--cfg", 1.5]
+    assert main([str(a) for a in [*arguments, "--cfg-channels", 3, "--npz", tmp_path / "ours.npz"]]) == 0
+    assert close(images(tmp_path / "ours.npz"), expected.permute(0, 2, 3, 1).numpy())
+    said = json.loads((tmp_path / "ours.npz.json").read_text())
+    assert said["latents_std"] == list(scale.std)
 
 
 def test_batches_and_shards_make_the_same_images(made, whole, tmp_path):
@@ -363,7 +386,7 @@ BAD = {
     "batch": (["--batch", "0"], "--batch: got 0"),
     "no autoencoder": (["--vae", "nowhere"], "--vae nowhere: no such file or folder"),
     "folder without config": (["--vae", "."], "no config.json"),
-    "shifted latents": (["--vae", "shifted"], r"--vae shifted/config.json: has latents_mean \[0.5, 0, 0, 0\]; latents here are"),
+    "shifted latents": (["--vae", "shifted"], r"--vae shifted/config.json: has latents_mean \[0.5, 0\]; expected 4 numbers"),
     "channels": (["--vae", "vae3"], "3 latent channels, but .* makes 4"),
     "scale": (["--scaling-factor", "0"], "expected a positive number"),
 }
@@ -378,8 +401,8 @@ def test_mistakes_are_one_line(made, tmp_path, monkeypatch, capsys, name):
     (tmp_path / "few.txt").write_text("a\nb\n")
     autoencoder.save(autoencoder.build(8, 3, (8, 8), 1, 4), 1.0, tmp_path / "vae3")
     shifted = autoencoder.build(8, 4, (8, 8), 1, 4)
-    shifted.register_to_config(latents_mean=[0.5, 0, 0, 0], latents_std=[1, 1, 1, 1])
-    autoencoder.save(shifted, 1.0, tmp_path / "shifted")
+    shifted.register_to_config(latents_mean=[0.5, 0], latents_std=[1, 1, 1, 1])
+    autoencoder.save(shifted, None, tmp_path / "shifted")
     arguments, message = BAD[name]
     assert main(command(made, "--grid", "a.png", *arguments)) == 2
     said = capsys.readouterr().err.strip().splitlines()

@@ -10,6 +10,7 @@ MISTAKES = [
     ("config/runs.tsv", "sd-vae\tno\t400K", "sd-vae\tmaybe\t400K", "repa"),
     ("config/runs.tsv", "name\tmodel", "name\tmodle", "modle: unknown key"),
     ("config/runs.tsv", "dit-b2-reals\tDiT", "dit-b2-sd-vae\tDiT", "names are unique"),
+    ("config/runs.tsv", "SiT-B/2\tsd-vae", "SiT-B/3\tsd-vae", "model"),
     ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "huge\tyes\tyes\t2\t2e-5", "huge"),
     ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "large\tyes\tyes\t2\t-1", "lambda_k"),
     ("config/autoencoders.tsv", "large\tyes\tyes\t2\t2e-5", "large\tyes\tyes\t0\t2e-5", "layers"),

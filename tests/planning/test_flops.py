@@ -38,7 +38,7 @@ REPA = {"projector_depth": 4, "projector_dim": 768}
 
 @pytest.mark.parametrize(
     "config",
-    [TINY, replace(TINY, patch=4, latent_size=16), replace(TINY, projector_depth=1, projector_dim=24, projector_hidden=40),
+    [TINY, replace(TINY, patch=4, latent_size=16), replace(TINY, patch=1, latent_size=4, latent_channels=32), replace(TINY, projector_depth=1, projector_dim=24, projector_hidden=40),
      sizes("S"), sizes("B"), sizes("L"), sizes("XL"), sizes("B", **REPA)],
     ids=lambda c: f"{c.width}x{c.depth}{'-repa' if c.projector_dim else ''}-patch{c.patch}",
 )  # fmt: skip

@@ -129,6 +129,18 @@ def test_counts_are_kept_for_this_code_alone(registry, weighed, monkeypatch):
     assert list(rows(Memory(registry, planned.store.parent / "file" / "memory.json"), 8, 80)) == first  # cannot be written
 
 
+def test_rivals_are_counted_by_their_own_steps(registry):
+    """VA-VAE's weight keeps the graph for one more pass; EQ-VAE's plain step is the largest of its steps."""
+    plain, vf = (registry.autoencoders[name] for name in ("control", "vf"))
+    eq = replace(registry.autoencoders["eq"], spec=replace(registry.autoencoders["eq"].spec, equivariance=None))
+    large = {"batch": 256}
+    peaks = [
+        footprint.autoencoder(registry, replace(a, spec=replace(a.spec, **large)), 1, 1)
+        for a in (plain, vf, registry.autoencoders["eq"], eq)
+    ]
+    assert peaks[1] > peaks[0] and peaks[2] == peaks[3]
+
+
 def test_each_distinct_training_has_a_row(registry, paper, weighed):
     found = list(rows(weighed[1], 8, None))
     assert {r["stage"] for r in found} == {"autoencoder", "transformer", "sample", "latents"}
@@ -137,7 +149,7 @@ def test_each_distinct_training_has_a_row(registry, paper, weighed):
     assert sorted(named) == sorted([*registry.runs, *trained])
     assert all(r["fits"] is None and not r["remedies"] for r in found)
     what = [name for name, _ in Memory(paper).distinct()]
-    assert {"SiT-B", "SiT-L", "SiT-XL", "DiT-B", "REPA, SiT-B", "autoencoder"} == set(what)
+    assert {"SiT-B", "SiT-L", "SiT-XL", "DiT-B", "REPA, SiT-B", "autoencoder", "autoencoder, VA-VAE's loss"} == set(what)
 
 
 def test_what_does_not_fit_has_a_remedy(registry, weighed):

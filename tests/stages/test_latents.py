@@ -20,7 +20,7 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale_where_the_data_flip(con
     latents.run(context, r.latents["sd-vae"])
     cache = readers.Latents(context.folder(r.latents["sd-vae"]))
     noise = torch.zeros(2, 4, *cache.rows("moments", [0], np.zeros(1, int)).shape[2:])
-    double = readers.Latents(context.folder(r.latents["sd-vae"]), scaling_factor=2 * cache.scaling_factor)
+    double = readers.Latents(context.folder(r.latents["sd-vae"]), scaling_factor=2 * cache.scale.factor)
     pair = [c.batch([0, 1], np.zeros(2, int), noise) for c in (cache, double)]
     torch.testing.assert_close(pair[1], 2 * pair[0])
     vae = models.load(context.folder(r.autoencoders["sd-vae"]))
@@ -29,7 +29,7 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale_where_the_data_flip(con
     pixels = torch.from_numpy(context.images("train").batch(indices, flips))
     with torch.no_grad():
         mean, logvar = models.moments(vae, models.to_input(pixels))
-    direct = (mean + torch.exp(0.5 * logvar) * noise) * cache.scaling_factor
+    direct = (mean + torch.exp(0.5 * logvar) * noise) * cache.scale.factor
     torch.testing.assert_close(cache.batch(indices, flips, noise), direct, rtol=2**-8, atol=2**-8)
     everything = torch.cat([cache.batch(indices, np.full(80, f), torch.randn(80, 4, 8, 8)) for f in (False, True)])
     assert everything.std() == pytest.approx(1.0, abs=0.03)

@@ -13,6 +13,7 @@ from conftest import REPOSITORY, edit
 from forks import codes, fork_all
 from PIL import Image
 from small import ALIGN, GAN, LPIPS, VF, Pictures, task
+from torch import nn
 
 from reals.experiment.engine import EngineConfig
 from reals.experiment.load import load
@@ -114,6 +115,19 @@ def test_a_balanced_alignment_pulls_as_hard_as_the_reconstruction():
 def test_the_adaptive_weight_is_part_of_the_step():
     record, _ = gradient(task(gan_weight="adaptive", lambda_g=0.5), 2)
     assert record["gan_weighted"] / record["gan"] != 0.5
+
+
+@pytest.mark.extra
+def test_adaptive_weights_are_the_same_in_compiled_networks(monkeypatch):
+    """By a compiler of graphs alone, which needs no C++: the passes through them are what is asked about."""
+    plain, compiled = nn.Module.compile, Processes()
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: plain(self, backend="aot_eager", dynamic=True))
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    compiled.compiled = True
+    changes = {"align": VF, "gan_weight": "adaptive", "lambda_g": 0.5}
+    ours, expected = (task(processes, **changes).update(0) for processes in (compiled, Processes()))
+    for name, value in expected.items():
+        assert float(ours[name]) == pytest.approx(float(value), rel=1e-4), name
 
 
 def test_batch_norm_is_torchs_where_there_is_one_process():

@@ -130,6 +130,10 @@ def printed(plan: dict) -> str:
         f"To make: {missing['flops']:.3g} FLOP, {hours(missing['device_hours'])} {work} in {missing['jobs']:,} jobs, "
         f"{missing['bytes'] / 1e9:,.1f} GB; {hours(missing['wall_hours'])} {clock} on {devices} {unit}{'s' * (devices > 1)}, "
         f"{hours(missing['critical_path_hours'])} {clock} on as many as can be used.",
+        *(
+            f"On request (snakemake only_{t['table']}), beside all that: {t['adds']['flops']:.3g} FLOP, "
+            f"{hours(t['adds']['device_hours'])} {work} in {t['adds']['jobs']:,} jobs." for t in plan["on_request"]
+        ),
         f"From nothing: {whole['flops']:.3g} FLOP, {hours(whole['device_hours'])} {work}, {whole['bytes'] / 1e9:,.1f} GB.",
         "", NOTE.format(unit=unit),
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from reals.data.cache import Cache, Layout
 from reals.data.dataset import Images, Indices
+from reals.data.latent_scale import LatentScale
 
 Flips = Indices | Tensor
 
@@ -40,14 +41,14 @@ def latent_layout(images: int, flips: int, channels: int, size: int) -> Layout:
 
 
 class Latents(Cache):
-    """Scaled sampled latents by image index, from the cache; scaled by the autoencoder's own factor unless another is given."""
+    """Scaled sampled latents by image index, from the cache; scaled as the autoencoder's own are, by another factor if one is given."""
 
     def __init__(self, folder: Path, images: Images | None = None, scaling_factor: float | None = None):
         super().__init__(folder, images)
-        self.scaling_factor: float = scaling_factor or self.manifest["scaling_factor"]
+        self.scale = LatentScale.of(self.manifest, scaling_factor)
 
     def batch(self, indices: Indices, flips: Flips, noise: Tensor) -> Tensor:
-        """noise [B, C, h, w] -> (mean + std * noise) * scaling_factor, float32."""
+        """noise [B, C, h, w] -> mean + std * noise, scaled (`LatentScale`), float32."""
         mean, logvar = torch.from_numpy(self.rows("moments", indices, np.asarray(flips))).chunk(2, dim=1)
         std = logvar.float().mul_(0.5).exp_()
-        return torch.addcmul(mean.float(), std, noise).mul_(self.scaling_factor)
+        return self.scale.scaled_(torch.addcmul(mean.float(), std, noise))

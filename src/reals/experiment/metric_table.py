@@ -25,7 +25,7 @@ class Metric:
 
     printed: str
     source: Source
-    better: Literal["lower", "higher"] | None = None  # None: a setting
+    better: Literal["lower", "higher"] | None = None  # None: a setting, or a cost
     decimals: int = 2  # as the paper prints it
     distance: bool = False  # shown with at least three significant digits below 1: distances are small on small images
     of_extractor: bool = False  # on the features of the scale's extractor, which is named beside it unless it is ADM's
@@ -35,7 +35,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """An arrow towards better; "" for a setting."""
+        """An arrow towards better; "" where there is none."""
         return {"lower": "↓", "higher": "↑", None: ""}[self.better]
 
 
@@ -66,7 +66,7 @@ METRICS: dict[str, Metric] = {
     "sc_all": Metric("All", "autoencoder", "higher"),
     "sc_centred_all": Metric("All, centred", "autoencoder", "higher"),
     "knn": Metric("k-NN", "autoencoder", "higher", decimals=3),
-    "fine_tuning": Metric("Fine-tuning (TFLOP)", "autoencoder", "lower", counted=True),
+    "fine_tuning": Metric("Fine-tuning (TFLOP)", "autoencoder", decimals=1, distance=True, counted=True),
     "optimizer": Metric("Optimizer", "settings"),
     "lr": Metric("Learning rate", "settings"),
     "schedule": Metric("Schedule", "settings"),

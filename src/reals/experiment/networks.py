@@ -49,6 +49,9 @@ class LatentConfig(Strict):
     """Training images (at most) on which the latent scale is measured."""
     cells: Annotated[int, Field(gt=1)] | None = None
     """Cells along a side that one patch token of the teacher covers, and is aligned with together; null: one, as in the paper."""
+    normalise: Literal["channels"] | None = None
+    """channels: what is measured is each channel's mean and std, and latents are normalised by them (diffusers' latents_mean and
+    latents_std); null: one factor, 1/std of all."""
 
 
 class TrainedTeacher(Strict):

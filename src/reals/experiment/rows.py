@@ -155,7 +155,7 @@ class AutoencoderRow(Repeatable):
 class RunRow(Repeatable):
     """A training of a transformer on the latents of an autoencoder."""
 
-    model: Annotated[str, Field(pattern=r"^(DiT|SiT)-(S|B|L|XL)/(2|4|8)$")]
+    model: Annotated[str, Field(pattern=r"^(DiT|SiT)-(S|B|L|XL)/(1|2|4|8)$")]
     """Family, size and patch, such as SiT-B/2."""
     autoencoder: str = Field(min_length=1)
     """A row of autoencoders.tsv."""
@@ -167,9 +167,14 @@ class RunRow(Repeatable):
     """The interpolant; '-' or no column: SiT's linear path."""
     scaling_factor: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(dash_is_none)] = None
     """What the latents are multiplied by; '-' or no column: the autoencoder's own factor."""
+    times: Annotated[Literal["logit-normal"] | None, BeforeValidator(dash_is_none)] = None
+    """How a SiT's training times are drawn. logit-normal: the sigmoid of a standard normal, as LightningDiT and Stable Diffusion 3
+    do; '-' or no column: uniformly."""
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Self:
+        if self.times is not None and self.family == "DiT":
+            raise ValueError(f"times {self.times} is for SiT runs; DiT draws steps of its chain")
         if self.path is not None and (self.family == "DiT" or self.repa):
             raise ValueError(f"path {self.path} is for SiT runs without repa; DiT has its own schedule and REPA the linear path")
         return self

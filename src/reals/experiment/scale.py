@@ -120,6 +120,7 @@ class Scale(Strict):
             _folders_are_named,
             _resolution_fits,
             _autoencoder_fits,
+            _one_way_to_unit_variance,
             _teachers_fit,
             _models_fit,
             _names_are_defined,
@@ -170,6 +171,13 @@ def _autoencoder_fits(scale: Scale) -> None:
             raise ValueError(
                 f"autoencoder.block_out_channels {channels} does not divide by norm_num_groups {autoencoder.norm_num_groups}"
             )
+
+
+def _one_way_to_unit_variance(scale: Scale) -> None:
+    if scale.latent.normalise and scale.autoencoder.unit_scale:
+        raise ValueError(
+            "autoencoder.unit_scale rescales latents by one factor, latent.normalise each channel by its own; leave out one of the two"
+        )
 
 
 def _teachers_fit(scale: Scale) -> None:

@@ -207,6 +207,7 @@ class TrainedAutoencoderSpec:
     lambda_k: float
     align: AlignSpec | VfSpec | None
     equivariance: EquivarianceSpec | None
+    normalise: Literal["channels"] | None  # None: one factor for all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +225,7 @@ class PretrainedAutoencoderSpec:
     scale_images: int | None
     flip: bool | None
     seed: int | None
+    normalise: Literal["channels"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +275,7 @@ class RunSpec:
     repa: RepaSpec | None
     interpolant: Literal["gvp", "vp"] | None = field(metadata={"key": "path"})  # None: SiT's linear, or DiT
     scaling_factor: float | None  # None: the autoencoder's own
+    times: Literal["logit-normal"] | None  # None: uniform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,15 @@ def drop_labels(y: Tensor, uniform: Tensor, probability: float, null: int) -> Te
     return torch.where(uniform < probability, null, y)
 
 
+def logit_normal(normal: Tensor) -> Tensor:
+    """Training times in (0, 1), sigmoid(normal) of standard normal draws [B]: more of them in the middle of the path than at its ends.
+
+    Esser et al. 2024 (Stable Diffusion 3, Section 3.1) with location 0 and scale 1, as LightningDiT trains. The distribution is
+    symmetric, so that it is the same for time running either way.
+    """
+    return torch.sigmoid(normal)
+
+
 def flow_loss(model: Network, x: Tensor, y: Tensor, t: Tensor, noise: Tensor, path: paths.Path = paths.linear) -> Losses:
     """Mean squared error of the velocity (SiT).
 

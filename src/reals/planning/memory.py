@@ -18,7 +18,7 @@ from reals import files
 from reals.data.cache import BATCH
 from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
-from reals.experiment.specs import RunSpec, SamplesSpec, TrainedAutoencoderSpec
+from reals.experiment.specs import RunSpec, SamplesSpec, TrainedAutoencoderSpec, VfSpec
 from reals.experiment.stage_table import OF_KIND
 from reals.planning.counts import counts
 from reals.planning.networks import Networks
@@ -185,16 +185,21 @@ class Memory:
     def distinct(self) -> Iterator[tuple[str, list[Artefact[Any]]]]:
         """(what it is called, the artefacts that it stands for) of each training that differs in memory; the first stands for all.
 
-        Transformers differ by family, size and teacher. Of the autoencoders the one whose step is the most work stands for all.
+        Transformers differ by family, size and teacher, autoencoders by whether VA-VAE's loss passes them once more. Of those the one
+        whose step is the most work stands for all.
         """
         runs: dict[str, list[Artefact[Any]]] = {}
         for name, run in self.registry.runs.items():
             row = self.registry.experiment.runs[name]
             runs.setdefault(f"{'REPA, ' if row.repa else ''}{row.family}-{row.size}", []).append(run)
-        trained = [a for a in self.registry.autoencoders.values() if isinstance(a.spec, TrainedAutoencoderSpec)]
-        if trained:
-            trained.sort(key=lambda a: -self.networks.autoencoder_step_flops(a.spec, a.teacher))  # type: ignore[arg-type] # trained
-            yield "autoencoder", trained
+        autoencoders: dict[str, list[tuple[int, Artefact[Any]]]] = {}
+        for artefact in self.registry.autoencoders.values():
+            if isinstance(artefact.spec, TrainedAutoencoderSpec):
+                work = self.networks.autoencoder_step_flops(artefact.spec, artefact.teacher)
+                what = "autoencoder, VA-VAE's loss" if isinstance(artefact.spec.align, VfSpec) else "autoencoder"
+                autoencoders.setdefault(what, []).append((work, artefact))
+        for what, trained in autoencoders.items():
+            yield what, [artefact for _, artefact in sorted(trained, key=lambda pair: -pair[0])]
         yield from runs.items()
 
 

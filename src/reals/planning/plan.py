@@ -48,6 +48,10 @@ def plan_of(costs: Costs, rates: Rates, nodes: int, per_node: int) -> dict[str, 
         "stated": rates.source.startswith("stated"), "paper": costs.scale.paper,
         "work": _work((costs.jobs[target] for target in costs.jobs if target in behind), rates),
         "nodes": nodes, "per_node": per_node, "jobs": jobs, "tables": tables,
+        "on_request": [
+            {"table": name, "adds": total(costs.graph.missing(costs.graph.behind_table(name)) - wanted)}
+            for name, sheet in costs.registry.experiment.tables.items() if sheet.on_request
+        ],
         "missing": total(wanted) | {
             "wall_hours": schedule(costs, wanted, rates, devices) / 3600,
             "critical_path_hours": schedule(costs, wanted, rates, 0) / 3600,

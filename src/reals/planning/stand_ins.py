@@ -4,6 +4,7 @@ import numpy as np
 
 from reals.data.cache import DTYPE, Layout
 from reals.data.dataset import Images, Indices
+from reals.data.latent_scale import LatentScale
 from reals.data.readers import CachedFeatures, Latents, feature_layout, latent_layout
 
 ROWS = 64  # that are there; image i is row i mod 64
@@ -37,7 +38,7 @@ class LatentsStandIn(Latents):
 
     def __init__(self, count: int, channels: int, size: int, scaling_factor: float | None = None):
         self.layout, self.manifest = latent_layout(count, 2, channels, size), {"autoencoder": "none"}
-        self.scaling_factor = scaling_factor or 1.0
+        self.scale = LatentScale(scaling_factor or 1.0)
         moments = _rows(self.layout)["moments"]
         moments[:, :, channels:] = LOGVAR
         self._moments = moments

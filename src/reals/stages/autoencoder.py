@@ -8,6 +8,7 @@ import torch
 
 from reals import files, rng
 from reals.data.dataset import Images
+from reals.data.latent_scale import LatentScale
 from reals.data.readers import CachedFeatures
 from reals.experiment.artefact import Artefact
 from reals.experiment.networks import PretrainedBase
@@ -33,8 +34,8 @@ if TYPE_CHECKING:  # diffusers is imported where it is used: it takes seconds
 def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
     """Makes the autoencoder's folder: a diffusers AutoencoderKL, the align networks if any, log.jsonl.
 
-    Its config.json holds scaling_factor, 1/std of sampled latents, measured on training images after training; its
-    index.json their mean and std, also per channel.
+    Its config.json holds scaling_factor, 1/std of sampled latents, measured on training images after training, or, where the
+    scale normalises channels, latents_mean and latents_std; its index.json their mean and std, also per channel.
     """
     folder, spec = context.begin(artefact), artefact.spec
     if isinstance(spec, PretrainedAutoencoderSpec):
@@ -76,7 +77,7 @@ def run(context: Context, artefact: Artefact[AutoencoderSpec]) -> None:
         if not processes.main:
             return
     task.finish()
-    _seal(folder, vae, align, _latent_statistics(context, vae, spec), steps=spec.steps)
+    _seal(folder, vae, align, _latent_statistics(context, vae, spec), spec, steps=spec.steps)
 
 
 def _check_grid(teacher: TeacherFeatures, images: Images, side: int, patch: bool, device: torch.device) -> None:
@@ -99,20 +100,24 @@ def _latent_statistics(context: Context, vae: "AutoencoderKL", spec: Autoencoder
 
 
 def _seal(
-    folder: Path, vae: "AutoencoderKL", align: AlignNetworks | None, statistics: models.LatentStatistics | None, steps: int
-) -> None:
-    facts = {}
+    folder: Path, vae: "AutoencoderKL", align: AlignNetworks | None, statistics: models.LatentStatistics | None,
+    spec: AutoencoderSpec, steps: int,
+) -> None:  # fmt: skip
+    facts, scale = {}, None
     if statistics is not None:
+        scale = LatentScale(1 / statistics.std)
+        if spec.normalise == "channels":
+            scale = LatentScale(1.0, tuple(statistics.channel_mean.tolist()), tuple(statistics.channel_std.tolist()))
         facts = {
             "latent_std": statistics.std,
             "latent_scale_images": statistics.images,
             "latent_channel_mean": statistics.channel_mean.tolist(),
             "latent_channel_std": statistics.channel_std.tolist(),
         }
-    names = models.save(vae, 1 / statistics.std if statistics else None, folder)
+    names = models.save(vae, scale, folder)
     if align is not None:
         names += models.save_align(align, folder)
-    files.seal(folder, names, steps=steps, scaling_factor=vae.config["scaling_factor"], **facts)
+    files.seal(folder, names, steps=steps, **LatentScale.of_config(vae.config).facts(), **facts)
 
 
 def _bring_in(context: Context, name: str, spec: PretrainedAutoencoderSpec, folder: Path) -> None:
@@ -136,4 +141,4 @@ def _bring_in(context: Context, name: str, spec: PretrainedAutoencoderSpec, fold
         if expected != got:
             raise ValueError(f"{where}.path: {path}: has {got} {what}, this scale's latents {expected}")
     vae = models.channels_last(vae, context.device)
-    _seal(folder, vae, align, _latent_statistics(context, vae, spec), steps=0)
+    _seal(folder, vae, align, _latent_statistics(context, vae, spec), spec, steps=0)

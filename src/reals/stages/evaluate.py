@@ -45,6 +45,8 @@ def protocol(
         "data": f"{scale.data.name} {scale.data.resolution}x{scale.data.resolution}",
         "training steps": spec.step,
         "batch": run.batch,
+        **({"training times": run.times} if run.times else {}),
+        **({"latents": "each channel normalised by its own mean and std"} if autoencoder.normalise else {}),
         "sampler": sampler.described,
         "network evaluations": sampler.evaluations or "adaptive",
         **({"sampling precision": spec.precision} if spec.precision else {}),

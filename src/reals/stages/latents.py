@@ -6,6 +6,7 @@ import torch
 from reals import files
 from reals.data import cache
 from reals.data.cache import Put
+from reals.data.latent_scale import LatentScale
 from reals.data.readers import latent_layout
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import LatentsSpec
@@ -17,9 +18,9 @@ from reals.stages.context import Context
 def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
     """Fills the cache of moments, with as many processes as run this, and measures them.
 
-    logvar and not std, because a tiny std underflows in float16. The index holds ``scaling_factor``, the autoencoder's own
-    (one scalar; z_scaled = z * scaling_factor), and the std and per-channel mean and std of the sampled latents of all
-    training images, from sums in float64 that each shard brings.
+    logvar and not std, because a tiny std underflows in float16. The index holds the autoencoder's own `LatentScale`
+    (z_scaled = z * scaling_factor, or channel by channel), and the std and per-channel mean and std of the sampled latents of
+    all training images, from sums in float64 that each shard brings.
     """
     folder = context.begin(artefact)
     images = context.images("train")
@@ -57,7 +58,7 @@ def run(context: Context, artefact: Artefact[LatentsSpec]) -> None:
         mean, square = (np.sum([f[key] for f in facts], axis=0) / count for key in ("sum", "sum_of_squares"))
         std = float(np.sqrt(square.mean() - mean.mean() ** 2))
         return {
-            "scaling_factor": vae.config["scaling_factor"],
+            **LatentScale.of_config(vae.config).facts(),
             "std": std,
             "channel_mean": mean.tolist(),
             "channel_std": np.sqrt(square - mean**2).tolist(),

@@ -8,6 +8,7 @@ import torch
 
 from reals import files
 from reals.arrays import save_array, save_npz
+from reals.data.latent_scale import LatentScale
 from reals.experiment.artefact import Artefact
 from reals.experiment.specs import SamplesSpec
 from reals.machine import compiler
@@ -64,7 +65,7 @@ def run(context: Context, artefact: Artefact[SamplesSpec], shard: int) -> None:
                 before = sum(len(b) for b in batches[:number]) * rounds
                 z = draw(network, sampling, spec.seed, y, indices, context.device,
                          partial(_report, progress, before, len(indices) * rounds))  # fmt: skip
-                z = z / facts["scaling_factor"]
+                z = LatentScale.of(facts).unscaled(z)
                 decoded = decode(vae, z, indices, source, network.precision).cpu().numpy()
                 files.write_atomically(part, partial(save_npz, images=decoded, latents=z.float().cpu().numpy()))
             with np.load(part) as saved:

@@ -76,7 +76,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
         checkpoint_blocks(model)
     with Processes(spec.precision or "fp32", engine.accumulate, engine.compile, engine.deterministic) as processes:
         task = TransformerTask(spec, model.train(), latents, torch.from_numpy(images.labels), processes, teacher, online)
-        pictures = Pictures(task, autoencoder, latents.scaling_factor, context.scale.sampling.steps)
+        pictures = Pictures(task, autoencoder, latents.scale, context.scale.sampling.steps)
         loop.train(
             task, folder, step, label=f"{artefact.name} {step}", processes=processes, engine=engine, keep=milestones,
             batch=spec.batch, sample=pictures, states=states,
@@ -88,7 +88,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
         "step": step,
         "family": spec.family,
         "config": asdict(config),
-        "scaling_factor": latents.scaling_factor,
+        **latents.scale.facts(),
         "run": artefact.id,
         "autoencoder": latents.manifest["autoencoder"],
         "autoencoder_sha256": made_with,

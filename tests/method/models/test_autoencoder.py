@@ -11,6 +11,7 @@ from small import GAN, LPIPS, task, tiny
 from torch import nn
 
 from reals import rng
+from reals.data.latent_scale import LatentScale
 from reals.method import alignment
 from reals.method.models import autoencoder as models
 from reals.method.models import discriminator as gan
@@ -61,25 +62,28 @@ def test_saved_folder_opens_with_diffusers_alone(tmp_path):
     torch.testing.assert_close(again.encode(x).latent_dist.mean, vae.encode(x).latent_dist.mean)
 
 
-@pytest.mark.parametrize(
-    ("settings", "refused"),
-    [
-        ({"shift_factor": 0.0609}, "has shift_factor 0.0609"),  # Stable Diffusion 3's and FLUX's
-        ({"latents_mean": [0.1, 0, 0, 0], "latents_std": [1.0] * 4}, r"has latents_mean \[0.1, 0, 0, 0\]"),
-        ({"latents_mean": [0.0] * 4, "latents_std": [1, 1, 1, 2.5]}, r"has latents_std \[1, 1, 1, 2.5\]"),
-        ({"shift_factor": 0, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}, None),
-        ({"shift_factor": None, "latents_mean": None, "latents_std": None}, None),
-    ],
-)
-def test_latents_that_are_more_than_scaled_are_refused(tmp_path, settings, refused):
+def test_channels_own_mean_and_std_are_written_and_read_as_diffusers_has_them(tmp_path):
+    from diffusers import AutoencoderKL
+
+    vae, scale = tiny(), LatentScale(1.0, (0.1, 0.0, -1.0, 2.0), (1.0, 0.5, 2.0, 3.0))
+    vae.register_to_config(shift_factor=0.5)
+    models.save(vae, scale, tmp_path)
+    theirs = AutoencoderKL.from_pretrained(tmp_path).config
+    assert (theirs.latents_mean, theirs.latents_std, theirs.scaling_factor) == (list(scale.mean), list(scale.std), 1.0)
+    assert theirs.shift_factor is None
+    assert LatentScale.of_config(models.load(tmp_path).config) == scale
+    models.save(models.load(tmp_path), 0.3, tmp_path / "again")  # one factor, and nothing is left of the others
+    assert LatentScale.of_config(models.load(tmp_path / "again").config) == LatentScale(0.3)
+    with pytest.raises(ValueError, match="there is no one factor"):
+        models.rescale_latents(models.load(tmp_path), 0.5)
+
+
+def test_latents_that_cannot_be_scaled_as_the_config_says_are_refused(tmp_path):
     vae = tiny()
-    vae.register_to_config(**settings)
+    vae.register_to_config(latents_mean=[0.1, 0.0], latents_std=[1.0, 1.0])
     vae.save_pretrained(tmp_path)
-    if refused is None:
+    with pytest.raises(ValueError, match=r"config.json: has latents_mean \[0.1, 0.0\]; expected 4 numbers"):
         models.load(tmp_path)
-    else:
-        with pytest.raises(ValueError, match=f"config.json: {refused}; latents here are multiplied by scaling_factor and"):
-            models.load(tmp_path)
 
 
 def test_align_networks_travel_beside_it(tmp_path):

@@ -33,7 +33,12 @@ def to_ldm(state: dict) -> dict:
             new = [parts[0], "mid", f"block_{int(parts[3]) + 1}", *parts[4:]]
         elif parts[1] in ("down_blocks", "up_blocks"):
             level = int(parts[2]) if parts[1] == "down_blocks" else levels - 1 - int(parts[2])
-            rest = ["block", parts[4], *parts[5:]] if parts[3] == "resnets" else [parts[3].removesuffix("rs"), *parts[5:]]
+            if parts[3] == "attentions":
+                leaf = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out": "proj_out"}[parts[5]]
+                rest = ["attn", parts[4], leaf, parts[-1]]
+                value = value[:, :, None, None] if leaf != "norm" and parts[-1] == "weight" else value
+            else:
+                rest = ["block", parts[4], *parts[5:]] if parts[3] == "resnets" else [parts[3].removesuffix("rs"), *parts[5:]]
             new = [parts[0], parts[1].removesuffix("_blocks"), str(level), *rest]
         else:
             new = [p.replace("conv_norm_out", "norm_out") for p in parts]
@@ -93,6 +98,29 @@ def test_ldm_names_are_those_diffusers_converts(vae):
     theirs = convert_ldm_vae_checkpoint(to_ldm(vae.state_dict()), vae.config)
     assert theirs.keys() == vae.state_dict().keys()
     assert all(torch.equal(value, vae.state_dict()[name]) for name, value in theirs.items())
+
+
+@pytest.fixture(scope="module")
+def f16d32():
+    """VA-VAE's architecture but for its widths: 16 times smaller latents of 32 channels, attention among the last blocks."""
+    plain, up = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+    made = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=32, block_out_channels=(32, 32, 64, 64, 128), layers_per_block=2,
+        norm_num_groups=32, down_block_types=(*plain, "AttnDownEncoderBlock2D"), up_block_types=("AttnUpDecoderBlock2D", *up),
+    )  # fmt: skip
+    models.initialise(made, 0)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "ldm .safetensors", "ldm .ckpt"])
+def test_a_16_fold_32_channel_autoencoder_comes_in(f16d32, tmp_path, kind):
+    loaded = models.load(written(f16d32, kind, tmp_path))
+    x, z = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, 32, 4, 4)
+    assert torch.equal(loaded.encode(x).latent_dist.parameters, f16d32.encode(x).latent_dist.parameters)
+    assert loaded.encode(x).latent_dist.mean.shape == z.shape
+    assert torch.equal(loaded.decode(z).sample, f16d32.decode(z).sample)
+    names = set(to_ldm(f16d32.state_dict()))  # VA-VAE's published names, of each kind
+    assert {"encoder.down.4.attn.1.q.weight", "decoder.up.4.attn.2.proj_out.bias", "encoder.mid.attn_1.norm.weight"} <= names
 
 
 def test_an_ldm_file_of_sd_vae_has_its_configuration():

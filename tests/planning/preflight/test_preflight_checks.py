@@ -40,8 +40,8 @@ def test_a_file_that_no_job_left_reads_may_be_gone(project, old, new, made, says
     assert all("is gone, and nothing that is left to make reads it" in line for line in gone)
 
 
-def test_a_base_whose_latents_are_more_than_scaled_is_refused_before_the_first_job(project):
-    files.write_json(project / "given/config.json", {"latents_mean": [0.1, 0, 0, 0], "latents_std": [1, 1, 1, 1]})
+def test_a_base_whose_latents_cannot_be_scaled_is_refused_before_the_first_job(project):
+    files.write_json(project / "given/config.json", {"latents_mean": [0.1, 0, 0], "latents_std": [1, 1, 1, 1]})
     edit(project / "config/scales/smoke.yaml", BASE, "sd-vae: {kind: diffusers, path: given}")
-    with pytest.raises(ConfigError, match=r"bases.sd-vae.path: given/config.json: has latents_mean \[0.1, 0, 0, 0\]"):
+    with pytest.raises(ConfigError, match=r"bases.sd-vae.path: given/config.json: has latents_mean \[0.1, 0, 0\]"):
         checks.at_start(Registry(load("smoke")))

@@ -149,3 +149,18 @@ def test_a_table_of_samples_shows_metrics_of_the_autoencoder_behind_them():
     assert [cell.measured for cell in whole.rows[0].cells] == [25.0, 20.0] and whole.missing == ()
     assert [group.heading for group in whole.groups] == ["dB ↑", "FID ↓"]
     assert whole.rows[0].cells[0].provenance["kind"] == "autoencoder"
+
+
+def test_above_a_table_of_both_each_kind_says_its_own_where_they_differ():
+    both = replace(
+        sheet(replace(row("a", "run-a"), autoencoder="vae", published={"psnr": None, "fid": None})), metrics=("psnr", "fid")
+    )
+    drawn, reconstructed = result("run-a", fid=20.0), result("vae", "autoencoder", psnr=25.0)
+    drawn["protocol"] |= {"training steps": 400, "sampler": "SDE"}
+    reconstructed["protocol"] |= {"training steps": 200}
+    table = build(both, {("evaluation", "run-a"): drawn, ("autoencoder", "vae"): reconstructed}, COMMON)
+    assert table.protocol == {
+        "feature extractor": EXTRACTOR,
+        "training steps": "200 (autoencoder); 400 (evaluation)",
+        "sampler": "SDE",
+    }

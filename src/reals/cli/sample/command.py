@@ -45,18 +45,18 @@ def run(options: argparse.Namespace) -> None:
     classes, columns = labels.labels_of(options, checkpoint.model.config.classes, names)
     n = len(classes)
     print(f"  classes {labels.printed(classes, names)}")
-    vae, scaling = decoder.decoder_of(options, checkpoint, device)
-    print(f"  {settings.described(sampling)}; seed {options.seed}; latents divided by {scaling:.6g}")
+    vae, scale = decoder.decoder_of(options, checkpoint, device)
+    print(f"  {settings.described(sampling)}; seed {options.seed}; latents divided by {scale}")
     parts = Parts(options.parts or outputs[0].with_name(outputs[0].name + ".parts"))
     parts.begin({
         "network": decoder.fingerprint(checkpoint.model), "autoencoder": decoder.fingerprint(vae), "family": checkpoint.family,
-        "scaling_factor": scaling, "precision": options.precision + (", compiled" if options.compile else ""),
+        **scale.facts(), "precision": options.precision + (", compiled" if options.compile else ""),
         "seed": options.seed, "labels": labels.described(options, classes[:columns]), **vars(sampling),
         **({} if sampling.end == 1 else {"end": sampling.end}),
     })  # fmt: skip
     own, there = shard_range(n, shard, shards), parts.covered()
     if missing := [i for i in own if i not in there]:
-        make = maker(options, checkpoint.model, sampling, classes, vae, scaling, device)
+        make = maker(options, checkpoint.model, sampling, classes, vae, scale, device)
         rounds = 1 if sampling.facts.times is None else sampling.steps
         with files.lock(parts.folder / f".shard_{shard}_of_{shards}.lock", f"shard {shard}/{shards} in {parts.folder}"):
             fill(parts, missing, len(own), rounds, options.batch, make)

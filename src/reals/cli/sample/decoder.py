@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+from reals.data.latent_scale import LatentScale
 from reals.method.checkpoints import Checkpoint
 from reals.method.models import autoencoder as models
 from reals.records import hub
 
 
-def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> tuple[AutoencoderKL, float]:
-    """(the autoencoder, what to divide latents by)."""
+def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> tuple[AutoencoderKL, LatentScale]:
+    """(the autoencoder, how latents are scaled)."""
     facts, folder = checkpoint.facts, options.vae
     home = options.checkpoint.absolute().parent
     # Of a run, and of one that was shared.
@@ -37,18 +38,15 @@ def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torc
         raise ValueError(
             f"--vae {folder}: {vae.config['latent_channels']} latent channels, but {options.checkpoint} makes {config.latent_channels}"
         )
-    if options.scaling_factor is not None:
-        scaling = options.scaling_factor
-    elif facts:
-        scaling = facts["scaling_factor"]
-    else:
-        scaling = vae.config["scaling_factor"]
+    scale = LatentScale.of(facts) if facts else LatentScale.of_config(vae.config)
+    if not facts and options.scaling_factor is None:
         settings = Path(folder) / "config.json"
         if not settings.is_file() or "scaling_factor" not in json.loads(settings.read_text()):
-            print(f"  scaling factor {scaling}, Stable Diffusion's: {folder} states none")
-    if not 0 < scaling < math.inf:
-        raise ValueError(f"scaling factor: got {scaling}, expected a positive number")
-    return models.channels_last(vae, device), scaling
+            print(f"  scaling factor {scale.factor}, Stable Diffusion's: {folder} states none")
+    scale = scale.times(options.scaling_factor)
+    if not 0 < scale.factor < math.inf:
+        raise ValueError(f"scaling factor: got {scale.factor}, expected a positive number")
+    return models.channels_last(vae, device), scale
 
 
 def fingerprint(module: torch.nn.Module) -> str:

@@ -8,6 +8,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from reals.cli.sample.parts import Report
+from reals.data.latent_scale import LatentScale
 from reals.method.models.transformer import Transformer
 from reals.method.sampling import InPrecision, Sampling, decode, draw
 
@@ -18,7 +19,7 @@ def maker(
     sampling: Sampling,
     classes: np.ndarray,
     vae: AutoencoderKL,
-    scaling: float,
+    scale: LatentScale,
     device: torch.device,
 ) -> Callable[[list[int], Report], np.ndarray]:
     """A function that draws the samples of some indices, each of its class, as uint8 [k, H, W, 3]; bf16 casts ``model`` in place."""
@@ -29,7 +30,7 @@ def maker(
     @torch.no_grad()
     def make(indices: list[int], report: Report) -> np.ndarray:
         y = torch.from_numpy(classes[indices]).to(device)
-        z = draw(network, sampling, options.seed, y, indices, device, report) / scaling
+        z = scale.unscaled(draw(network, sampling, options.seed, y, indices, device, report))
         images = decode(vae, z, indices, str(options.checkpoint), options.precision)
         return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

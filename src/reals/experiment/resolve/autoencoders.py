@@ -54,7 +54,7 @@ def _base(
     spec = PretrainedAutoencoderSpec(
         data=data.id if measured else None, **architecture, pretrained=Path(base.path).name, sha256=base.sha256,
         scale_images=scale.latent.scale_images if measured else None, flip=scale.data.flip if measured else None,
-        seed=_seed(experiment, row) if measured else None,
+        seed=_seed(experiment, row) if measured else None, normalise=scale.latent.normalise if measured else None,
     )  # fmt: skip
     return Artefact(row.name, spec, (data,) if measured else ())
 
@@ -114,6 +114,7 @@ def _training(experiment: Experiment, row: AutoencoderRow) -> dict[str, Any]:
         "scale_images": scale.latent.scale_images,
         "seed": _seed(experiment, row),
         "precision": config.precision,
+        "normalise": scale.latent.normalise,
     }
 
 

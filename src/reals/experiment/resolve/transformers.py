@@ -33,7 +33,7 @@ def run(experiment: Experiment, row: RunRow, latents: Artefact[LatentsSpec], sou
         latent_channels=scale.latent.channels, latent_size=scale.latent_size, **values_of(scale.transformer),
         label_dropout=loss.label_dropout, learn_sigma=loss.learn_sigma, flip=scale.data.flip,
         seed=scale.seeds.transformer if row.seed is None else row.seed, repa=repa, interpolant=row.path,
-        scaling_factor=row.scaling_factor,
+        scaling_factor=row.scaling_factor, times=row.times,
     )  # fmt: skip
     return Artefact(row.name, spec, made_of(latents, source.features, source.teacher))
 

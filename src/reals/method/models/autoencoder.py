@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reals import rng, tensors
+from reals.data.latent_scale import MEAN, SHIFT, STD, LatentScale
 from reals.files import read_json, write_atomically, write_json
 from reals.method.alignment import AlignNetworks
 
@@ -33,6 +34,9 @@ LDM_NAMES = {
     r"\.mid\.attn_1\.norm\.": ".mid_block.attentions.0.group_norm.",
     r"\.mid\.attn_1\.([qkv])\.": r".mid_block.attentions.0.to_\1.",
     r"\.mid\.attn_1\.proj_out\.": ".mid_block.attentions.0.to_out.0.",
+    r"\.attn\.(\d+)\.norm\.": r".attentions.\1.group_norm.",
+    r"\.attn\.(\d+)\.([qkv])\.": r".attentions.\1.to_\2.",
+    r"\.attn\.(\d+)\.proj_out\.": r".attentions.\1.to_out.0.",
     r"\.down\.(\d+)\.": r".down_blocks.\1.",
     r"\.block\.(\d+)\.": r".resnets.\1.",
     r"\.nin_shortcut\.": ".conv_shortcut.",
@@ -71,7 +75,7 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> "Autoencoder
     A folder may be old (attention named query, key, value, proj_attn; pickled .bin weights) or ours. A file (.ckpt, .pt,
     .safetensors) has LDM's names, bare or below first_stage_model; it states no scaling factor, so it gets the class's
     default, Stable Diffusion's 0.18215. Raises ValueError, one line, for what is missing, damaged, no such network, no
-    tensors, not finite, or of latents that are more than scaled (`refuse_normalised`).
+    tensors, not finite, or of latents that cannot be scaled as its config says (`LatentScale`).
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -131,21 +135,17 @@ def _read_diffusers(config: Path, weights: Path) -> tuple[dict, dict[str, Tensor
         raise ValueError(f"{config}: damaged (not a JSON object); fetch or make it again") from None
     if made != "AutoencoderKL":
         raise ValueError(f"{config}: is of a {made}, expected an AutoencoderKL")
-    refuse_normalised(config, settings)
+    latent_scale(config, settings)
     state = tensors.named(weights, tensors.read(weights)[0])
     return settings, {_renamed(name, OLD_ATTENTION): value for name, value in state.items()}
 
 
-def refuse_normalised(config: Path, settings: Mapping[str, Any]) -> None:
-    """ValueError where an autoencoder's config.json has its users do more to latents than multiply them by scaling_factor.
-
-    diffusers subtracts shift_factor, or latents_mean and divides by latents_std, channel by channel. Left out they would give other
-    latents, and other images of them, without an error.
-    """
-    for key, neutral in (("shift_factor", 0), ("latents_mean", 0), ("latents_std", 1)):
-        value = settings.get(key)
-        if value is not None and any(part != neutral for part in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(f"{config}: has {key} {value}; latents here are multiplied by scaling_factor and nothing else")
+def latent_scale(config: Path, settings: Mapping[str, Any]) -> LatentScale:
+    """How an autoencoder's config.json has its users scale latents; ValueError, with the file's name, where none could be."""
+    try:
+        return LatentScale.of_config(settings)
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from None
 
 
 def _read_ldm(path: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -169,7 +169,10 @@ def _read_ldm(path: Path) -> tuple[dict, dict[str, Tensor]]:
         "block_out_channels": [len(state[f"encoder.down.{i}.block.0.conv2.weight"]) for i in levels],
         "layers_per_block": len({name.split(".")[4] for name in state if name.startswith("encoder.down.0.block.")}),
         "norm_num_groups": LDM_NORM_GROUPS,
-        "down_block_types": ["DownEncoderBlock2D"] * n, "up_block_types": ["UpDecoderBlock2D"] * n,
+        "down_block_types": ["AttnDownEncoderBlock2D" if f"encoder.down.{i}.attn.0.q.weight" in state else "DownEncoderBlock2D"
+                             for i in range(n)],
+        "up_block_types": ["AttnUpDecoderBlock2D" if f"decoder.up.{i}.attn.0.q.weight" in state else "UpDecoderBlock2D"
+                           for i in reversed(range(n))],
     }  # fmt: skip
 
     def named(name: str) -> str:
@@ -177,7 +180,7 @@ def _read_ldm(path: Path) -> tuple[dict, dict[str, Tensor]]:
         return _renamed(name, LDM_NAMES)
 
     # LDM's attention is 1x1 convolutions, diffusers' linear layers.
-    flat = {named(k): v.flatten(1) if ".mid.attn_1." in k and v.ndim == 4 else v for k, v in state.items()}
+    flat = {named(k): v.flatten(1) if ".attn" in k and v.ndim == 4 else v for k, v in state.items()}
     return settings, flat
 
 
@@ -187,12 +190,16 @@ def _renamed(name: str, renames: dict[str, str]) -> str:
     return name
 
 
-def save(vae: "AutoencoderKL", scaling_factor: float | None, folder: Path) -> list[str]:
-    """Writes a diffusers folder, atomically per file, weights first; returns the file names."""
+def save(vae: "AutoencoderKL", scale: LatentScale | float | None, folder: Path) -> list[str]:
+    """Writes a diffusers folder, atomically per file, weights first; returns the file names.
+
+    Its config says how latents are to be scaled: ``scale``, or one factor; None leaves what it says.
+    """
     from safetensors.torch import save_file
 
-    if scaling_factor is not None:
-        vae.register_to_config(scaling_factor=scaling_factor)
+    if scale is not None:
+        scale = scale if isinstance(scale, LatentScale) else LatentScale(scale)
+        vae.register_to_config(**{MEAN: None, STD: None, SHIFT: None} | scale.facts())
     state = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
     write_atomically(folder / WEIGHTS, lambda partial: save_file(state, partial, metadata={"format": "pt"}))
     write_atomically(folder / "config.json", lambda partial: partial.write_text(vae.to_json_string()))
@@ -201,7 +208,7 @@ def save(vae: "AutoencoderKL", scaling_factor: float | None, folder: Path) -> li
 
 @torch.no_grad()
 def rescale_latents(vae: "AutoencoderKL", factor: float) -> None:
-    """Makes ``vae`` the same autoencoder with latents ``factor`` times as large, exactly but for rounding.
+    """Makes ``vae`` the same autoencoder with latents ``factor`` times as large, exactly but for rounding; ValueError where it cannot.
 
     The posterior's mean is scaled and its log-variance shifted in quant_conv, and post_quant_conv undoes it. Outside the
     clamp of the log-variance to [-30, 20] reconstructions are the same. Its scaling factor is divided by ``factor``.
@@ -209,6 +216,8 @@ def rescale_latents(vae: "AutoencoderKL", factor: float) -> None:
     into, out_of = vae.quant_conv, vae.post_quant_conv
     if into is None or into.bias is None or out_of is None:
         raise ValueError("rescale_latents: the autoencoder has no quant_conv and post_quant_conv to scale")
+    if LatentScale.of_config(vae.config).mean is not None:
+        raise ValueError("rescale_latents: each channel of these latents has a mean and std of its own; there is no one factor")
     c = vae.config["latent_channels"]
     into.weight[:c] *= factor
     into.bias[:c] *= factor

@@ -59,7 +59,7 @@ def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
         notes=notes,
         remarks=sheet.remarks,
         conditions=conditions,
-        protocol={} if sheet.source == "settings" else stated(_shown(cells), conditions.planned),
+        protocol={} if sheet.source == "settings" else _protocol(_shown(cells), conditions),
         missing=tuple(dict.fromkeys(missing)),
     )
 
@@ -70,10 +70,26 @@ def _shown(cells: Mapping[str, tuple[Cell, ...]]) -> list[Result]:
     return list(found.values())
 
 
+def _protocol(results: list[Result], conditions: Conditions) -> dict[str, str]:
+    """What -> how: of samples and autoencoders apart where the table shows metrics of both and they differ."""
+    kinds = {kind: [r for r in results if r["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in results)}
+    if len(kinds) < 2:
+        return stated(results, conditions.planned)
+    lines: dict[str, dict[str, str]] = {}
+    for kind, found in kinds.items():
+        for key, how in stated(found, {}).items():
+            lines.setdefault(key, {})[kind] = how
+    one = {key: set(how.values()) for key, how in lines.items()}
+    return {
+        key: next(iter(one[key])) if len(one[key]) == 1 else "; ".join(f"{text} ({kind})" for kind, text in how.items())
+        for key, how in lines.items()
+    }
+
+
 def _group(sheet: TableSheet, metric: str, conditions: Conditions) -> Group:
     extractor = conditions.extractor if metric in OF_EXTRACTOR else conditions.judges.get(metric)
     published = any(row.published[metric] is not None for row in sheet.rows)
-    ours = "used" if sheet.source == "settings" else "measured"
+    ours = "used" if sheet.source == "settings" else "counted" if METRICS[metric].counted else "measured"
     return Group(
         metric,
         sheet.printed.get(metric, METRICS[metric].printed),

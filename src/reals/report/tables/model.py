@@ -63,7 +63,7 @@ class Mean:
 class Group:
     """The columns of one metric: its name, whose features we measure it on (None: no network's), if anything is published.
 
-    ``ours`` heads our column: "measured", or "used" for settings. ``change``: the relative change stands beside it.
+    ``ours`` heads our column: "measured", "used" for settings, or "counted" by the plan. ``change``: the relative change stands beside it.
     """
 
     metric: str

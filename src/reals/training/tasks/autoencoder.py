@@ -68,6 +68,9 @@ class AutoencoderTask(Task):
         gan.initialise(self.discriminator, rng.generator(spec.seed, "discriminator weights"))
         self.discriminator.to(self.device).to(memory_format=torch.channels_last)
         if processes.compiled:
+            if spec.gan_weight == "adaptive" or isinstance(spec.align, VfSpec):
+                # Else what is compiled gives its buffers away in the first of the backward passes that these weights take.
+                torch._functorch.config.donated_buffer = False
             for module in (self.vae.encoder, self.vae.decoder, self.discriminator):
                 module.compile()
         self.trained = [*self.vae.parameters(), *(self.align.parameters() if self.align else [])]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from reals import files
+from reals.data.latent_scale import LatentScale
 from reals.method.models import autoencoder as autoencoders
 from reals.method.models.transformer import Transformer
 from reals.method.sampling import Sampling, decode, draw
@@ -23,8 +24,8 @@ class Pictures:
     the EMA's values, so a run with pictures has the bits of one without.
     """
 
-    def __init__(self, task: TransformerTask, autoencoder: Path, scaling_factor: float, steps: int):
-        self.task, self.autoencoder, self.scaling_factor = task, autoencoder, scaling_factor
+    def __init__(self, task: TransformerTask, autoencoder: Path, scale: LatentScale, steps: int):
+        self.task, self.autoencoder, self.scale = task, autoencoder, scale
         self.sampling = Sampling("ddpm" if task.spec.family == "DiT" else "sde", steps, path=task.spec.interpolant or "linear")
         self.model: Transformer | None = None
 
@@ -38,7 +39,7 @@ class Pictures:
         indices = list(range(COUNT))
         y = torch.arange(COUNT, device=device) % config.classes
         with torch.no_grad():
-            z = draw(self.model, self.sampling, self.task.spec.seed, y, indices, device) / self.scaling_factor
+            z = self.scale.unscaled(draw(self.model, self.sampling, self.task.spec.seed, y, indices, device))
         try:
             images = decode(self.vae, z, indices, path.stem).cpu().numpy()
         except FloatingPointError as error:

@@ -72,6 +72,8 @@ class TransformerTask(Task):
         )
         if self.schedule is not None:
             t = torch.randint(0, len(self.schedule), (n,), generator=draw("time"))
+        elif spec.times == "logit-normal":
+            t = objectives.logit_normal(torch.randn(n, generator=draw("time")))
         else:
             t = torch.rand(n, generator=draw("time"))
         rows = self.rows
