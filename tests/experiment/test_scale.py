@@ -25,7 +25,7 @@ MISTAKES = [
     ("config/scales/demo.yaml", "features: cached", "features: cached\nseeds: {analysis: -1}", "seeds.analysis"),
     ("config/scales/demo.yaml", "lr: 1.2e-3", "lr: .inf", "autoencoder.lr"),
     ("config/scales/demo.yaml", "tsne_grid: 2", "tsne_grid: 9", "9 cells a side, but a latent has 8 tokens a side"),
-    ("config/scales/demo.yaml", "pr_reference: 1000", "second: {kind: small-cnn, name: digits-cnn, width: 8, steps: 1, batch: 8, lr: 1, seed: 1}\n  pr_reference: 1000", "a second one has its own"),
+    ("config/scales/demo.yaml", "pr_reference: 1000", "second: {kind: small-cnn, name: digits-cnn, width: 8, steps: 1, batch: 8, lr: 1, seed: 1}\n  pr_reference: 1000", "another extractor has its own"),
     ("config/scales/demo.yaml", "description: 5,000", "description: ５,000", "config/scales/demo.yaml: description: no LaTeX spelling"),
     ("config/scales/demo.yaml", "features: cached", "features: cached\npretrained: ''", "pretrained: '' would be the current folder"),
     ("config/scales/demo.yaml", "  resolution: 32", "  keep_crops: true\n  resolution: 32", "keep_crops: storage array holds the crops already"),
