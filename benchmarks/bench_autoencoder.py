@@ -45,7 +45,7 @@ SPEC = TrainedAutoencoderSpec(  # config/scales/imagenet256.yaml with the defaul
     steps=200_180, batch=1, lr=5e-5, lambda_k=2e-5,
     equivariance=None, normalise=None, align=AlignSpec(
         patch=True, cls=True, layers=2, hidden=1024, lambda_a=1.0, lambda_1=0.9, lambda_2=0.1, smooth_l1_beta=1.0,
-        balance="constant",
+        balance="constant", cells=None,
     ),
 )  # fmt: skip
 ARMS = ("plain diffusers fp32", "ours fp32", "ours bf16")

@@ -45,18 +45,16 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(cores(), 8)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses, and before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
     """Extra tests run only where they are asked for: a selection by another mark does not bring them back.
 
-    What uses the finished run starts snakemake, so it is marked `process` without being told. Tests with a fixture of their
-    module stay on one worker, so that it is made once; the workflow's tests come first, since they take longest.
+    What uses the finished run starts snakemake, so it is marked `process` without being told. On several workers the workflow's
+    tests come first, since they take longest.
     """
     for item in items:
         if "finished" in item.fixturenames or item.get_closest_marker("workflow") or item.get_closest_marker("extra"):
             item.add_marker("process")
-        if any(fixture[-1].scope == "module" for fixture in item._fixtureinfo.name2fixturedefs.values()):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
     if leaves_out_extra(config):
         extra = [item for item in items if item.get_closest_marker("extra")]
         config.hook.pytest_deselected(items=extra)

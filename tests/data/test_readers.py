@@ -20,7 +20,7 @@ def test_the_costs_in_the_manual_are_those_of_the_layouts(project):
         planned = (
             readers.latent_layout(n, views, scale.latent.channels, scale.latent_size)
             if of == "latents"
-            else readers.feature_layout(n, views, scale.latent_size, width, of.endswith("cls"))
+            else readers.feature_layout(n, views, scale.teacher_grid, width, of.endswith("cls"))
         )
         stated = " + ".join(" x ".join(map(str, shape)) for shape in planned.fields.values())
         assert [images, flips, row, size] == [f"{n:,}", str(planned.flips), stated, cache.amount(planned.bytes)], (name, of)

@@ -191,7 +191,7 @@ def test_a_scale_runs_from_what_was_fetched_without_a_network(scale, stand_ins, 
     squeeze, inception, reference = stand_ins["elsewhere"]
     layer = inputs.load_lpips(context).network.net.slice1[0].weight
     assert torch.equal(layer, torch.load(folder / squeeze, weights_only=True)["features.0.weight"])
-    assert inputs.inception_weights(context, scale.evaluation.extractor) == folder / inception
+    assert inputs.extractor_weights(context, "extractor", scale.evaluation.extractor) == folder / inception
     assert pretrained.reference(scale) == folder / reference
     checked = {key: look() for key, look in weights.published(registry)}
     assert sorted(checked) == ["autoencoder.lpips", "bases.sd-vae", "evaluation.extractor", "teachers.base"]

@@ -139,7 +139,7 @@ def test_results_of_a_folder_are_shown_where_that_folder_is_not(project, tmp_pat
     mine = ["--config", "scale=cifar10", f"data={images}"]
     registry = Registry(load("cifar10", data=str(images)))
     for arm in ("reals", "sd-vae", "control"):
-        measure(registry, f"sit-b2-{arm}_late", 10.0)
+        measure(registry, f"sit-b4-{arm}_late", 10.0)
     monkeypatch.setattr("reals.report.commands.draw", lambda registry, folder: None)
     assert main(["publish", "--results", *mine]) == 0
     assert "results/published/cifar10_my-photos: 3 results" in capsys.readouterr().out
@@ -163,8 +163,8 @@ def broken(file: str, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("file", "text", "command", "says"),
     [
-        ("metrics/sit-b2-reals_late-*/metrics.json", "half", ["claim"], "brings back what results/published held"),
-        ("metrics/sit-b2-reals_late-*/metrics.json", "{}", ["publish", "--restore"], "says other bytes; `git checkout -- "),
+        ("metrics/sit-b4-reals_late-*/metrics.json", "half", ["claim"], "brings back what results/published held"),
+        ("metrics/sit-b4-reals_late-*/metrics.json", "{}", ["publish", "--restore"], "says other bytes; `git checkout -- "),
         ("published.json", "", ["claim"], "published.json: missing or damaged; `git checkout -- results/published/cifar10`"),
         ("published.json", "half", ["why", "arms:reals-late:fid"], "published.json: missing or damaged; `git checkout"),
     ],
@@ -172,7 +172,7 @@ def broken(file: str, text: str) -> list[str]:
 def test_broken_published_files_get_one_line(file, text, command, says, project, monkeypatch, capsys):
     registry = Registry(load("cifar10"))
     for arm in ("reals", "sd-vae"):
-        measure(registry, f"sit-b2-{arm}_late", 10.0)
+        measure(registry, f"sit-b4-{arm}_late", 10.0)
     published.write(registry, registry)
     shutil.rmtree(registry.root)
     broken(file, text)
@@ -183,11 +183,11 @@ def test_broken_published_files_get_one_line(file, text, command, says, project,
 
 def test_one_missing_published_number_is_not_measured_yet(project, capsys):
     registry = Registry(load("cifar10"))
-    for name in ("sit-b2-reals_late", "sit-b2-sd-vae_late", "sit-b2-control_late"):
+    for name in ("sit-b4-reals_late", "sit-b4-sd-vae_late", "sit-b4-control_late"):
         measure(registry, name, 10.0)
     published.write(registry, registry)
     shutil.rmtree(registry.root)
-    broken("metrics/sit-b2-control_late-*/metrics.json", "")
+    broken("metrics/sit-b4-control_late-*/metrics.json", "")
     assert main(["why", "arms:control-late:fid", "--config", "scale=cifar10"]) == 0
     assert "fid is not measured yet" in capsys.readouterr().out
 
@@ -210,15 +210,15 @@ def test_a_scale_is_not_told_by_an_absolute_path(project, capsys):
     own = project / "mine.yaml"
     own.write_text((project / "config/scales/cifar10.yaml").read_text().replace("name: cifar10\n", "name: mine\n", 1))
     registry = Registry(load(str(own)))
-    measure(registry, "sit-b2-reals_late", 10.0)
+    measure(registry, "sit-b4-reals_late", 10.0)
     assert main(["publish", "--results", "--config", f"scale={own}"]) == 2
     assert "give the file by a path below this folder" in capsys.readouterr().err
 
 
 def test_a_number_that_names_this_machine_is_refused(project, capsys):
     registry = Registry(load("cifar10"))
-    measure(registry, "sit-b2-reals_late", 10.0)
-    path = registry.outputs(registry.evaluations["sit-b2-reals_late"])[0]
+    measure(registry, "sit-b4-reals_late", 10.0)
+    path = registry.outputs(registry.evaluations["sit-b4-reals_late"])[0]
     files.write_json(path, files.read_json(path) | {"provenance": {"checkpoint": "/home/me/run/step_2.pt"}})
     assert main(["publish", "--results", "--config", "scale=cifar10"]) == 2
     assert "names a host or an absolute path" in capsys.readouterr().err

@@ -110,8 +110,8 @@ def test_what_was_measured_while_it_was_drawn_leaves_the_page_to_the_rule(regist
     pages = early.Pages(registry, lambda: WORK)
     write = assembly.write_page
 
-    def last_number(*arguments):
-        write(*arguments)
+    def last_number(*arguments, **named):
+        write(*arguments, **named)
         monkeypatch.setattr(pages, "metrics", pages.metrics[:1])
         monkeypatch.setattr(pages, "measured", lambda: 1)
 

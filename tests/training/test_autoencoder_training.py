@@ -122,10 +122,10 @@ def test_adaptive_weights_are_the_same_in_compiled_networks(monkeypatch):
     """By a compiler of graphs alone, which needs no C++: the passes through them are what is asked about."""
     plain, compiled = nn.Module.compile, Processes()
     monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: plain(self, backend="aot_eager", dynamic=True))
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
     compiled.compiled = True
     changes = {"align": VF, "gan_weight": "adaptive", "lambda_g": 0.5}
-    ours, expected = (task(processes, **changes).update(0) for processes in (compiled, Processes()))
+    with torch._functorch.config.patch(donated_buffer=True):  # monkeypatch would leave torch's settings without it
+        ours, expected = (task(processes, **changes).update(0) for processes in (compiled, Processes()))
     for name, value in expected.items():
         assert float(ours[name]) == pytest.approx(float(value), rel=1e-4), name
 
@@ -434,7 +434,7 @@ def test_a_teacher_whose_grid_is_not_the_latents_is_refused_before_training():
     check = autoencoder._check_grid
     check(teacher(64), Pictures(), 8, True, torch.device("cpu"))
     check(teacher(0), Pictures(), 8, False, torch.device("cpu"))  # cls features alone are enough where cls alone is aligned
-    with pytest.raises(ValueError, match="49 patch features an image, the latents have 8x8 = 64 positions"):
+    with pytest.raises(ValueError, match="49 patch features an image, the latents want 8x8 = 64"):
         check(teacher(49), Pictures(), 8, True, torch.device("cpu"))
 
 

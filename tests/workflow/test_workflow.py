@@ -558,7 +558,8 @@ def test_other_scales_are_planned_in_seconds(project, scale, least):
     experiment = load(scale)
     assert jobs["evaluate"] == len(experiment.table_evaluations)
     on_request = {row.source for table in experiment.tables.values() if table.on_request for row in table.rows}
-    unasked = {name: row for name, row in experiment.evaluations.items() if name not in on_request or name in experiment.table_evaluations}
+    shown = experiment.table_evaluations
+    unasked = {name: row for name, row in experiment.evaluations.items() if (row.repeat_of or name) not in on_request or name in shown}
     runs = {row.run for row in unasked.values()}
     assert jobs["transformer"] == sum(len(experiment.runs[name].milestones) for name in runs)
     whole = sum(row.samples == "all" for row in unasked.values())
@@ -614,7 +615,7 @@ def test_own_photographs_at_64_pixels_by_a_copy_of_the_scale_file(project):
         trained |= {"steps": 3, "batch": 8}
     (project / "mine.yaml").write_text(yaml.safe_dump(values))
     registry = Registry(load(str(project / "mine.yaml"), folder=project / "config"))
-    target = registry.folder(registry.evaluations["sit-b2-reals_late_cfg1.5"]) / "metrics.json"
+    target = registry.folder(registry.evaluations["sit-b4-reals_late_cfg1.5"]) / "metrics.json"
     snakemake(project, str(target), str(registry.root / "figures/reconstructions.png"), "--config", "scale=mine.yaml")
     result = json.loads((project / target).read_text())
     assert result["protocol"]["data"] == "photos 64x64"

@@ -45,7 +45,9 @@ def test_a_base_folder(tmp_path):
     save_file({"a": torch.zeros(1000)}, path)
     assert files.sha256(path)[:16] in weights.diffusers_base("bases.x", base)
     (tmp_path / "config.json").write_text('{"latents_std": [1.5, 1]}')
-    with pytest.raises(ConfigError, match=r"bases.x.path: .* has latents_std \[1.5, 1\]; latents here are multiplied by"):
+    with pytest.raises(
+        ConfigError, match=r"bases.x.path: .* has latents_std \[1.5, 1\]; expected 4 numbers, one for each channel"
+    ):
         weights.diffusers_base("bases.x", base)
     (tmp_path / "config.json").write_text("{}")
     path.write_bytes(path.read_bytes()[:-100])
