@@ -36,9 +36,8 @@ style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The type checker works beside the tests, of which every core runs one. Those of a file stay together, for its fixtures are dear and
-# it may need a thing of which there is one, as the throw-away cluster.
-checked = $(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(1); tests=$$?; \
+# The type checker works beside the tests, of which every core runs one.
+checked = $(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist load $(1); tests=$$?; \
 	wait $$types || { echo "mypy found what stands above the tests"; exit 1; }; exit $$tests
 
 $(READY): requirements.lock pyproject.toml
