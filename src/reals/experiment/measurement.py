@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from reals.experiment.datasets import LabelsConfig
 from reals.experiment.metric_table import JUDGES
-from reals.experiment.networks import AnyExtractor, AutoencoderPrecision, Clip, Dino, Extractor, TrainedExtractor
+from reals.experiment.networks import VIT_MODELS, AnyExtractor, AutoencoderPrecision, Clip, Dino, Extractor, TrainedExtractor
 from reals.experiment.reading import Strict
 
 
@@ -69,6 +69,15 @@ class EvaluationConfig(Strict):
         """Metric -> the further feature extractor that it is measured on."""
         stated = {metric: getattr(self, key) for metric, key in JUDGES.items()}
         return {metric: judge for metric, judge in stated.items() if judge is not None}
+
+    @property
+    def published_judges(self) -> dict[str, str]:
+        """Key in the scale -> timm's name of the network, of the judges that are brought in and for which no local file is named."""
+        return {
+            f"evaluation.{JUDGES[metric]}": VIT_MODELS[judge.kind]
+            for metric, judge in self.judges.items()
+            if judge.kind in VIT_MODELS and getattr(judge, "weights", None) is None
+        }
 
 
 class AnalysisConfig(Strict):

@@ -120,6 +120,11 @@ class GanSpec:
     channels: int
     layers: int
 
+    @property
+    def smallest(self) -> int:
+        """Pixels of a side that a discriminator with so many strided layers needs at least: one logit."""
+        return 3 * 2**self.layers
+
 
 @dataclass(frozen=True, kw_only=True)
 class LpipsSpec:

@@ -35,6 +35,11 @@ class AlignNetworks(nn.Module):
         self.patch = mlp(latent_channels * cells**2, hidden, dim, layers, bias) if patch else None
         self.cls = mlp(latent_channels, hidden, dim, layers, bias) if cls else None
 
+    @property
+    def grid(self) -> str:
+        """The grid of its tokens, in words: that of the teacher must equal it."""
+        return "the latent grid" + (f" over {self.cells}" if self.cells > 1 else "")
+
     def forward(self, z: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """z [B, C, h, w], unscaled -> (patch features [B, h*w/cells^2, D] in row order, cls features [B, D])."""
         tokens = F.pixel_unshuffle(z, self.cells) if self.cells > 1 else z
@@ -77,8 +82,7 @@ def align_loss(networks: AlignNetworks, z: Tensor, patch: Tensor, cls: Tensor, w
         if predicted.shape != teacher.shape:
             raise ValueError(
                 f"alignment: teacher {name} features are {tuple(teacher.shape)}, the align network gives "
-                f"{tuple(predicted.shape)}; the teacher's grid must equal the latent grid"
-                + (f" over {networks.cells}" if networks.cells > 1 else "")
+                f"{tuple(predicted.shape)}; the teacher's grid must equal {networks.grid}"
             )
         loss, cosine, smooth = feature_loss(predicted, teacher, weights)
         total = total + loss

@@ -50,7 +50,7 @@ def vf_loss(networks: AlignNetworks, z: Tensor, patch: Tensor, margins: Margins 
         got = None if projected is None else tuple(projected.shape)
         raise ValueError(
             f"vf: teacher patch features are {tuple(patch.shape)}, the projected latents {got}; the teacher's grid must equal "
-            f"the latent grid"
+            f"{networks.grid}"
         )
     cosine = marginal_cosine(projected, patch, margins.cosine)
     distance = marginal_distance(projected, patch, margins.distance)

@@ -112,7 +112,7 @@ class Networks:
         if isinstance(spec.align, VfSpec):  # its adaptive weight: back through LPIPS and the decoder once more
             total += flops.FROZEN * (decoder + lpips)
         if spec.lambda_g > 0:  # through it in the generator's step; trained on real and on fake in its own
-            judged = max(decoded, 3 * 2**spec.gan.layers)  # the least it takes (`discriminator.smallest`)
+            judged = max(decoded, spec.gan.smallest)
             discriminator = flops.patch_gan_flops(judged, spec.gan.channels, spec.gan.layers)
             total += (flops.PASSED_THROUGH + 2 * flops.TRAINED) * discriminator
         return total

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from reals import files
-from reals.experiment.metric_table import JUDGES
-from reals.experiment.networks import VIT_MODELS, PretrainedBase, PretrainedTeacher
+from reals.experiment.networks import PretrainedBase, PretrainedTeacher
 from reals.experiment.scale import Scale
 
 FETCHED = "fetched.json"
@@ -58,10 +57,8 @@ def needed(scale: Scale) -> dict[str, Callable[[], list[Published]]]:
         found["autoencoder.lpips"] = partial(_lpips, lpips.net)
     if extractor.kind == "inception" and extractor.weights is None:
         found["evaluation.extractor"] = _inception
-    for metric, judge in scale.evaluation.judges.items():
-        if judge.kind in VIT_MODELS and getattr(judge, "weights", None) is None:
-            key = f"evaluation.{JUDGES[metric]}"
-            found[key] = partial(_timm, key, VIT_MODELS[judge.kind])
+    for key, model in scale.evaluation.published_judges.items():
+        found[key] = partial(_timm, key, model)
     if reference is not None and Path(reference).name in ADM_REFERENCES and not Path(reference).exists():
         found[REFERENCE] = partial(_reference, Path(reference).name)
     return found

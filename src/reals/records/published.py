@@ -110,7 +110,8 @@ def restore(registry: Registry) -> tuple[int, int]:
                 files.write_atomically(folder / path.relative_to(source), partial(shutil.copyfile, path))
         copied += 1
     if copied:
-        _write_journal(registry.root / JOURNAL, [registry.root / JOURNAL, other.root / JOURNAL], None)
+        lines = _journal_lines([registry.root / JOURNAL, other.root / JOURNAL], None)
+        files.write_text(registry.root / JOURNAL, "".join(lines))
     return copied, left
 
 
@@ -130,7 +131,8 @@ def _content(registry: Registry, told: Registry, other: Registry) -> Iterator[tu
     graph = Graph(told)
     numbers = {artefact.id: artefact for artefact in (*measured(registry), *measured(other))}
     targets = {graph.target(artefact) for artefact in numbers.values()}
-    for target in sorted(graph.behind(targets)):
+    behind = graph.behind(targets)
+    for target in sorted(behind):
         job, name = graph.jobs[target], Path(target).relative_to(told.root)
         if job.stage.measures:
             for path in job.asked:
@@ -141,9 +143,7 @@ def _content(registry: Registry, told: Registry, other: Registry) -> Iterator[tu
             again = provenance.remake(told, output)
             record = provenance.path_of(output).relative_to(told.root)
             yield from _either(registry, other, record, partial(_record, again))
-    lines = _journal_lines(
-        [registry.root / JOURNAL, other.root / JOURNAL], {graph.jobs[t].artefact.id for t in graph.behind(targets)}
-    )
+    lines = _journal_lines([registry.root / JOURNAL, other.root / JOURNAL], {graph.jobs[t].artefact.id for t in behind})
     yield Path(JOURNAL), "".join(lines).encode()
 
 
@@ -204,10 +204,6 @@ def _journal_lines(books: list[Path], ids: set[str] | None) -> list[str]:
     kept = [r for r in records if ids is None or (r.get("artefact") in ids and r["stage"] != journal.ENGINE)]
     lines = {json.dumps(clean(record)) + "\n": record["began"] for record in kept}
     return sorted(lines, key=lambda line: (lines[line], line))
-
-
-def _write_journal(path: Path, books: list[Path], ids: set[str] | None) -> None:
-    files.write_text(path, "".join(_journal_lines(books, ids)))
 
 
 def _facts(other: Registry) -> dict[str, Any]:

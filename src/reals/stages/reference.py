@@ -23,7 +23,8 @@ def run(context: Context, artefact: Artefact[ReferenceSpec]) -> None:
     """Writes reference.npz: mu, sigma, mu_s, sigma_s (ADM's keys), how many images, pool features for P/R and KID.
 
     The statistics are of all training images (as ADM's are), or of the chosen ones alone where the spec says so; the features
-    those of some of them, which the spec's seed chooses; or everything comes from ADM's own .npz where the scale names one (and the features are those of its first images).
+    those of some of them, which the spec's seed chooses; or everything comes from ADM's own .npz where the scale names one (and the
+    features are those of its first images).
     """
     folder, seed = context.begin(artefact), artefact.spec.seed
     needed = artefact.needed("extractor")

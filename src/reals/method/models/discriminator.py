@@ -44,11 +44,6 @@ def patch_gan(channels: int = 64, layers: int = 3) -> nn.Sequential:
     return nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
 
-def smallest(layers: int) -> int:
-    """Pixels of a side that `patch_gan` with so many strided layers needs at least: one logit."""
-    return 3 * 2**layers
-
-
 @torch.no_grad()
 def initialise(discriminator: nn.Module, generator: torch.Generator) -> None:
     """Convolutions N(0, 0.02), norm weights N(1, 0.02), biases 0 (pix2pix), drawn from ``generator``."""

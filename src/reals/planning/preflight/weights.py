@@ -13,7 +13,7 @@ from pathlib import Path
 from reals import files
 from reals.experiment.artefact import Artefact
 from reals.experiment.metric_table import JUDGES
-from reals.experiment.networks import VIT_MODELS, PretrainedBase, PretrainedTeacher
+from reals.experiment.networks import PretrainedBase, PretrainedTeacher
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.scale import Scale
@@ -131,10 +131,8 @@ def published(registry: Registry) -> Iterator[tuple[str, Callable[[], str]]]:
             yield _fetched_or(scale, f"teachers.{key}", hub)
     if scale.evaluation.extractor.kind == "inception" and scale.evaluation.extractor.weights is None:
         yield _fetched_or(scale, "evaluation.extractor", inception_weights)
-    for metric, judge in scale.evaluation.judges.items():
-        if judge.kind in VIT_MODELS and getattr(judge, "weights", None) is None:
-            what = f"evaluation.{JUDGES[metric]}"
-            yield _fetched_or(scale, what, partial(_timm_weights, what, VIT_MODELS[judge.kind]))
+    for what, model in scale.evaluation.published_judges.items():
+        yield _fetched_or(scale, what, partial(_timm_weights, what, model))
     lpips = scale.autoencoder.lpips
     if lpips.backbone == "pretrained" and lpips.weights is None:
         yield _fetched_or(scale, "autoencoder.lpips", lambda: lpips_weights(lpips.net))

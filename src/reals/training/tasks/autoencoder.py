@@ -172,7 +172,7 @@ class AutoencoderTask(Task):
         return wide(logits)
 
     def _judged(self, images: Tensor) -> Tensor:
-        return self._enlarged(images, gan.smallest(self.spec.gan.layers))
+        return self._enlarged(images, self.spec.gan.smallest)
 
     def _enlarged(self, images: Tensor, smallest: int) -> Tensor:
         """Images that were scaled down to below what a network takes, as large as it needs: of small data sets alone."""
