@@ -36,8 +36,9 @@ style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The type checker works beside the tests, of which every core runs one.
-checked = $(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist load $(1); tests=$$?; \
+# The type checker works beside the tests, of which every core runs a file: what a file's tests share is made once. Files in our
+# order (the longest first), not by their number of tests.
+checked = $(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(1); tests=$$?; \
 	wait $$types || { echo "mypy found what stands above the tests"; exit 1; }; exit $$tests
 
 $(READY): requirements.lock pyproject.toml

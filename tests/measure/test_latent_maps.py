@@ -38,6 +38,7 @@ def test_the_classes_may_be_shown_by_training_images_and_the_maps_stay_those_of_
     assert classes.tolist() == np.unique(usual.arrays["labels"]).tolist()
     for name in ("images", "reconstructions", "maps", "anchors"):
         assert np.array_equal(asked.arrays[name], usual.arrays[name])
+    assert {*usual.arrays} - {*latent_maps(vae, held_out, Classes(held_out, 3, 4, drawn=False), 5).arrays} == {"tsne"}
     drawn = train.batch(_indices(train, Classes(train, 3, 4), 5))
     mean = models.moments(vae, models.to_input(torch.from_numpy(drawn)))[0].mean(dim=(2, 3))
     torch.testing.assert_close(asked.pooled, mean, rtol=1e-4, atol=1e-5)

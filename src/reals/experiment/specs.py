@@ -372,6 +372,7 @@ class AnalysisSpec:
     tsne_images: int
     tsne_split: Literal["train"] | None  # that they are of; None: held out
     tsne_grid: int | None  # cells a side, standardised; None: the mean over all tokens
+    tsne_drawn: Literal[False] | None  # None: yes; no where Figure 1 does not show this autoencoder: the map is dear
     augmentations: AugmentationsSpec
     knn_k: int
     seed: int

@@ -25,13 +25,15 @@ MAPS = 6  # images with token-similarity maps
 class Classes:
     """Which images the t-SNE shows: ``each`` of ``count`` classes (or all, where there are fewer), of ``of``; and what of them.
 
-    ``grid``: the means over that many cells a side, standardised; None: the mean over all tokens.
+    ``grid``: the means over that many cells a side, standardised; None: the mean over all tokens. ``drawn``: False leaves the t-SNE
+    itself out.
     """
 
     of: Images
     count: int
     each: int
     grid: int | None = None
+    drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LatentMaps:
 def latent_maps(vae: "AutoencoderKL", held_out: Images, classes: Classes, seed: int) -> LatentMaps:
     """t-SNE of pooled latents of a few classes, and cosine maps of a few held-out images' tokens to one anchor.
 
-    Arrays: ``tsne`` [N, 2], ``labels`` [N]; of six of the images ``images`` and ``reconstructions`` uint8 [6, R, R, 3],
+    Arrays: ``tsne`` [N, 2] where it is drawn, ``labels`` [N]; of six of the images ``images`` and ``reconstructions`` uint8 [6, R, R, 3],
     ``maps`` [6, h, w] and ``anchors`` [6, 2], the token (row, column) that a map's cosines are with.
     """
     device = next(vae.parameters()).device
@@ -62,8 +64,8 @@ def latent_maps(vae: "AutoencoderKL", held_out: Images, classes: Classes, seed: 
     maps = torch.stack([semantics.token_similarity(z[i], tuple(a)) for i, a in zip(shown, anchors.tolist(), strict=True)])
     mean, logvar = models.moments(vae, models.to_input(torch.from_numpy(pixels).to(device)))
     decoded = to_uint8(vae.decode(sampled(mean, logvar, seed, 0)).sample).cpu().numpy()
-    arrays = {
-        "tsne": semantics.tsne(pooled, seed, min(30.0, (len(pooled) - 1) / 3)).astype(np.float32),
+    tsne = {"tsne": semantics.tsne(pooled, seed, min(30.0, (len(pooled) - 1) / 3)).astype(np.float32)} if classes.drawn else {}
+    arrays = tsne | {
         "labels": labels,
         "images": pixels.transpose(0, 2, 3, 1),
         "reconstructions": decoded.transpose(0, 2, 3, 1),

@@ -41,7 +41,9 @@ def run(context: Context, artefact: Artefact[AnalysisSpec]) -> None:
         values |= probe_scores(vae, train, probe, held_out, indices, k)
         values["latent_std"] = latent_std(vae, images)
         crowd = train if settings.tsne_split == "train" else held_out
-        maps = latent_maps(vae, held_out, Classes(crowd, settings.tsne_classes, settings.tsne_images, settings.tsne_grid), seed)
+        drawn = artefact.spec.tsne_drawn is not False
+        classes = Classes(crowd, settings.tsne_classes, settings.tsne_images, settings.tsne_grid, drawn)
+        maps = latent_maps(vae, held_out, classes, seed)
         labels = torch.from_numpy(maps.arrays["labels"])
         if 2 <= len(labels.unique()) < len(labels):  # else it is not defined
             values["silhouette"] = semantics.silhouette(maps.pooled, labels)

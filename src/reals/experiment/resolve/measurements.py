@@ -61,8 +61,10 @@ def analysis(
     experiment: Experiment, data: Artefact[DataSpec], autoencoder: Artefact[AutoencoderSpec], extractor: Artefact[ExtractorSpec]
 ) -> Artefact[AnalysisSpec]:
     scale, paper = experiment.scale, experiment.paper
+    drawn = autoencoder.name in experiment.figures.figure1["autoencoders"]
     spec = AnalysisSpec(
         data=data.id, autoencoder=autoencoder.id, extractor=extractor.id, **values_of(scale.analysis),
+        tsne_drawn=None if drawn else False,
         augmentations=AugmentationsSpec(**values_of(paper.augmentations)), knn_k=paper.knn_k, seed=scale.seeds.analysis,
         lpips=lpips(experiment),
     )  # fmt: skip
