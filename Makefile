@@ -1,7 +1,7 @@
 # make demo: every table and figure at demo scale.
 # make docs: the pages as a site, site/index.html.
-# make test: lint, types and the tests.  make quick: without the tests that start a process.  make test-all: also those on SLURM, in
-# a browser, of LaTeX, and the long ones; what is not installed is skipped and named.
+# make test: lint, types and the tests.  make quick: without the tests that start a process or take a second.  make test-all: also
+# those on SLURM, in a browser, of LaTeX, and the long ones; what is not installed is skipped and named.
 # All set up .venv from the lock file first; with CPU=1 without CUDA, a third of the size.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,7 +27,7 @@ test-all: style $(READY_DOCS)
 	$(call checked,--all)
 
 quick: style
-	$(call checked,-q -m "not process")
+	$(call checked,-q -m "not process and not slow")
 
 lint: style
 	$(BIN)/mypy

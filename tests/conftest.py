@@ -100,18 +100,38 @@ def project(tmp_path: Path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def context(project: Path):
+def context(project: Path, prepared: Path):
     """The smoke scale with prepared images of both flips."""
+    from reals.experiment.load import load
+    from reals.experiment.registry import Registry
+    from reals.stages.context import Context
+
+    _small_smoke(project)
+    shutil.copytree(prepared / "results", project / "results")
+    return Context(Registry(load("smoke")))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """A folder with the prepared images of ``context``."""
     from reals.experiment.load import load
     from reals.experiment.registry import Registry
     from reals.stages import data
     from reals.stages.context import Context
 
-    edit(project / "config/scales/smoke.yaml", "flip: false", "flip: true")
-    edit(project / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
-    made = Context(Registry(load("smoke")))
-    data.run(made, made.registry.data)
-    return made
+    def make(folder: Path) -> None:
+        copy_project(folder)
+        _small_smoke(folder)
+        with contextlib.chdir(folder):
+            made = Context(Registry(load("smoke")))
+            data.run(made, made.registry.data)
+
+    return once(tmp_path_factory, "prepared", make)
+
+
+def _small_smoke(folder: Path) -> None:
+    edit(folder / "config/scales/smoke.yaml", "flip: false", "flip: true")
+    edit(folder / "config/scales/smoke.yaml", "images_per_class: 40", "images_per_class: 10")
 
 
 def copy_project(folder: Path) -> None:

@@ -52,6 +52,7 @@ def title(example: str) -> str:
     return ", ".join(re.findall(r"^from reals\.\w+ import (.+)$", example, re.MULTILINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=title)
 def test_an_example_runs_and_is_short(example, stand_ins, monkeypatch, capsys):
     monkeypatch.chdir(stand_ins)

@@ -345,6 +345,7 @@ def weights(tmp_path_factory) -> Path:
     return random_inception_weights(tmp_path_factory.mktemp("inception") / "inception.pth")
 
 
+@pytest.mark.slow
 def test_adms_network_reads_adms_reference_and_alone_has_plain_names(here, capsys, weights):
     draw = np.random.default_rng(0)
     statistics = {"mu": draw.normal(size=2048), "sigma": np.eye(2048), "mu_s": draw.normal(size=2023), "sigma_s": np.eye(2023)}

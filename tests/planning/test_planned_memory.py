@@ -33,6 +33,7 @@ def aligned(registry, **changes):
     return replace(artefact, spec=replace(artefact.spec, **changes))
 
 
+@pytest.mark.slow
 def test_the_runs_memory_is_what_the_batch_and_the_depth_make_it(registry):
     @cache
     def peak(batch=64, depth=2, accumulate=1, checkpointed=False, gpus=1):
@@ -47,6 +48,7 @@ def test_the_runs_memory_is_what_the_batch_and_the_depth_make_it(registry):
     assert peak(64, gpus=2) < once < peak(128, gpus=2)
 
 
+@pytest.mark.slow
 def test_several_gpus_hold_the_exchange_s_gradients_all_the_time(registry):
     run = run_of(registry, batch=256, width=128, depth=4, heads=2)
     parameters = 4 * 4 * 18 * 128**2  # bytes, about: 12 width^2 of a block's products, 6 of its modulation
@@ -55,6 +57,7 @@ def test_several_gpus_hold_the_exchange_s_gradients_all_the_time(registry):
     assert 0.7 * parameters < shared - alone < 1.5 * parameters
 
 
+@pytest.mark.slow
 def test_an_autoencoder_s_memory(registry):
     def peak(batch=512, accumulate=1, gpus=1, **changes):
         return footprint.autoencoder(registry, aligned(registry, batch=batch, **changes), gpus, accumulate)
@@ -65,6 +68,7 @@ def test_an_autoencoder_s_memory(registry):
     assert peak(1024, gpus=2) >= one and peak(lambda_p=0.0) < one
 
 
+@pytest.mark.slow
 def test_the_paper_s_largest(paper):
     """26.15 GB of SiT-XL in bf16 at 32 a GPU and 137.9 of the autoencoder's batch of 64, as counted on FakeTensors of device cuda."""
     xl = paper.runs["sit-xl2-reals"]
@@ -75,6 +79,7 @@ def test_the_paper_s_largest(paper):
     assert footprint.encoding(paper, next(iter(paper.latents.values())), 64) < 15e9
 
 
+@pytest.mark.slow
 def test_the_scale_for_a_small_card_fits_it():
     """The largest of its work, in as many parts as its file says, with what a count of tensors cannot see."""
     day = Registry(load("imagenet100-24gb"))
@@ -129,6 +134,7 @@ def test_counts_are_kept_for_this_code_alone(registry, weighed, monkeypatch):
     assert list(rows(Memory(registry, planned.store.parent / "file" / "memory.json"), 8, 80)) == first  # cannot be written
 
 
+@pytest.mark.slow
 def test_rivals_are_counted_by_their_own_steps(registry):
     """VA-VAE's weight keeps the graph for one more pass; EQ-VAE's plain step is the largest of its steps."""
     plain, vf = (registry.autoencoders[name] for name in ("control", "vf"))

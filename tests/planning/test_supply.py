@@ -38,6 +38,7 @@ def test_where_the_scale_decodes_as_it_goes_the_stand_ins_are_larger_files(regis
     assert supply.said["images"] == "stand-ins: 64 painted JPEG files of 62 x 47"
 
 
+@pytest.mark.slow
 def test_what_is_prepared_is_read(registry, tmp_path):
     folder = registry.folder(registry.data)
     prepare.prepare(registry.experiment.scale.data, 0, folder)

@@ -70,6 +70,7 @@ def test_what_is_at_hand_is_read(registry):
     assert task.teacher is at_hand
 
 
+@pytest.mark.slow
 def test_the_paper_s_tasks_make_a_step_without_memory(monkeypatch):
     monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # torch cannot move fake parameters, which are there
     registry = Registry(load("imagenet256"))

@@ -1,11 +1,14 @@
 """Every file a stage makes says what it was made from, and the way back to data and seeds is printed."""
 
+import contextlib
 import html
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import copy_project
 
 from reals import files
 from reals.cli.main import main
@@ -16,15 +19,25 @@ from reals.records import provenance
 from reals.report import commands
 
 
-@pytest.fixture
-def made(project) -> Registry:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
     """The smoke scale up to an autoencoder's measurements, each stage run as Snakemake runs it."""
-    registry = Registry(load("smoke"))
-    base = registry.autoencoders["sd-vae"]
-    for stage, artefact in (("data", registry.data), ("extractor", registry.extractor), ("autoencoder", base),
-                            ("analyse", registry.analyses["sd-vae"])):  # fmt: skip
-        assert main(["stage", stage, artefact.id, "--config", "scale=smoke"]) == 0
-    return registry
+    folder = tmp_path_factory.mktemp("measured")
+    copy_project(folder)
+    with contextlib.chdir(folder):
+        registry = Registry(load("smoke"))
+        base = registry.autoencoders["sd-vae"]
+        for stage, artefact in (("data", registry.data), ("extractor", registry.extractor), ("autoencoder", base),
+                                ("analyse", registry.analyses["sd-vae"])):  # fmt: skip
+            assert main(["stage", stage, artefact.id, "--config", "scale=smoke"]) == 0
+    return folder
+
+
+@pytest.fixture
+def made(project, measured) -> Registry:
+    """A copy of ``measured``, as the current folder."""
+    shutil.copytree(measured / "results", project / "results", symlinks=True)
+    return Registry(load("smoke"))
 
 
 def test_a_cell_leads_back_to_data_and_seeds(made, capsys):

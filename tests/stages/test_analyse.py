@@ -21,6 +21,7 @@ from reals.stages import (
 from reals.stages.context import Context
 
 
+@pytest.mark.slow
 def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says(context, monkeypatch, project):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
@@ -48,6 +49,7 @@ def test_reconstruction_is_measured_in_pages_on_as_many_images_as_the_scale_says
     assert fewer < plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "says"), [("", "2 images of each of 10 classes, held-out"), ("train", "4 images of each of 10 classes, training")]
 )

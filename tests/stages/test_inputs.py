@@ -46,6 +46,7 @@ def another_copy(folder):
     files.seal(folder, list(manifest["files"]), **facts)
 
 
+@pytest.mark.slow
 def test_what_was_made_with_another_copy_of_a_network_is_refused(context):
     r = context.registry
     base, cache = r.autoencoders["sd-vae"], r.latents["sd-vae"]

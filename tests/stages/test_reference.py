@@ -28,6 +28,7 @@ from reals.stages import (
 from reals.stages.context import Context
 
 
+@pytest.mark.slow
 def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(project):
     edit(
         project / "config/scales/smoke.yaml", "  pr_reference:",
@@ -60,6 +61,7 @@ def test_a_second_extractor_measures_the_same_samples_with_its_own_reference(pro
     assert said["IS"] == "one split of 24, in file order" and said["KID"] == "100 subsets of 12, cubic kernel"
 
 
+@pytest.mark.slow
 def test_judges_measure_the_same_samples_each_on_its_own_features(project):
     """FD-DINOv2 and CMMD by small stand-ins, and FID's interval; a scale without them has the ids that it had."""
     path = project / "config/scales/smoke.yaml"
@@ -120,6 +122,7 @@ def test_published_judges_are_named_priced_and_fetched(project):
     assert "evaluation.fd_dinov2.weights" in {stated.key for stated in stated_files(r)}
 
 
+@pytest.mark.slow
 def test_the_analysis_seed_chooses_the_images_of_precision_and_recall(project):
     scale = project / "config/scales/smoke.yaml"
     edit(scale, "pr_reference: 100", "pr_reference: 12")

@@ -68,6 +68,7 @@ def drawn_by(monkeypatch, context: Context) -> Callable[[], None]:
     return lambda: sample.run(context, samples, 0)
 
 
+@pytest.mark.slow
 def test_encoder_teacher_transformer_and_decoder_compute_in_the_stated_precision(context, project, monkeypatch):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])

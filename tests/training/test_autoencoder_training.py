@@ -188,6 +188,7 @@ def test_more_shares_than_images_are_refused():
         task(Processes(accumulate=8), batch=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default", "balanced", "vf, equivariant"])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, name):
     engine = EngineConfig(log_every=1)
@@ -337,6 +338,7 @@ def test_an_unknown_preset_is_refused(project):
         load("smoke")
 
 
+@pytest.mark.slow
 def test_the_folder_carries_the_latent_scale(context):
     from diffusers import AutoencoderKL
 
@@ -351,6 +353,7 @@ def test_the_folder_carries_the_latent_scale(context):
     assert float((z * vae.config.scaling_factor).std()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", ["own", "measured"])
 def test_a_folder_written_by_diffusers_is_a_base_and_keeps_its_factor_unless_measured(context, tmp_path, factor):
     given = tmp_path / "given"
@@ -375,6 +378,7 @@ def test_a_folder_written_by_diffusers_is_a_base_and_keeps_its_factor_unless_mea
     assert models.load(made.folder(started)).config.latent_channels == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "says"),
     [
@@ -393,6 +397,7 @@ def test_a_base_that_does_not_fit_is_refused(context, tmp_path, build, says):
         autoencoder.run(made, made.registry.autoencoders["sd-vae"])
 
 
+@pytest.mark.slow
 def test_a_base_with_another_checksum_is_refused_before_it_is_read(context, tmp_path):
     models.build(32, 4, (8, 8, 8), 1, 8).save_pretrained(tmp_path / "given")
     made = context(base=(
@@ -413,6 +418,7 @@ def test_a_seed_repeats_training_on_the_same_data(project):
     assert second.experiment.overrides == ("scale=smoke", "seed=1")
 
 
+@pytest.mark.slow
 def test_a_unit_scale_start_is_the_same_autoencoder_at_another_scale(context):
     made = context(
         unit=("autoencoder:\n  block", "autoencoder:\n  unit_scale: true\n  lr: 1.0e-12\n  block"), lr=("  lr: 5.0e-4\n", "")

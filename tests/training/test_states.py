@@ -56,6 +56,7 @@ def test_a_mapped_state_is_the_same_numbers_and_takes_no_memory_of_the_process(t
     assert codes([fork(read), fork(read_twice)]) == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_nothing_of_the_state_that_it_read(tmp_path, monkeypatch):
     """But what the optimizer of a CPU takes over as its own."""
     run(tmp_path / "a", 3)

@@ -57,6 +57,7 @@ def registry(project) -> Registry:
     return Registry(load("smoke"))
 
 
+@pytest.mark.slow
 def test_it_loads_from_a_folder_trains_and_samples(registry):
     context = Context(registry)
     base, run = registry.autoencoders["sd-vae"], registry.runs["sit-b2-sd-vae"]
@@ -85,6 +86,7 @@ def test_what_is_measured_says_so(registry):
     assert all(p["latents"] == "each channel normalised by its own mean and std" for p in said)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_one_states_its_own_mean_and_std(registry):
     context = Context(registry)
     data.run(context, registry.data)
@@ -95,6 +97,7 @@ def test_a_fine_tuned_one_states_its_own_mean_and_std(registry):
     assert LatentScale.of(tuned) == LatentScale.of_config(models.load(context.folder(registry.autoencoders["control"])).config)
 
 
+@pytest.mark.slow
 def test_it_is_planned(registry):
     """FLOPs, and memory by following the real steps without a GPU."""
     costs = Costs(registry)

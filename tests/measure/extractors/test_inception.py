@@ -16,6 +16,7 @@ def inception_weights(tmp_path_factory):
     return random_inception_weights(tmp_path_factory.mktemp("weights") / "inception.pth")
 
 
+@pytest.mark.slow
 def test_inception_gives_adms_features_in_one_pass(inception_weights):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -145,6 +145,7 @@ def test_lpips_is_the_package_s_and_its_distances_are_float32(side):
     torch.testing.assert_close(half, found[0][0], rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 def test_lpips_backbone_from_a_file(tmp_path):
     import torchvision
 

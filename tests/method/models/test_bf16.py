@@ -61,6 +61,7 @@ def test_linear_is_as_close_to_float64_as_the_stock_layer(shape):
     assert torch.equal(layer(x), stock_layer(x))  # in float32 they are one
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks():
     layer, x = Linear(16, 16), drawn(2, 8, 16)
 

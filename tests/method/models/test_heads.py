@@ -55,6 +55,7 @@ def context(project) -> Context:
     return Context(registry.Registry(load("smoke")))
 
 
+@pytest.mark.slow
 def test_a_head_finds_classes_and_depth_where_features_hold_them_and_nothing_where_they_hold_nothing(context, folders):
     (_, seen), (_, unseen) = (trained(context, "segmentation", reader, folders) for reader in (colours, blind))
     assert seen["miou"] > 0.6 and unseen["miou"] < 0.25
@@ -140,6 +141,7 @@ def write_moge(path: Path, dim: int, model_config: dict = SMALL, **changed) -> m
     return head.eval()
 
 
+@pytest.mark.slow
 def test_moges_head_at_its_own_sizes():
     head = moge.MoGeHead(1024, MOGE)
     shapes = {name: tuple(value.shape) for name, value in head.state_dict().items()}
@@ -262,6 +264,7 @@ def test_heads_that_do_not_fit_the_teacher_are_said_before_the_first_job(project
         checks.at_start(registry.Registry(load("smoke")))
 
 
+@pytest.mark.slow
 def test_check_reads_some_pairs(project, folders):
     from reals.planning.preflight import data as looks
 

@@ -136,6 +136,7 @@ def published_file(network, registers: bool) -> dict:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [REGISTERS, PLAIN])
 @pytest.mark.parametrize("form", ["pth", "safetensors", "official"])
 def test_local_files_of_each_form_give_the_same_network(tmp_path, model, form):
@@ -181,6 +182,7 @@ def test_a_wrong_file_gets_one_line_and_runs_no_code(small, tmp_path, write, say
     assert not Path("/tmp/reals-was-here").exists()
 
 
+@pytest.mark.slow
 def test_the_stage_checks_the_sha256_before_use_and_keeps_native_positions(project, small, monkeypatch):
     path = Path("weights.pth")
     torch.save(small.network.state_dict(), path)

@@ -262,6 +262,7 @@ def test_projected_features_come_from_after_the_named_block():
     assert touched == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks():
     model = trained(REPA)
     x, t, y = inputs(REPA)

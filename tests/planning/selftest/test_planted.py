@@ -170,6 +170,7 @@ def test_an_average_that_is_not_updated(tiny, traced, monkeypatch):
         apart(made(tiny, "SiT", "fp32", CPU), wanted, ALLOWED["SiT"]["fp32"], "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ALLOWED)
 def test_steps_that_differ_from_time_to_time(tiny, monkeypatch, stage):
     here = Steps(tiny, CPU)

@@ -39,6 +39,7 @@ def some_latents():
     )
 
 
+@pytest.mark.slow
 def test_scores_stand_below_the_tsne_they_belong_to(tmp_path):
     latents = {"SD-VAE": some_latents(), "ReaLS": some_latents()}
     plain = imread(latent_spaces.draw(latents, tmp_path / "plain")[1])

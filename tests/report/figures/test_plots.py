@@ -52,6 +52,7 @@ def test_weight_labels(value, label):
     assert plots._weight(value) == label
 
 
+@pytest.mark.slow
 def test_curves_and_equal_input_gives_equal_bytes(tmp_path):
     panels = {
         "DiT-B/2 loss": {"sd-vae": Curve([0, 10, 20], [1.0, 0.5, 0.4]), "reals": Curve([0, 10], [1.0, 0.6])},
