@@ -18,8 +18,10 @@ from small import tiny
 
 from reals import files
 from reals.cli.main import main
+from reals.data.latent_scale import LatentScale
 from reals.method import AlignNetworks, Transformer, TransformerConfig, checkpoints, initialise_transformer
 from reals.method.models import autoencoder
+from reals.rng import generator
 
 CONFIG = TransformerConfig(width=32, depth=1, heads=2, patch=2, latent_channels=4, latent_size=8, classes=2, learn_sigma=True)
 COMMAND = "snakemake results/own/runs/sit-1/step_5.safetensors --config scale=own"
@@ -93,6 +95,24 @@ def test_diffusers_and_the_hub_take_an_autoencoders_folder_as_it_is(shared, resu
     assert autoencoder.load_align(shared / "vae") is not None
     head = huggingface_hub.ModelCard.load(shared / "vae/README.md").data.to_dict()
     assert head == {"license": "apache-2.0", "library_name": "diffusers", "tags": ["reals", "autoencoder", "vae"]}
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [{}, {"shift_factor": 0.25}, {"latents_mean": [0.5, 0.0, -1.0, 2.0], "latents_std": [1.0, 2.0, 0.5, 4.0]}],
+    ids=["factor", "shift", "channels"],
+)
+def test_the_cards_example_scales_latents_as_the_transformer_has_them(scale, tmp_path):
+    """Whatever of diffusers' keys the config has."""
+    autoencoder.save(tiny(), 0.5, tmp_path / "vae")
+    files.write_json(tmp_path / "vae/config.json", files.read_json(tmp_path / "vae/config.json") | scale)
+    assert main(["export", str(tmp_path / "vae"), str(tmp_path / "out"), "--to", "hub", "--licence", "mit"]) == 0
+    [code] = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)
+    z = torch.randn(2, 4, 8, 8, generator=generator(0, "latents"))
+    found = {"z": z.clone()}
+    exec("\n".join(line for line in code.splitlines() if "encode(images)" not in line), found)
+    expected = LatentScale.of_config(files.read_json(tmp_path / "out/config.json")).scaled_(z.clone())
+    torch.testing.assert_close(found["z"], expected)
 
 
 def test_a_transformers_folder_brings_all_that_draws_images(shared, tmp_path, capsys):

@@ -44,6 +44,14 @@ def test_a_table_shows_what_its_scale_measures(scale, setting, says, project):
         load(scale)
 
 
+def test_a_claim_rests_on_what_its_scale_measures(project):
+    edit(Path("config/sheets/cifar10/claim.yaml"), "fid_second]", "fid_second, fd_dinov2]")
+    with pytest.raises(
+        ConfigError, match=r"claim.yaml: metrics: fd_dinov2 is measured by evaluation.fd_dinov2, which .* does not set"
+    ):
+        load("cifar10")
+
+
 def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
     edit(Path("config/evaluations.tsv"), "sit-b2-control\t400K\tsde", "sit-b2-control\t400K\tode")
     load("demo")

@@ -139,6 +139,26 @@ def test_pairs_that_two_copies_of_a_judge_measured_are_left_out(project):
     assert any("sit-b4-reals_late-seed1 and sit-b4-sd-vae_late-seed1 were measured by two copies" in s for s in made.left_out)
 
 
+def test_a_judge_of_its_own_network_is_named_and_its_copies_told_apart(project):
+    edit(Path("config/sheets/cifar10/claim.yaml"), "fid_second]", "fid_second, fd_dinov2]")
+    dino = "  fd_dinov2: {kind: small-cnn, name: photo-cnn-dino, width: 8, steps: 2, batch: 4, lr: 1.0e-3, seed: 1}\n"
+    edit(Path("config/scales/cifar10.yaml"), "  second: {", f"{dino}  second: {{")
+    registry = Registry(load("cifar10"))
+    for arm, fid in (("reals", 4.0), ("sd-vae", 5.0), ("control", 5.0)):
+        for seed in (0, 1, 2):
+            path = write(
+                registry, f"sit-b4-{arm}_late" + (f"-seed{seed}" if seed else ""), fid, 3 * fid, fd_dinov2_extractor_sha256="a"
+            )
+            values = files.read_json(path) | {"values": {"fid": fid, "fid_second": 3 * fid, "fd_dinov2": 0.9 * fid}}
+            if (arm, seed) == ("control", 1):
+                values["provenance"] = {"fd_dinov2_extractor_sha256": "b"}
+            files.write_json(path, values)
+    made = found(registry)
+    assert made.judges["fd_dinov2"] == "FD-DINOv2 (photo-cnn-dino)"
+    assert made.deciding["fd_dinov2", "base"].mean == pytest.approx(-0.2)
+    assert made.deciding["fd_dinov2", "control"].seeds == [0, 2] and made.deciding["fid", "control"].seeds == [0, 1, 2]
+
+
 def test_one_seed_decides_nothing(project, capsys):
     measure(arms([0.8], [0.9]))
     assert main(["claim", *CONFIG]) == 0

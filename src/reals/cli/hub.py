@@ -1,6 +1,7 @@
 """`reals export --to hub` and `reals import`: a network as a folder that the hub and diffusers take, and back."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,11 @@ def _same_config(folder: Path, checkpoint: "Checkpoint") -> None:
 
 
 def _transformer_config(checkpoint: "Checkpoint") -> dict[str, Any]:
+    from reals.data.latent_scale import FACTOR, MEAN, STD
+
     facts = checkpoint.facts
     config = {
-        key: facts[key] for key in ("family", "step", "scaling_factor", "interpolant", "run", "autoencoder") if key in facts
+        key: facts[key] for key in ("family", "step", FACTOR, MEAN, STD, "interpolant", "run", "autoencoder") if key in facts
     }
     return {"_class_name": "reals.method.Transformer", **config, **facts["config"]}
 
@@ -92,16 +95,28 @@ def _autoencoder(source: Path, folder: Path, options: argparse.Namespace) -> Non
     factor = 2 ** (len(config["block_out_channels"]) - 1)
     what = [
         f"A diffusers AutoencoderKL: {factor}-fold downsampling, {config['latent_channels']} latent channels.",
-        "Latents times `scaling_factor` of its config have unit variance." if "align.json" not in names else
+        "Latents scaled as below have unit variance." if "align.json" not in names else
         "Its latents predict the features of a frozen vision transformer (ReaLS, arXiv:2502.00359); `align.*` are the networks that do.",
     ]  # fmt: skip
     use = (
         "```python\nfrom diffusers import AutoencoderKL\n\n"
         f'vae = AutoencoderKL.from_pretrained("{options.push or options.out}")\n'
-        "z = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor  # images [B, 3, H, W] in [-1, 1]\n```"
+        f"z = vae.encode(images).latent_dist.sample()  # images [B, 3, H, W] in [-1, 1]\n{_scaling(config)}\n```"
     )
     record = source / "made" / f"{files.MANIFEST}.json"
     _finish(folder, "autoencoder", source, names, source / autoencoder.WEIGHTS, what, use, record, _licence(options, source))
+
+
+def _scaling(config: Mapping[str, Any]) -> str:
+    """What a transformer's latents are, as Python of an autoencoder's latents z: as `LatentScale` reads the config."""
+    from reals.data.latent_scale import MEAN, SHIFT, STD
+
+    if config.get(MEAN):
+        channels = f'(z.new_tensor(vae.config[key])[:, None, None] for key in ("{MEAN}", "{STD}"))'
+        return f"mean, std = {channels}\nz = (z - mean) / std * vae.config.scaling_factor"
+    return (
+        f"z = (z - vae.config.{SHIFT}) * vae.config.scaling_factor" if config.get(SHIFT) else "z = z * vae.config.scaling_factor"
+    )
 
 
 def _copy_autoencoder(source: Path, folder: Path) -> list[str]:

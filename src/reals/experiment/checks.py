@@ -138,11 +138,9 @@ def _check_tables(scale: Scale, file: Path, sheets: Sheets) -> None:
 def _is_measured(metric: str, scale: Scale, file: Path, at: str) -> None:
     key = METRICS[metric].judge
     if key is not None and metric not in scale.evaluation.judges:
-        raise ConfigError(
-            f"{at}: {metric} is measured by evaluation.{key}, which {file} does not set; set it, or drop the column"
-        )
+        raise ConfigError(f"{at}: {metric} is measured by evaluation.{key}, which {file} does not set; set it, or leave it out")
     if metric == "fid_interval" and not scale.evaluation.intervals:
-        raise ConfigError(f"{at}: {metric} is measured where evaluation.intervals is true; set it in {file}, or drop the column")
+        raise ConfigError(f"{at}: {metric} is measured where evaluation.intervals is true; set it in {file}, or leave it out")
 
 
 def _check_figures(sheets: Sheets) -> None:
@@ -183,8 +181,8 @@ def _check_claim(scale: Scale, file: Path, sheets: Sheets) -> None:
     if sheets.claim is None:
         return
     at, rows, claim = sheets.files["claim.yaml"], sheets.evaluations.rows, sheets.claim
-    if "fid_second" in claim.metrics and scale.evaluation.second is None:
-        raise ConfigError(f"{at}: metrics: fid_second needs evaluation.second, which {file} has not")
+    for metric in claim.metrics:
+        _is_measured(metric, scale, file, f"{at}: metrics")
     known = [name for name, row in rows.items() if row.repeat_of is None]
     for arm, names in claim.arms.items():
         for name, other in zip(names, claim.arms[claim.claimed], strict=True):

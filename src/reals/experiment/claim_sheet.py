@@ -10,7 +10,7 @@ UNDECIDED = "undecided"
 
 
 class Condition(Strict):
-    """What must hold of the relative change of the FID against an arm (-0.15 is 15% lower): every key that is set."""
+    """What must hold of the relative change of a judge's distance against an arm (-0.15 is 15% lower): every key that is set."""
 
     mean_at_most: float | None = None
     """The mean is this or less."""
@@ -31,7 +31,7 @@ class ClaimSheet(Strict):
 
     statement: str
     """What the paper says, in a sentence."""
-    metrics: Annotated[tuple[Literal["fid", "fid_second", "sfid"], ...], Field(min_length=1)]
+    metrics: Annotated[tuple[Literal["fid", "fid_second", "sfid", "fd_dinov2", "cmmd"], ...], Field(min_length=1)]
     """The judges: a verdict must hold by each."""
     claimed: str
     """The arm that the statement is about."""

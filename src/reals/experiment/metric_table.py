@@ -45,7 +45,7 @@ def _fidelity(printed: str, source: Source = "evaluation") -> Metric:
 
 METRICS: dict[str, Metric] = {
     "fid": _fidelity("FID"),
-    "fid_interval": _fidelity("FID ±"),
+    "fid_interval": Metric("FID ±", "evaluation", distance=True, of_extractor=True),
     "fid_second": Metric("FID (second extractor)", "evaluation", "lower", judge="second"),
     "fd_dinov2": Metric("FD-DINOv2", "evaluation", "lower", distance=True, judge="fd_dinov2", network=DINOV2_EXTRACTOR),
     "cmmd": Metric("CMMD", "evaluation", "lower", decimals=3, judge="cmmd", network=CLIP_EXTRACTOR),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from reals.experiment.claim_sheet import UNDECIDED, ClaimSheet, Condition
-from reals.experiment.metric_table import metric_name
+from reals.experiment.metric_table import JUDGES, METRICS, metric_name
 from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
 from reals.report import paired
@@ -227,10 +227,13 @@ def _change(registry: Registry, results: Results, metric: str, place: int, arm: 
 
 
 def _judge_name(registry: Registry, metric: str) -> str:
-    evaluation = registry.experiment.scale.evaluation
-    if metric == "fid_second" and evaluation.second is not None:
-        return f"FID ({evaluation.second.name})"
-    return metric_name(metric, evaluation.extractor.name)
+    judge = registry.judges.get(metric)
+    if judge is None:
+        return metric_name(metric, registry.extractor.name)
+    facts = METRICS[metric]
+    if metric == "fid_second":
+        return f"FID ({judge.name})"
+    return facts.printed if judge.name == facts.network else f"{facts.printed} ({judge.name})"
 
 
 def _by_seed(registry: Registry, results: Results, name: str) -> dict[int, Result]:
@@ -251,7 +254,7 @@ def _distance(result: Result, metric: str) -> float:
 
 def _judge(result: Result, metric: str) -> str | None:
     """Which copy of the feature extractor measured; None in files of before this was recorded."""
-    return result["provenance"].get("second_extractor_sha256" if metric == "fid_second" else "extractor_sha256")
+    return result["provenance"].get(f"{JUDGES[metric]}_extractor_sha256" if metric in JUDGES else "extractor_sha256")
 
 
 def _reached(registry: Registry, changes: Sequence[Change], milestones: int) -> Reached | None:
