@@ -40,9 +40,9 @@ def pytest_report_header(config):
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist it is no hook
-def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: a worker a core that this process may use; each takes up to 3 GB."""
-    return min(cores(), 8)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """`-n auto`: a worker a core that this process may use, and one for the tests on SLURM, which wait; each takes up to 3 GB."""
+    return min(cores(), 8) + bool(config.option.all)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

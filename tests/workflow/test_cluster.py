@@ -29,6 +29,7 @@ from reals.records import journal
 
 pytestmark = [pytest.mark.workflow, pytest.mark.extra]
 SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
+SMOKE = REPOSITORY / "config/scales/smoke.yaml"
 STEPS = 2500  # of the run that is disturbed: some ten seconds
 # The first look for finished jobs comes soon, and files are seen at once: this is one machine.
 SOON = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
@@ -103,8 +104,11 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(undisturbed, tmp_path) -> Path:
-    """The same without run, samples and metrics: what the tests make through SLURM."""
-    copy = tmp_path / "project"
+    return without_run(undisturbed, tmp_path / "project")
+
+
+def without_run(undisturbed: Path, copy: Path) -> Path:
+    """A copy without run, samples and metrics: what the tests make through SLURM."""
     subprocess.run(["cp", "-a", str(undisturbed), str(copy)], check=True)
     for name in ("runs", "states", "samples", "metrics"):
         shutil.rmtree(copy / "results/smoke" / name)
@@ -121,12 +125,16 @@ def ended(process: subprocess.Popen, folder: Path, code: int = 0) -> str:
     try:
         process.wait(timeout=900)
     finally:
-        if process.poll() is None:
-            process.kill()
-            subprocess.run(["scancel", *(number for number, *_ in jobs(folder))], check=False)
+        end(process, folder)
     text = (folder / "printed.txt").read_text()
     assert process.returncode == code, text
     return text
+
+
+def end(process: subprocess.Popen, folder: Path) -> None:
+    if process.poll() is None:
+        process.kill()
+        subprocess.run(["scancel", *(number for number, *_ in jobs(folder))], check=False)
 
 
 def ours(text: str) -> list[str]:
@@ -173,13 +181,66 @@ def same_weights(folder: Path, undisturbed: Path) -> None:
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
 
 
-def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_local_run(cluster, undisturbed, folder):
+def with_a_broken_shard(folder: Path) -> subprocess.Popen:
     # A node whose scratch disk is broken, the first time: the site's own lines fail.
     broken = (
         'case "$*" in *"stage sample "*" 001 --config "*) mkdir broken 2>/dev/null && { echo "no scratch disk here"; exit 1; };; esac; true'
     )
     set_site(folder, setup=broken + '; echo "sees GPUs ($CUDA_VISIBLE_DEVICES)"')
-    text = ended(start(folder, metrics(folder)), folder)
+    return start(folder, metrics(folder))
+
+
+def with_little_time(folder: Path) -> subprocess.Popen:
+    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
+    # Of the minute, so that a little training meets the limit. No further try is left for a failure: a saved stop needs none.
+    set_site(folder, setup="sleep 35", training_retries=0, gpu_type="pretended-h100")
+    return start(folder, weights(folder))
+
+
+def beyond_its_limit(folder: Path) -> subprocess.Popen:
+    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
+    set_site(folder, setup="mkdir slept 2>/dev/null && sleep 200; true")
+    return start(folder, weights(folder))
+
+
+def of_every_kind(folder: Path) -> subprocess.Popen:
+    shutil.rmtree(folder / "results")
+    shutil.rmtree(folder / ".snakemake")
+    edit(folder / "config/scales/smoke.yaml", (folder / "config/scales/smoke.yaml").read_text(), SMOKE.read_text())
+    return start(folder, *shown(folder), "--jobs", "6")
+
+
+def shown(folder: Path) -> list[Path]:
+    """Metrics files behind which there are jobs of every kind."""
+    here = registry(folder)
+    of_each = here.evaluations["sit-xl2-reals_2M_cfg1.4"], here.downstream["sit-xl2-reals_2M_cfg4.0"], here.analyses["reals"]
+    return [here.outputs(artefact)[0] for artefact in of_each]
+
+
+UNDISTURBED = {
+    "test_every_kind_of_job_gives_the_numbers_of_a_local_run": of_every_kind,
+    "test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_local_run": with_a_broken_shard,
+    "test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_job": with_little_time,
+    "test_a_job_that_slurm_ends_at_its_limit_gets_more_time": beyond_its_limit,
+}
+
+
+@pytest.fixture(scope="module")
+def begun(request, cluster, undisturbed, tmp_path_factory) -> Iterator[dict[str, tuple[subprocess.Popen, Path]]]:
+    """Runs that no test disturbs, by the test that is about them: all at once, since they wait for SLURM most of the time."""
+    made = {}
+    for item in request.session.items:
+        if begin := UNDISTURBED.get(item.name):
+            folder = without_run(undisturbed, tmp_path_factory.mktemp("run") / "project")
+            made[item.name] = begin(folder), folder
+    yield made
+    for process, folder in made.values():
+        end(process, folder)
+
+
+def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_local_run(begun, request, undisturbed):
+    process, folder = begun[request.node.name]
+    text = ended(process, folder)
     same_weights(folder, undisturbed)
     ours_, theirs = (json.loads((f / metrics(f)).read_text()) for f in (folder, undisturbed))
     assert ours_["values"] == theirs["values"]
@@ -194,6 +255,37 @@ def test_a_failed_shard_is_tried_again_alone_and_the_numbers_are_those_of_a_loca
     told = re.findall(r"^(queued|running|\[\d+/\d+\]):? SiT-B/2 on ReaLS, 400K[: ]", text, re.MULTILINE)
     assert told[:2] == ["queued", "running"] and re.fullmatch(r"\[\d/\d\]", told[-1])
     assert " 001 --config scale=smoke: went on 1 time" in again
+
+
+def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_job(begun, request, undisturbed):
+    process, folder = begun[request.node.name]
+    text = ended(process, folder)
+    same_weights(folder, undisturbed)
+    *stopped, last = [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))]
+    assert last == "COMPLETED" and stopped and set(stopped) <= {"FAILED", "TIMEOUT"}  # TIMEOUT where the machine is very busy
+    *before, after = logs(folder)
+    assert all("saved, the same command goes on" in text for text in before) and "resumed at" in after
+    assert re.search(r"\): .*asked to stop; state of step \d+ saved, the same command goes on", ours(text)[0])
+    assert "went on" in ours(text)[-1]
+
+
+def test_a_job_that_slurm_ends_at_its_limit_gets_more_time(begun, request, undisturbed):
+    process, folder = begun[request.node.name]
+    text = ended(process, folder)
+    same_weights(folder, undisturbed)
+    assert [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))] == ["TIMEOUT", "COMPLETED"]
+    assert ": TIMEOUT): " in ours(text)[0]
+
+
+def test_every_kind_of_job_gives_the_numbers_of_a_local_run(begun, request, finished):
+    process, folder = begun[request.node.name]
+    text = ended(process, folder)
+    here = registry(folder)
+    made = {job["stage"] for job in journal.read(folder / here.root / "journal.jsonl")}
+    assert made == {stage.command for stage in STAGES}, text
+    for path in shown(folder):
+        one, other = (json.loads((place / path).read_text())["values"] for place in (finished, folder))
+        assert one == other, path
 
 
 def test_two_nodes_with_two_processes_each_train_to_the_result_of_one(cluster, undisturbed, folder):
@@ -299,20 +391,6 @@ def test_a_job_cancelled_by_hand_is_sent_again(cluster, undisturbed, folder):
     assert "asked to stop; state of step" in first and "resumed at" in second
 
 
-def test_training_ends_by_itself_before_the_time_limit_and_goes_on_in_the_next_job(cluster, undisturbed, folder):
-    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
-    # Of the minute, so that a little training meets the limit. No further try is left for a failure: a saved stop needs none.
-    set_site(folder, setup="sleep 35", training_retries=0, gpu_type="pretended-h100")
-    text = ended(start(folder, weights(folder)), folder)
-    same_weights(folder, undisturbed)
-    *stopped, last = [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))]
-    assert last == "COMPLETED" and stopped and set(stopped) <= {"FAILED", "TIMEOUT"}  # TIMEOUT where the machine is very busy
-    *before, after = logs(folder)
-    assert all("saved, the same command goes on" in text for text in before) and "resumed at" in after
-    assert re.search(r"\): .*asked to stop; state of step \d+ saved, the same command goes on", ours(text)[0])
-    assert "went on" in ours(text)[-1]
-
-
 def test_what_would_fail_again_is_not_tried_again(cluster, folder):
     cache = registry(folder).folder(run_of(folder).needs[0])
     shards = list((folder / cache).glob("*.npy"))
@@ -323,28 +401,3 @@ def test_what_would_fail_again_is_not_tried_again(cluster, folder):
     text = ended(start(folder, weights(folder)), folder, code=1)
     assert [state for _, state, _ in jobs(folder)] == ["FAILED"]
     assert ours(text)[0].endswith("; not tried again, since it would fail in the same way")
-
-
-def test_a_job_that_slurm_ends_at_its_limit_gets_more_time(cluster, folder, undisturbed):
-    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
-    set_site(folder, setup="mkdir slept 2>/dev/null && sleep 200; true")
-    text = ended(start(folder, weights(folder)), folder)
-    same_weights(folder, undisturbed)
-    assert [state for _, state, _ in sorted(jobs(folder), key=lambda job: int(job[0]))] == ["TIMEOUT", "COMPLETED"]
-    assert ": TIMEOUT): " in ours(text)[0]
-
-
-def test_every_kind_of_job_gives_the_numbers_of_a_local_run(cluster, finished, tmp_path):
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    copy_project(folder)
-    edit(folder / "config/config.yaml", "scale: demo", "scale: smoke")
-    here = registry(folder)
-    of_each = here.evaluations["sit-xl2-reals_2M_cfg1.4"], here.downstream["sit-xl2-reals_2M_cfg4.0"], here.analyses["reals"]
-    shown = [here.outputs(artefact)[0] for artefact in of_each]
-    text = ended(start(folder, *shown, "--jobs", "6"), folder)
-    made = {job["stage"] for job in journal.read(folder / here.root / "journal.jsonl")}
-    assert made == {stage.command for stage in STAGES}, text
-    for path in shown:
-        one, other = (json.loads((place / path).read_text())["values"] for place in (finished, folder))
-        assert one == other, path
