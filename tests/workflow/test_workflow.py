@@ -595,6 +595,7 @@ def write_photographs(folder: Path) -> None:
             image.convert(["RGB", "L", "CMYK"][i % 3]).save(folder / name / f"{i}.jpg")
 
 
+@pytest.mark.extra
 def test_own_photographs_at_64_pixels_by_a_copy_of_the_scale_file(project):
     write_photographs(project / "photos")
     values = yaml.safe_load((project / "config/scales/cifar10.yaml").read_text())
