@@ -17,7 +17,7 @@ MISTAKES = [
     (FILE, "sit-b2-reals_1M]", "sit-b2-reals_2M]", "differ in milestone; arms differ in their run alone"),
     (FILE, "sit-b2-reals_1M]", "sit-b2-reals_1M_cfg1.5]", "differ in cfg"),
     (FILE, "sit-b2-reals_400K, sit-b2-reals_1M]\n  base: [sit-b2-sd-vae_400K, sit-b2-sd-vae_1M]", "sit-b2-reals_1M, sit-b2-reals_400K]\n  base: [sit-b2-sd-vae_1M, sit-b2-sd-vae_400K]", "order them so that they ascend"),
-    (FILE, "metrics: [fid]", "metrics: [fid, fid_second]", "fid_second needs evaluation.second, which config/scales/demo.yaml has not"),
+    (FILE, "metrics: [fid]", "metrics: [fid, fid_second]", "fid_second is measured by evaluation.second, which config/scales/demo.yaml does not set"),
     (FILE, "metrics: [fid]", "metrics: [kid]", "metrics.0"),
     (FILE, "base: {mean_at_most: -0.15,", "bass: {mean_at_most: -0.15,", "'bass' is no arm to compare with (base)"),
     (FILE, "  contradicted:", "  undecided:", "is what holds where none does"),

@@ -7,9 +7,9 @@ import pytest
 from reals.experiment.metric_table import ADM_EXTRACTOR, DINOV2_EXTRACTOR, METRICS, OF_EXTRACTOR, Source, metric_name, metrics_of
 
 
-def test_every_metric_but_a_setting_or_a_cost_has_a_better_direction():
+def test_every_metric_but_a_setting_a_cost_or_an_interval_has_a_better_direction():
     for name, metric in METRICS.items():
-        assert (metric.better is None) == (metric.source == "settings" or metric.counted), name
+        assert (metric.better is None) == (metric.source == "settings" or metric.counted or name == "fid_interval"), name
         assert metric.arrow == {"lower": "↓", "higher": "↑", None: ""}[metric.better]
 
 

@@ -25,7 +25,7 @@ class Metric:
 
     printed: str
     source: Source
-    better: Literal["lower", "higher"] | None = None  # None: a setting, or a cost
+    better: Literal["lower", "higher"] | None = None  # None: a setting, a cost, or the width of an interval
     decimals: int = 2  # as the paper prints it
     distance: bool = False  # shown with at least three significant digits below 1: distances are small on small images
     of_extractor: bool = False  # on the features of the scale's extractor, which is named beside it unless it is ADM's
