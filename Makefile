@@ -1,6 +1,6 @@
 # make demo: every table and figure at demo scale.
 # make docs: the pages as a site, site/index.html.
-# make test: lint, types and the tests.  make quick: without the tests that start a process or take a second.  make test-all: also
+# make test: lint, types and the tests.  make quick: without what starts a process or takes half a second.  make test-all: also
 # those on SLURM, in a browser, of LaTeX, and the long ones; what is not installed is skipped and named.
 # All set up .venv from the lock file first; with CPU=1 without CUDA, a third of the size.
 PYTHON ?= python3

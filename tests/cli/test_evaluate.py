@@ -119,6 +119,7 @@ def test_features_are_kept_and_belong_to_their_samples(here, capsys):
     assert "samples_sha256" in message and "other samples" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [2, 3, 7])
 def test_features_made_in_shards_merge_to_the_same_bits(here, capsys, shards):
     whole = evaluate("--features", "whole.npz")
@@ -171,6 +172,7 @@ def test_fewer_samples_are_refused_or_flagged(here, capsys):
     assert "the first 60 of 90 images" in evaluate(n=60)["notes"]
 
 
+@pytest.mark.slow
 def test_a_reference_that_does_not_fit_is_refused(here, capsys):
     assert reals("reference", "real.npz", "--out", "ref.npz", "--network", NAME, "--pr-reference", 80) == 0
     base = ("evaluate", "samples.npz", "--n", 90, "--pr-reference", 80)
@@ -196,6 +198,7 @@ def test_a_reference_that_does_not_fit_is_refused(here, capsys):
         assert message in refused(capsys, *base, *more)
 
 
+@pytest.mark.slow
 def test_bad_samples_and_options_are_refused(here, capsys):
     real = ("--reference", "real.npz", "--network", NAME, "--n", 90, "--pr-reference", 80)
     np.savez(here / "float.npz", pictures(90) / np.float32(255))
@@ -373,6 +376,7 @@ def test_adms_network_reads_adms_reference_and_alone_has_plain_names(here, capsy
     assert len(found.features) == 0 and facts["size"] is None and torch.equal(found.pool.mu, torch.from_numpy(statistics["mu"]))
 
 
+@pytest.mark.slow
 def test_statistics_of_adms_network_do_not_serve_another(here):
     np.savez(
         here / "adm.npz", arr_0=pictures(80), mu=np.zeros(2048), sigma=np.eye(2048), mu_s=np.zeros(2023), sigma_s=np.eye(2023)

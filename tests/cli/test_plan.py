@@ -32,6 +32,7 @@ def test_the_command_prints_and_gives_json(project, capsys):
     assert b["device_hours"] == pytest.approx(76 * 52 / 120, rel=0.01)  # the reference's figure at 52 TFLOP/s, ours at 120
 
 
+@pytest.mark.slow
 def test_the_memory_of_gpus(project, capsys, monkeypatch):
     monkeypatch.setattr(footprint, "transformer", lambda r, run, gpus, accumulate, on: run.spec.width * 3 * 10**7 // accumulate)
     monkeypatch.setattr(footprint, "autoencoder", lambda *how: 10**9)

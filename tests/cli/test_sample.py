@@ -267,6 +267,7 @@ def test_own_runs_are_found_from_inside_their_folder_and_names_may_begin_with_a_
     assert main(["sample", "step_5.safetensors", "--classes", "zero", *named, *drawn[:-1], str(tmp_path / "other.npz")]) == 0
 
 
+@pytest.mark.slow
 def test_a_grid_has_one_column_a_class(made, tmp_path):
     sample(made, "--classes", "tench,1", "--class-names", made / "names.txt", "--n", 3, "--cfg", 4, "--grid", tmp_path / "g.png",
            "--npz", tmp_path / "g.npz")  # fmt: skip

@@ -49,6 +49,7 @@ def test_it_costs_nothing():
     assert sum(job.bytes for job in costs.jobs.values()) < 1e8
 
 
+@pytest.mark.slow
 def test_painted_pictures_are_an_image_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scale = registry("imagenet256").experiment.scale

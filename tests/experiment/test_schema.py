@@ -48,6 +48,7 @@ def test_every_key_is_explained(kind):
         assert unexplained in ([], ["repeat_of"]) or name == "SamplerCell", f"{name}: no docstring below {unexplained}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(CONFIG)))
 def test_a_shipped_file_names_its_schema_and_is_what_it_says(path):
     named = NAMES_SCHEMA.match(path.read_text())

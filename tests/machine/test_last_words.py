@@ -150,6 +150,7 @@ def test_the_line_is_the_cause(name):
     assert cause(log) == expected
 
 
+@pytest.mark.slow
 def test_a_log_that_says_nothing_and_one_that_says_too_much():
     assert cause("") is None and cause("\n \n") is None
     assert len(cause("x" * 10_000) or "") == LONGEST + len(" ...")

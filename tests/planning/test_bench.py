@@ -71,6 +71,7 @@ def test_a_loader_that_cannot_feed_the_device_is_said_with_the_cores_it_would_ta
     assert fast.warning is None and replace(slow, feeding=None).warning is None
 
 
+@pytest.mark.slow
 def test_work_that_does_not_fit_leaves_the_rest(project, monkeypatch, tmp_path):
     def full(self, *args):
         raise torch.OutOfMemoryError
@@ -83,6 +84,7 @@ def test_work_that_does_not_fit_leaves_the_rest(project, monkeypatch, tmp_path):
     assert said[0] == "transformer B fp32: out of memory at the batch of one device" and len(found) > len(said)
 
 
+@pytest.mark.slow
 def test_a_training_that_waits_for_its_data_is_seen(project, monkeypatch, tmp_path):
     registry = Registry(load("smoke"))
     supply = Supply(registry, tmp_path)

@@ -203,6 +203,7 @@ def test_a_scale_runs_from_what_was_fetched_without_a_network(scale, stand_ins, 
         dict(weights.published(registry))["teachers.base"]()
 
 
+@pytest.mark.slow
 def test_a_second_call_asks_for_nothing_and_mends_what_is_damaged(scale, server, stand_ins, capsys):
     assert main(FETCH) == 0
     server.asked.clear()

@@ -70,6 +70,7 @@ def test_real_tensors_cost_what_meta_tensors_do():
     )
 
 
+@pytest.mark.slow
 def test_a_training_step_is_three_forward_passes():
     with torch.device("meta"):
         model = Transformer(sizes("B"))
@@ -105,6 +106,7 @@ def test_autoencoder(vae, groups):
     assert flops.vae_parameters(vae) == convolutions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "grid"),
     [("vit_large_patch14_reg4_dinov2.lvd142m", 32), ("vit_base_patch14_reg4_dinov2.lvd142m", 16),
@@ -179,6 +181,7 @@ def test_align_network(layers):
     assert flops.mlp_flops(4, 32, 24, layers, 64) + flops.mlp_flops(4, 32, 24, layers, 1) == counts
 
 
+@pytest.mark.slow
 def test_vf_s_step_passes_the_decoder_once_more():
     """The adaptive weight beside the same step with a constant one; without LPIPS, whose backbone takes short cuts at 32 pixels."""
     plain = replace(ALIGN, layers=1, cls=False)

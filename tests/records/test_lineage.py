@@ -19,6 +19,7 @@ def test_what_is_not_made_yet_has_a_lineage_too(project, capsys):
     assert "run sit-b2-reals" in printed and "step 400000" in printed and "teacher dinov2-large-reg" in printed
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, capsys):
     registry = Registry(load("cifar10"))
     row = next(r for r in registry.experiment.tables["arms"].rows if r.source == "sit-b4-reals_late")

@@ -134,6 +134,7 @@ def measure(registry: Registry, name: str, fid: float) -> None:
     files.write_json(provenance.path_of(path), record)
 
 
+@pytest.mark.slow
 def test_results_of_a_folder_are_shown_where_that_folder_is_not(project, tmp_path, monkeypatch, capsys):
     images = tmp_path / "elsewhere/private/my-photos"
     mine = ["--config", "scale=cifar10", f"data={images}"]

@@ -41,6 +41,7 @@ class Clock:
         return self.at
 
 
+@pytest.mark.slow
 def test_a_page_comes_with_the_first_number_and_then_as_seldom_as_its_cost_asks(registry):
     clock = Clock()
     pages = early.Pages(registry, lambda: WORK, clock)

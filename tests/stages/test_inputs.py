@@ -18,6 +18,7 @@ from reals.stages import (
 )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_what_it_is_and_a_torn_one_is_refused(context):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])

@@ -14,6 +14,7 @@ from reals.stages import (
 )
 
 
+@pytest.mark.slow
 def test_the_latent_cache_holds_both_flips_at_unit_scale_where_the_data_flip(context):
     r = context.registry
     autoencoder.run(context, r.autoencoders["sd-vae"])
@@ -44,6 +45,7 @@ def test_the_latent_cache_holds_both_flips_at_unit_scale_where_the_data_flip(con
     assert np.array_equal(*(c.rows("moments", indices, np.zeros(80, int)) for c in (alone, cache)))
 
 
+@pytest.mark.slow
 def test_the_latent_scale_is_the_same_for_any_sharding_and_data_it_was_not_made_from_is_refused(context, monkeypatch):
 
     r = context.registry

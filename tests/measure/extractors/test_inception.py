@@ -40,6 +40,7 @@ def test_inception_gives_adms_features_in_one_pass(inception_weights):
     assert extractor.name == ADM_EXTRACTOR and not extractor.network.Mixed_6d.branch1x1._forward_hooks
 
 
+@pytest.mark.slow
 def test_inception_weights_are_verified(inception_weights):
     digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     spec = {"kind": "inception", "weights": inception_weights.name, "sha256": digest}

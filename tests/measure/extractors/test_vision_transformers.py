@@ -45,6 +45,7 @@ def test_the_published_judges_are_their_authors():
     assert timm.get_pretrained_cfg(clip.timm).mean == (0.48145466, 0.4578275, 0.40821073)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("projected", "pillow"), [(False, False), (True, True)])
 def test_a_vision_transformer_gives_pool_features_alone(tmp_path, projected, pillow):
     vit = Vit("small", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", projected=projected, pillow=pillow)

@@ -128,6 +128,7 @@ def test_every_comparison_that_rounding_could_decide_is_made_again():
         assert found.tolist() == [expected]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 10**6), st.integers(5, 60), st.integers(5, 60), st.integers(1, 4), st.integers(3, 40),
@@ -143,6 +144,7 @@ def test_precision_recall_is_the_definition_in_any_arithmetic(seed, m, n, k, row
     assert tuple(float(x.double().mean()) for x in found) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("spread", [1.0, 1e-4])
 def test_the_coarse_pass_decides_as_float64_does(arithmetic, spread):

@@ -35,6 +35,7 @@ def test_intervals_cover_what_new_samples_do():
     assert boot.mean() > value  # resampling repeats rows, which raises FID: hence the centring
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "width"), [(600, 8), (400, 80)])
 def test_the_limit_of_resampling_is_as_wide_as_new_samples_vary(n, width):
     """Also with five rows a dimension, as 10,000 samples have in Inception's 2,048."""

@@ -165,6 +165,7 @@ def test_probe_and_silhouette_tell_clusters_from_noise():
     assert semantics.silhouette(*near) > 0.7 > 0.1 > semantics.silhouette(noise, near[1])
 
 
+@pytest.mark.slow
 def test_tsne_is_reproducible_and_keeps_clusters_apart():
     x, y = clusters(80, 0.1, 0)
     embedding = semantics.tsne(x, seed=0, perplexity=10)

@@ -470,6 +470,7 @@ def test_archives_that_python_cannot_unpack_are_one_line(tmp_path):
             open_source(path)
 
 
+@pytest.mark.slow
 def test_labels_nobody_asked_for_are_no_reason_to_refuse_images(tmp_path):
     x = images(3)
     for labels, expected in (

@@ -113,6 +113,7 @@ def test_lpips_is_a_distance():
     torch.testing.assert_close(network(x, y), lpips_network("alex", "random", None)(x, y))
 
 
+@pytest.mark.slow
 def test_a_random_backbone_is_that_of_the_key_whether_or_not_the_classifier_is_drawn():
     import torchvision
 
@@ -124,6 +125,7 @@ def test_a_random_backbone_is_that_of_the_key_whether_or_not_the_classifier_is_d
     assert nn.Linear(4, 4).weight.std() > 0.1  # layers that others make have numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 64])  # at 32 AlexNet's last maps are single pixels
 def test_lpips_is_the_package_s_and_its_distances_are_float32(side):
     with warnings.catch_warnings():
@@ -210,6 +212,7 @@ def test_a_step_is_a_function_of_its_number():
     assert b.update(7)["loss"] == x
 
 
+@pytest.mark.slow
 def test_dinov2_large_reg_fits_the_latent_grid_of_the_paper():
     config = teachers.TeacherConfig(
         "vit_large_patch14_reg4_dinov2.lvd142m", 14, 32, teachers.IMAGENET_MEAN, teachers.IMAGENET_STD

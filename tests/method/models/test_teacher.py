@@ -50,6 +50,7 @@ def small() -> Teacher:
     return built(REGISTERS, 14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "patch", "prefix"),
     [(REGISTERS, 14, 5), (PLAIN, 14, 1), ("vit_tiny_patch16_224", 16, 1), ("vit_xsmall_patch16_clip_224", 16, 1)],
@@ -110,6 +111,7 @@ def test_a_network_without_a_cls_token_gives_the_mean_of_its_patches():
     assert teachers.published("vit_base_patch16_siglip_224.webli", 16, 4).mean == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_a_network_without_a_patch_grid_is_refused_in_one_line(pooling):
     with pytest.raises(ValueError, match="is no plain vision transformer with a patch grid") as caught:
@@ -117,6 +119,7 @@ def test_a_network_without_a_patch_grid_is_refused_in_one_line(pooling):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_unknown_names_and_wrong_patches_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"no model 'vit_small_patch14_reg4_dinov3\.lvd142m'; did you mean 'vit_small_patch"):
         teachers.published("vit_small_patch14_reg4_dinov3.lvd142m", 14, 4)

@@ -6,6 +6,7 @@ from matplotlib.image import imread
 from reals.report.figures import image_grids
 
 
+@pytest.mark.slow
 def test_figure3_keeps_order_and_colour(tmp_path):
     tints = np.random.default_rng(0).integers(0, 200, (7, 3), dtype=np.uint8)
     samples = np.broadcast_to(tints[:, None, None], (7, 4, 4, 3))
@@ -18,6 +19,7 @@ def test_figure3_keeps_order_and_colour(tmp_path):
     assert (picture[int(0.75 * height), int(0.875 * width), :3] == 255).all()
 
 
+@pytest.mark.slow
 def test_figure4_shows_masks_below_images(tmp_path):
     rng = np.random.default_rng(0)
     images = np.full((3, 8, 8, 3), 128, np.uint8)
@@ -30,6 +32,7 @@ def test_figure4_shows_masks_below_images(tmp_path):
     assert picture[picture.shape[0] // 6, centres, 0] == pytest.approx([128 / 255] * 3, abs=0.01)
 
 
+@pytest.mark.slow
 def test_rows_of_images_keep_names_and_order(tmp_path):
     rows = {name: np.full((4, 8, 8, 3), shade, np.uint8) for name, shade in (("image", 40), ("sd-vae", 120), ("reals", 200))}
     picture = imread(image_grids.rows_of_images(rows, tmp_path / "rows", columns=3)[1])

@@ -8,6 +8,7 @@ from reals.report.figures import latent_spaces
 from reals.report.figures.latent_spaces import Latents
 
 
+@pytest.mark.slow
 def test_figure1_marks_the_anchor_and_spans_the_page(tmp_path):
     latents = some_latents()
     paths = latent_spaces.draw({"SD-VAE": latents, "ReaLS": latents}, tmp_path / "figure1", rows=2)

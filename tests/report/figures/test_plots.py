@@ -8,6 +8,7 @@ from reals.report.figures import plots
 from reals.report.figures.plots import Curve, Guided, Milestone, WeightPoint
 
 
+@pytest.mark.slow
 def test_figure5_leaves_gaps_and_orders_weights(tmp_path):
     points = [WeightPoint(0, [30.0, 34.0], 4.0), WeightPoint(2e-5, [], None), WeightPoint(1e-4, [33.0], 0.8)]
     paths = plots.fid_over_kl_weights(points, tmp_path / "figure5", fid="FID (digits-cnn)")
@@ -17,6 +18,7 @@ def test_figure5_leaves_gaps_and_orders_weights(tmp_path):
         plots.fid_over_kl_weights(points[::-1], tmp_path / "figure5", fid="FID")
 
 
+@pytest.mark.slow
 def test_a_line_over_steps_has_a_band_where_there_are_seeds(tmp_path):
     one = {"SiT-B/2, sd-vae": [Milestone(1000, [50.0]), Milestone(4000, [30.0])]}
     three = {"SiT-B/2, sd-vae": [Milestone(1000, [40.0, 50.0, 60.0]), Milestone(4000, [29.0, 30.0, 31.0])]}
