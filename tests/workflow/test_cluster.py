@@ -29,7 +29,6 @@ from reals.records import journal
 
 pytestmark = [pytest.mark.workflow, pytest.mark.extra]
 SCRIPT = REPOSITORY / "tests/cluster/cluster.sh"
-SMOKE = REPOSITORY / "config/scales/smoke.yaml"
 STEPS = 2500  # of the run that is disturbed: some ten seconds
 # The first look for finished jobs comes soon, and files are seen at once: this is one machine.
 SOON = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
@@ -190,15 +189,19 @@ def with_a_broken_shard(folder: Path) -> subprocess.Popen:
     return start(folder, metrics(folder))
 
 
-def with_little_time(folder: Path) -> subprocess.Popen:
+def limit_to_a_minute(folder: Path) -> None:
     edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
+
+
+def with_little_time(folder: Path) -> subprocess.Popen:
+    limit_to_a_minute(folder)
     # Of the minute, so that a little training meets the limit. No further try is left for a failure: a saved stop needs none.
     set_site(folder, setup="sleep 35", training_retries=0, gpu_type="pretended-h100")
     return start(folder, weights(folder))
 
 
 def beyond_its_limit(folder: Path) -> subprocess.Popen:
-    edit(folder / "config/scales/smoke.yaml", "transformer: {gpu: 1, runtime: 5}", "transformer: {gpu: 1, runtime: 1}")
+    limit_to_a_minute(folder)
     set_site(folder, setup="mkdir slept 2>/dev/null && sleep 200; true")
     return start(folder, weights(folder))
 
@@ -206,7 +209,7 @@ def beyond_its_limit(folder: Path) -> subprocess.Popen:
 def of_every_kind(folder: Path) -> subprocess.Popen:
     shutil.rmtree(folder / "results")
     shutil.rmtree(folder / ".snakemake")
-    edit(folder / "config/scales/smoke.yaml", (folder / "config/scales/smoke.yaml").read_text(), SMOKE.read_text())
+    shutil.copy(REPOSITORY / "config/scales/smoke.yaml", folder / "config/scales")
     return start(folder, *shown(folder), "--jobs", "6")
 
 

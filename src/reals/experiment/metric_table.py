@@ -93,5 +93,9 @@ def metric_name(metric: str, extractor: str) -> str:
         raise ValueError(f"metric: got {metric!r}, expected one of {', '.join(OF_EXTRACTOR)}")
     if metric == "fid" and extractor == DINOV2_EXTRACTOR:
         return METRICS["fd_dinov2"].printed
-    printed = METRICS[metric].printed
-    return printed if extractor == ADM_EXTRACTOR else f"{printed} ({extractor})"
+    return named(METRICS[metric].printed, extractor, ADM_EXTRACTOR)
+
+
+def named(printed: str, extractor: str, usual: str) -> str:
+    """A metric's name: plain on the features of the extractor that it stands for in the literature, else with the extractor's."""
+    return printed if extractor == usual else f"{printed} ({extractor})"

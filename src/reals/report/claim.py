@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from reals.experiment.claim_sheet import UNDECIDED, ClaimSheet, Condition
-from reals.experiment.metric_table import JUDGES, METRICS, metric_name
+from reals.experiment.metric_table import JUDGES, METRICS, metric_name, named
 from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
 from reals.report import paired
@@ -227,13 +227,10 @@ def _change(registry: Registry, results: Results, metric: str, place: int, arm: 
 
 
 def _judge_name(registry: Registry, metric: str) -> str:
-    judge = registry.judges.get(metric)
-    if judge is None:
-        return metric_name(metric, registry.extractor.name)
-    facts = METRICS[metric]
-    if metric == "fid_second":
-        return f"FID ({judge.name})"
-    return facts.printed if judge.name == facts.network else f"{facts.printed} ({judge.name})"
+    extractor, facts = registry.judges.get(metric, registry.extractor).name, METRICS[metric]
+    if facts.network is not None:
+        return named(facts.printed, extractor, facts.network)
+    return metric_name("fid" if metric == "fid_second" else metric, extractor)
 
 
 def _by_seed(registry: Registry, results: Results, name: str) -> dict[int, Result]:

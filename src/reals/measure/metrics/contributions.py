@@ -26,10 +26,11 @@ def class_contributions(features: Tensor, labels: Tensor, classes: int, referenc
 
     The distance is the least mean squared move that turns the samples' Gaussian into the reference's; the move is
     linear, T(x) = mu_r + A (x - mu) (:func:`optimal_map`). A class's share is the sum over its samples of
-    |x' - T(x')|^2 / N, x' being x with its distance from mu multiplied by sqrt(N / (N - 1)), which makes up for the covariance's divisor. It is never negative, and
-    large for a class that is frequent, or whose samples are far from where the reference has such features. It is not
-    the FID of the class alone. Where N <= D the samples span fewer dimensions than the reference: the reference's
-    variance in the others can be put down to no sample and is the ``remainder``, else 0.
+    |x' - T(x')|^2 / N, x' being x with its distance from mu multiplied by sqrt(N / (N - 1)), which makes up for the
+    covariance's divisor. It is never negative, and large for a class that is frequent, or whose samples are far from
+    where the reference has such features. It is not the FID of the class alone. Where N <= D the samples span fewer
+    dimensions than the reference: the reference's variance in the others can be put down to no sample and is the
+    ``remainder``, else 0.
     """
     if labels.shape != (len(features),) or labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
