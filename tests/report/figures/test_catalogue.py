@@ -51,7 +51,7 @@ def test_rows_that_differ_in_what_no_label_says_keep_a_line_each(project, monkey
 def test_the_kl_sweep_is_over_seeds_only_where_all_its_points_are(seeds, shown, project, monkeypatch, tmp_path):
     sheet, names = (
         Path("config/sheets/cifar10/runs.tsv"),
-        ("sit-b4-reals-kl0", "sit-b4-reals-kl2e-6", "sit-b4-reals", "sit-b4-reals-kl2e-4"),
+        ("sit-b4-reals-kl0", "sit-b4-reals-kl7e-6", "sit-b4-reals", "sit-b4-reals-kl7e-5"),
     )
     lines = [line.split("\t") for line in sheet.read_text().splitlines()]
     for cells in lines:
