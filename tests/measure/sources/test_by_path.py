@@ -211,7 +211,11 @@ def test_statistics_are_not_samples(tmp_path):
 
 def test_bad_folders_and_files_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for name, message in (("empty", "no image in this folder"), ("nowhere", "no such file or folder")):
+    for name, message in (
+        ("empty", "no image in this folder"),
+        ("nowhere", "no such file or folder$"),
+        ("{0..9}.tar", "give the folder of the archives"),
+    ):
         with pytest.raises(ValueError, match=message):
             open_source(tmp_path / name)
     write(tmp_path / "mixed", images(2))
@@ -249,6 +253,64 @@ def test_a_webdataset_s_labels_are_read_and_what_else_it_holds_is_counted(tmp_pa
     assert open_source(tarred(tmp_path / "b.tar", labelled)).labels is None
     by_folder = open_source(tarred(tmp_path / "c.tar", {f"class{i % 2}/{i}.png": data for i, data in enumerate(pngs(x))}))
     assert by_folder.classes == ("class0", "class1") and by_folder.labels.tolist() == [0, 0, 1]
+
+
+def test_a_webdataset_s_keys_end_at_the_first_dot_in_either_case(tmp_path):
+    """0.image.png and 0.cls are one sample; writers differ in the case of suffixes."""
+    first, second = pngs(images(2))
+    (tmp_path / "shards").mkdir()
+    tarred(tmp_path / "shards/a.tar", {"0.image.png": first, "0.cls": b"7"})
+    tarred(tmp_path / "shards/b.TAR", {"v1.0.PNG": second, "v1.0.CLS": b"3"})
+    source = open_source(tmp_path / "shards")
+    assert source.labels.tolist() == [7, 3] and source.notes == () and np.array_equal(read_all(source), images(2))
+
+
+def test_shards_are_no_classes(tmp_path):
+    """The folders inside of them are."""
+    x = images(4)
+    (tmp_path / "shards").mkdir()
+    for k in range(2):
+        tarred(tmp_path / f"shards/{k}.tar", {f"{k}{i}.png": data for i, data in enumerate(pngs(x[2 * k : 2 * k + 2]))})
+    assert open_source(tmp_path / "shards").labels is None
+    for k in range(2):
+        tarred(tmp_path / f"shards/{k}.tar", {f"{'ab'[i]}/{k}.png": data for i, data in enumerate(pngs(x[2 * k : 2 * k + 2]))})
+    source = open_source(tmp_path / "shards")
+    assert source.classes == ("a", "b") and source.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_labels_that_no_array_holds_are_none(tmp_path):
+    (data,) = pngs(images(1))
+    assert open_source(tarred(tmp_path / "a.tar", {"0.png": data, "0.cls": b"9" * 30})).labels is None
+    root = write(tmp_path / "in", images(1))
+    (root / "dataset.json").write_text(json.dumps({"labels": [["000.png", 10**30]]}))
+    assert open_source(root).labels is None
+
+
+def packed(path: Path, files: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_is_read_as_it_unpacks(tmp_path):
+    """A name that is there twice is one file, the last; ./ is no hidden folder; a .npy among images makes no .npz of them."""
+    x = images(3)
+    old, first, second = pngs(x)
+    path = packed(tmp_path / "a.zip", [("./a/0.png", old), ("./a/0.png", first), ("./b//1.png", second), ("labels.npy", b"x")])
+    source = open_source(path)
+    assert np.array_equal(read_all(source), x[1:]) and source.classes == ("a", "b")
+    assert source.notes == ("left out: 1 file of no image format (.npy)",)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_one_line_however_it_is_packed(tmp_path, method):
+    data = bytearray(packed(tmp_path / "a.zip", [("0.png", pngs(images(1, 40))[0])], method).read_bytes())
+    data[60:90] = bytes(30)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip: 0\.png is damaged \(.*\); copy or make the archive again"):
+        open_source(tmp_path / "a.zip")
 
 
 def test_links_in_a_tar_are_the_files_they_lead_to(tmp_path):
@@ -310,6 +372,26 @@ def png_of_16_bits(image: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+def tiff_of_16_bits(image: np.ndarray) -> bytes:
+    """A TIFF of 16 bits a channel in RGB, uncompressed: likewise."""
+    height, width, _ = image.shape
+    data, short, long, end = (image.astype("<u2") * 257).tobytes(), 3, 4, 8 + 2 + 12 * 9 + 4
+    entries = [(256, short, 1, width), (257, short, 1, height), (258, short, 3, end), (259, short, 1, 1), (262, short, 1, 2),
+               (273, long, 1, end + 6), (277, short, 1, 3), (278, short, 1, height), (279, long, 1, len(data))]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + struct.pack("<IHHH", 0, 16, 16, 16) + data
+
+
+def ppm_of_16_bits(image: np.ndarray) -> bytes:
+    return f"P6 {image.shape[1]} {image.shape[0]} 65535\n".encode() + (image.astype(">u2") * 257).tobytes()
+
+
+def sgi_of_16_bits(image: np.ndarray) -> bytes:
+    height, width, _ = image.shape
+    head = struct.pack(">hBBHHHH", 474, 0, 2, 3, width, height, 3).ljust(512, b"\0")
+    return head + (image[::-1].transpose(2, 0, 1).astype(">u2") * 257).tobytes()
+
+
 def test_a_list_of_batches_is_read_as_needed_and_damage_in_it_is_one_line(tmp_path):
     x = images(9)
     np.savez(tmp_path / "list.npz", x[:5], x[5:])
@@ -339,15 +421,27 @@ def test_image_files_that_would_lose_something_are_refused(tmp_path):
         image.save(tmp_path / name / "001.png")
         with pytest.raises(ValueError, match=r"001\.png: mode .*, expected 8-bit RGB or grey"):
             read_all(open_source(tmp_path / name))
-    write(tmp_path / "wide", x)
-    (tmp_path / "wide/001.png").write_bytes(png_of_16_bits(x[0]))
-    with pytest.raises(ValueError, match=r"001\.png: mode RGB of 16 bits, expected 8-bit RGB or grey"):
-        read_all(open_source(tmp_path / "wide"))
+    for suffix, deep in (("png", png_of_16_bits), ("tif", tiff_of_16_bits), ("ppm", ppm_of_16_bits), ("sgi", sgi_of_16_bits)):
+        (tmp_path / suffix).mkdir()
+        (tmp_path / f"{suffix}/a.{suffix}").write_bytes(deep(x[0]))
+        with Image.open(tmp_path / f"{suffix}/a.{suffix}") as image:
+            assert np.array_equal(np.asarray(image), x[0])  # what Pillow makes of it, with nothing said
+        with pytest.raises(ValueError, match=rf"a\.{suffix}: mode RGB of 16 bits, expected 8-bit RGB or grey"):
+            read_all(open_source(tmp_path / suffix))
     write(tmp_path / "cut", images(3, 40))
     data = (tmp_path / "cut/002.png").read_bytes()
     (tmp_path / "cut/002.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"002\.png: cannot be read as an image"):
         read_all(open_source(tmp_path / "cut"))
+    for name, damaged in (
+        ("qoi", b"qoif\0\0\0\x04\0\0\0\x04\x03\0"),
+        ("ppm", b"P6 x 8 255\n"),
+        ("im", b"Image type: RGB\r\nScale (x,y): x\r\n"),
+    ):
+        (tmp_path / f"{name}s").mkdir()
+        (tmp_path / f"{name}s/a.{name}").write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"a\.{name}: cannot be read as an image \(.+\); make it again"):
+            read_all(open_source(tmp_path / f"{name}s"))
 
 
 def test_grey_images_are_read_and_lossy_ones_noted(tmp_path):

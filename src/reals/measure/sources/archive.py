@@ -4,11 +4,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 
 ENCRYPTED = 0x1  # of a member's flags
 DEFLATE64 = 9
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+DAMAGE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)  # what unpacking a damaged member raises, by its method
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -37,7 +39,7 @@ def whole(path: Path) -> Iterator[None]:
     """Around reading an .npz: ValueError, one line, where a member is damaged, gone or no plain array."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
+    except (*DAMAGE, KeyError) as error:
         raise ValueError(f"{path}: damaged ({error}); copy or make it again") from None
     except ValueError as error:
         if str(error).startswith(str(path)):  # one of ours

@@ -2,7 +2,6 @@
 
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -10,7 +9,7 @@ from typing import IO
 import numpy as np
 
 from reals.measure.source import Read, Source, size_text
-from reals.measure.sources.archive import whole
+from reals.measure.sources.archive import DAMAGE, whole
 from reals.measure.sources.numbers import channels_first, check_type, joined, slicer
 
 
@@ -54,7 +53,7 @@ def npy_source(path: Path, value_range: str) -> Source:
 def npz_source(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source:
     names = [n.removesuffix(".npy") for n in archive.namelist()]
     if "arr_0" not in names:
-        kind = "statistics, not images" if "mu" in names else "not images in ADM's layout"
+        kind = "statistics, not images" if "mu" in names else "not images in ADM's layout; np.savez(path, images) writes it"
         raise ValueError(f"{path}: holds {', '.join(names[:6])} but no arr_0; these are {kind}")
     shape, dtype = _header(path, archive, "arr_0")[:2]
     check_type(dtype, value_range, f"{path}: arr_0")
@@ -78,7 +77,7 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int,
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(member)
             length = member.tell()
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+    except (*DAMAGE, ValueError) as error:
         raise ValueError(f"{path}: {name} is damaged ({error}); copy or make the file again") from None
     stored = archive.getinfo(f"{name}.npy").file_size
     expected = length + int(np.prod(shape)) * dtype.itemsize
@@ -151,7 +150,7 @@ def _streamed(
             at = stop
             if len(data) != (stop - start) * row:
                 raise EOFError("the data end early")
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except DAMAGE as error:
             raise ValueError(f"{where}: damaged before image {stop} ({error}); copy or make the file again") from None
         images = np.frombuffer(data, dtype).reshape(stop - start, *image)
         return slicer(images, False, value_range, f"{where} from image {start}")(0, stop - start)
@@ -169,6 +168,8 @@ def _listed(path: Path, archive: zipfile.ZipFile, names: list[str], value_range:
         where = f"{path}: {name}"
         check_type(dtype, value_range, where)
         single = len(shape) == 3
+        if single and shape[2] != 3:
+            raise ValueError(f"{where}: shape {shape}, expected [H, W, 3] or [N, H, W, 3]")
         count, height, width, _ = checked = (1, *shape) if single else shape
         channels_first(checked, where)
         size = size or (height, width)

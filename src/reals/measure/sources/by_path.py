@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from reals.data import image_files
 from reals.measure.source import Source
 from reals.measure.sources.archive import open_zip
 from reals.measure.sources.arrays import npy_source, npz_source, shards_source
-from reals.measure.sources.image_files import folder_source, zip_source
+from reals.measure.sources.image_files import clean, folder_source, zip_source
 from reals.measure.sources.numbers import RANGES
 from reals.measure.sources.tar_files import tar_source, tars_in
 
@@ -27,7 +28,7 @@ def open_source(path: Path, value_range: str = "bytes") -> Source:
         tars = tars_in(path)
         return tar_source(path, tars) if tars else folder_source(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file or folder")
+        raise ValueError(f"{path}: no such file or folder" + ("; give the folder of the archives" if "{" in path.name else ""))
     if path.suffix.lower() == ".npy":
         return npy_source(path, value_range)
     if path.suffix.lower() == ".tar":
@@ -37,6 +38,7 @@ def open_source(path: Path, value_range: str = "bytes") -> Source:
         advice = "; unpack it and give the .tar or the folder" if packed else ""
         raise ValueError(f"{path}: expected an .npz, an .npy, a .zip or .tar of images or a folder{advice}")
     archive = open_zip(path)
-    if any(name.endswith(".npy") for name in archive.namelist()):
+    names = archive.namelist()
+    if any(name.endswith(".npy") for name in names) and not image_files.among(map(clean, names)).names:
         return npz_source(path, archive, value_range)
     return zip_source(path, archive)

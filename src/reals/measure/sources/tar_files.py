@@ -12,13 +12,13 @@ import numpy as np
 
 from reals.data import image_files
 from reals.measure.source import Source
-from reals.measure.sources.image_files import image_files_source, look
+from reals.measure.sources.image_files import LARGEST_LABEL, clean, image_files_source, look
 
 BLOCK = 512  # bytes, of which an archive is a multiple
 END = bytes(BLOCK)  # what stands behind the last member
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # by their first bytes
 LABEL = ".cls"
-"""Where webdataset says the class of an image: a text file of the same name."""
+"""Where webdataset says the class of an image: a text file of the same name, or of that name up to its first dot."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class _Member:
 
 def tars_in(folder: Path) -> list[Path]:
     """The tar archives in a folder, in natural order; none where it has images of its own."""
-    found = [path for path in folder.glob("*.tar") if path.is_file() and not image_files.is_litter(path.name)]
+    there = [path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.is_file()]
+    found = [path for path in there if not image_files.is_litter(path.name)]
     return [] if not found or image_files.below(folder).names else sorted(found, key=lambda path: image_files.natural(path.name))
 
 
@@ -63,16 +64,18 @@ def tar_source(path: Path, archives: list[Path]) -> Source:
     kind = "folder of tar files" if several else "tar"
     files = lambda names: tuple(archives)  # noqa: E731
     of_names = lambda names: None if labels is None else np.array([labels[name] for name in names], np.int64)  # noqa: E731
-    return image_files_source(path, kind, found, files, data, looks, None, of_names)
+    return image_files_source(path, kind, found, files, data, looks, None, of_names, outer=int(several))
 
 
 def _labels(names: list[str], members: dict[str, _Member]) -> dict[str, int] | None:
     """The class of each image by its ``.cls`` file; None where one has none, or anything but a whole number in it."""
+    files = {posixpath.splitext(name)[0]: member for name, member in members.items() if name.lower().endswith(LABEL)}
     found = {}
     for name in names:
-        stated = members.get(f"{posixpath.splitext(name)[0]}{LABEL}")
+        folder, slash, own = name.rpartition("/")
+        stated = files.get(posixpath.splitext(name)[0]) or files.get(f"{folder}{slash}{own.partition('.')[0]}")
         text = b"" if stated is None else stated.read().strip()
-        if not text.isdigit():
+        if not text.isdigit() or int(text) >= LARGEST_LABEL:
             return None
         found[name] = int(text)
     return found or None
@@ -86,22 +89,18 @@ def _members(path: Path) -> Iterator[tuple[str, _Member]]:
             _refuse_more(path, archive.offset)  # tarfile takes whatever it cannot read behind a member for the end
     except tarfile.TarError as error:
         raise ValueError(f"{path}: {_fault(path, error)}") from None
-    files = {_clean(entry.name): entry for entry in entries if entry.isreg()}
+    files = {clean(entry.name): entry for entry in entries if entry.isreg()}
     for entry in entries:
-        name, file = _clean(entry.name), entry
+        name, file = clean(entry.name), entry
         if entry.islnk() or entry.issym():
             to = entry.linkname if entry.islnk() else posixpath.join(posixpath.dirname(name), entry.linkname)
-            if _clean(to) not in files:
+            if clean(to) not in files:
                 raise ValueError(
                     f"{path}: {name} is a link to {entry.linkname}, which is not in the archive; pack it with tar -h"
                 )
-            file = files[_clean(to)]
+            file = files[clean(to)]
         if file.isreg():
             yield name, _Member(path, file.offset_data, file.size)
-
-
-def _clean(name: str) -> str:
-    return posixpath.normpath(name).lstrip("/")
 
 
 def _refuse_more(path: Path, end: int) -> None:
