@@ -207,6 +207,7 @@ def test_bad_samples_and_options_are_refused(here, capsys):
     torch.save({"x": torch.zeros(3)}, here / "other.pth")
     torch.save({"x": Path("y")}, here / "object.pth")
     np.savez(here / "negative.npz", pictures(90, 1), np.arange(90) % 3 - 1)
+    (here / "labels.npy").write_text("0 1 2")
     for arguments, message in (
         (("float.npz", *real), "float32, expected uint8"),
         (("cut.npz", *real), "truncated"),
@@ -230,6 +231,9 @@ def test_bad_samples_and_options_are_refused(here, capsys):
         (("samples.npz", *real, "--network", "inception", "--weights", "other.pth"), "not torch-fidelity's Inception"),
         (("samples.npz", *real, "--network", "inception", "--weights", "object.pth"), "could run code"),
         (("negative.npz", *real, "--per-class"), "labels below 0"),
+        (("samples.npz", *real, "--per-class", "--labels", "labels.npy"), "not a whole .npy of numbers"),
+        (("samples.npz", *real, "--per-class", "--labels", "samples.npz"), "not a whole .npy of numbers"),
+        (("samples.npz", *real, "--out", "empty"), "is a folder; give a file with --out"),
     ):
         assert message in refused(capsys, "evaluate", *arguments), arguments
     assert not list(here.glob("*.json"))

@@ -120,7 +120,10 @@ def _labels(options: argparse.Namespace, source: "Source", n: int) -> "np.ndarra
     if options.labels is not None:
         if not options.labels.is_file():
             raise ValueError(f"--labels {options.labels}: no such file")
-        labels = np.load(options.labels, allow_pickle=False)
+        try:
+            labels = np.lib.format.open_memmap(options.labels, mode="r")
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"--labels {options.labels}: not a whole .npy of numbers ({error})") from None
         if labels.dtype.kind not in "iu" or labels.shape != (len(source),) or labels.min() < 0:
             raise ValueError(
                 f"--labels {options.labels}: {labels.dtype} {labels.shape}, expected {len(source)} integers from 0 up, one an image"

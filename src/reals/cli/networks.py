@@ -48,6 +48,8 @@ def refuse_unwritable(option: str, path: Path | None) -> None:
     """ValueError where ``path`` cannot be written, said before hours of work and not after."""
     if path is None:
         return
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give a file with {option}")
     probe = path.with_name(f".{path.name}.probe")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from reals.progress import Progress
 
 def has_statistics(path: Path) -> bool:
     """Whether ``path`` is an .npz with ADM's stored statistics (and not a reference file of ours)."""
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     names = set(open_zip(path).namelist())
     return {"mu.npy", "sigma.npy"} <= names and "facts.npy" not in names
@@ -155,7 +155,7 @@ def any_reference(
     ``count`` images are kept for precision and recall. ValueError for another extractor or resolution, and for fewer
     images than ``count`` unless ``allow_fewer``.
     """
-    if path.suffix == ".npz" and path.is_file() and "facts.npy" in open_zip(path).namelist():
+    if path.suffix.lower() == ".npz" and path.is_file() and "facts.npy" in open_zip(path).namelist():
         reference, facts = checked_reference(path, extractor, size)
         kept = _enough(path, len(reference.features), count, allow_fewer)
         if kept < len(reference.features):  # not the first: the rows lie by class

@@ -114,3 +114,8 @@ def test_the_small_cnn_survives_its_folder(tmp_path):
     assert not again.training and not any(p.requires_grad for p in again.parameters())
     with pytest.raises(ValueError, match=r"config\.json: not found"):
         load_small_cnn(tmp_path)
+    for name, content in (("model.safetensors", b"x"), ("config.json", b"{"), ("config.json", b'{"x": 1}')):
+        save_small_cnn(model, tmp_path / "cnn")
+        (tmp_path / "cnn" / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"cnn: holds no whole small CNN"):
+            load_small_cnn(tmp_path / "cnn")

@@ -65,8 +65,12 @@ def test_a_vision_transformer_gives_pool_features_alone(tmp_path, projected, pil
     assert extractor.sha256 == vision_transformer(vit, tmp_path / "w.pth").sha256
     with pytest.raises(ValueError, match="fetch the file again"):
         vision_transformer(vit, tmp_path / "w.pth", "0" * 64)
-    (tmp_path / "w.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"small: .*w\.pth cannot be loaded"):
-        vision_transformer(vit, tmp_path / "w.pth")
+    for content in (b"no weights", ["a list"], {"a": "b"}, {"model": None}):
+        if isinstance(content, bytes):
+            (tmp_path / "w.pth").write_bytes(content)
+        else:
+            torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(ValueError, match=r"small: .*w\.pth cannot be loaded"):
+            vision_transformer(vit, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="no such file"):
         vision_transformer(vit, tmp_path / "nowhere.pth")

@@ -110,14 +110,18 @@ def save_small_cnn(model: SmallCNN, folder: Path) -> None:
 
 
 def load_small_cnn(folder: Path) -> SmallCNN:
-    """The network saved in ``folder``, frozen and in eval mode. ValueError if a file is missing."""
+    """The network saved in ``folder``, frozen and in eval mode. ValueError if a file is missing, damaged or of another network."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: not found; train the feature extractor first")
-    model = SmallCNN(SmallCNNConfig(**json.loads((folder / "config.json").read_text())))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        model = SmallCNN(SmallCNNConfig(**json.loads((folder / "config.json").read_bytes())))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder}: holds no whole small CNN ({' '.join(str(error).split())[:200]}); train it again") from None
     return model.requires_grad_(False).eval()
 
 

@@ -93,7 +93,7 @@ def _network(vit: Vit, weights: Path | None) -> nn.Module:
         assert isinstance(network, VisionTransformer)
         if weights is not None:
             network.load_state_dict(checkpoint_filter_fn(load_state_dict(str(weights)), network))
-    except (RuntimeError, OSError, KeyError, EOFError) as error:
+    except Exception as error:  # of many kinds: no network, no such network, a file that is damaged or holds other things
         where = weights or f"{vit.timm} from the hub"
         raise ValueError(
             f"{vit.name}: {where} cannot be loaded ({' '.join(str(error).split())[:200]}); give {vit.timm}'s file with --weights"
