@@ -33,6 +33,15 @@ def test_a_mistake_gets_one_line(file, old, new, says, project):
     assert says in one_line(file, old, new)
 
 
+def test_a_latent_that_cannot_be_scaled_has_no_equivariance(project):
+    """Whatever leaves no smaller side: one cell, one token of several cells, a smallest scale close to 1."""
+    edit(Path("config/paper.yaml"), "smallest: 0.25", "smallest: 0.9")
+    with pytest.raises(
+        ConfigError, match=r"8 cells a side, whole tokens of 1\) have no smaller side from 0\.9 of that on; write '-'"
+    ):
+        load("demo")
+
+
 @pytest.mark.parametrize(
     ("scale", "setting", "says"),
     [("cifar10", "  second: {", r"arms: fid_second is measured by evaluation.second, which config/scales/cifar10.yaml does not set"),

@@ -11,13 +11,14 @@ from reals.experiment.rows import EvaluationRow, RunRow
 from reals.experiment.sampler_table import CHAIN_STEPS, SAMPLERS, samplers_of
 from reals.experiment.scale import Scale
 from reals.experiment.sheets import Sheets
+from reals.experiment.specs import EquivarianceSpec
 
 
 def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
     """Raises ConfigError (one line) for the first rule that does not hold; ``file`` is where the scale is."""
     if scale.autoencoder.preset not in paper.autoencoder:
         raise ConfigError(f"{file}: autoencoder: {unknown(scale.autoencoder.preset, paper.autoencoder, 'preset')}")
-    _check_autoencoders(scale, file, sheets)
+    _check_autoencoders(paper, scale, file, sheets)
     _check_runs(scale, file, sheets)
     _check_evaluations(scale, sheets)
     _check_tables(scale, file, sheets)
@@ -25,7 +26,7 @@ def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
     _check_claim(scale, file, sheets)
 
 
-def _check_autoencoders(scale: Scale, file: Path, sheets: Sheets) -> None:
+def _check_autoencoders(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
     rows, where = sheets.autoencoders.rows, sheets.autoencoders.where
     for name, row in rows.items():
         if row.init == "base":
@@ -34,10 +35,18 @@ def _check_autoencoders(scale: Scale, file: Path, sheets: Sheets) -> None:
             raise ConfigError(f"{where[name]}: {unknown(row.init, ['base', *rows], 'init')}")
         if row.teacher is not None and row.teacher not in scale.teachers:
             raise ConfigError(f"{where[name]}: {unknown(row.teacher, scale.teachers, 'teacher')} (in {file})")
-        if row.equivariance is not None and scale.latent_size < 2:
-            raise ConfigError(f"{where[name]}: equivariance scales latents, and those of {file} are one cell; write '-'")
+        if row.equivariance is not None and not _sides(paper, scale):
+            raise ConfigError(
+                f"{where[name]}: equivariance scales latents, and those of {file} ({scale.latent_size} cells a side, whole tokens "
+                f"of {scale.latent.cells or 1}) have no smaller side from {paper.equivariance.smallest:g} of that on; write '-'"
+            )
     for name in rows:
         _starts_from_a_base({other: row.init for other, row in rows.items()}, name, where[name])
+
+
+def _sides(paper: Paper, scale: Scale) -> range:
+    """The sides to which the equivariance regulariser could scale latents."""
+    return EquivarianceSpec(**paper.equivariance.model_dump(), cells=scale.latent.cells).sides(scale.latent_size)
 
 
 def _base_is_there(name: str, seeds: int, scale: Scale, file: Path, at: str) -> None:

@@ -39,10 +39,15 @@ def draw(generator: torch.Generator, side: int, chances: EquivarianceSpec = AUTH
     """The transformation of one batch whose latents have ``side`` cells a side; None: the plain step.
 
     Scales are uniform over the whole cells that ``chances`` allow, turns over 90, 180 and 270 degrees. For the authors' 32x32 latents
-    these are their 24 scales, 8/32 to 31/32.
+    these are their 24 scales, 8/32 to 31/32. ValueError where there is none.
     """
     regularised, low = torch.rand(2, generator=generator).tolist()
     sides = chances.sides(side)
+    if not sides:
+        raise ValueError(
+            f"equivariance: latents of {side} cells a side have no side from {chances.smallest} of that on that is smaller"
+            + (f" and of whole {chances.cells}s" if chances.cells else "")
+        )
     cells = sides[int(torch.randint(len(sides), (), generator=generator))]
     turns = int(torch.randint(1, 4, (), generator=generator))
     if regularised < chances.probability:
