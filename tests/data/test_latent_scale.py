@@ -49,6 +49,7 @@ def test_a_shift_factor_is_the_mean_of_every_channel():
         ({"latents_mean": [0.1] * 4, "shift_factor": 0.5}, "has shift_factor 0.5 and latents_mean"),
         ({"scaling_factor": 0}, "has scaling_factor 0; expected a number above 0"),
         ({"scaling_factor": None}, "has scaling_factor None; expected a number above 0"),
+        ({"latent_channels": "4"}, "has latent_channels 4; expected a whole number above 0"),
     ],
 )
 def test_what_no_latents_can_be_scaled_by_is_refused(config, says):

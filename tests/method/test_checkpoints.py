@@ -240,6 +240,15 @@ def test_own_files_say_what_they_are_and_export_to_both_flow_formats(tmp_path):
     repa.load_state_dict(foreign, strict=True)
     torch.testing.assert_close(repa(x, 1 - t, y), -velocity, rtol=1e-5, atol=1e-5)
 
+    for written, says in (
+        ("{", "are damaged"),
+        ("[1]", "do not say family and config"),
+        ('{"family": "SiT"}', "do not say family and config"),
+        (json.dumps(facts | {"config": {"width": 32}}), "make no transformer"),
+    ):
+        save_file(model.state_dict(), tmp_path / "odd.safetensors", metadata={"reals": written})
+        with pytest.raises(ValueError, match=rf"odd\.safetensors: its metadata {says}"):
+            load(tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match="our own file says it is a SiT"):
         load(tmp_path / "step_7.safetensors", "DiT")
     with pytest.raises(ValueError, match="cannot be written as 'DiT'"):

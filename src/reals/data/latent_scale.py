@@ -35,6 +35,8 @@ class LatentScale:
         """
         channels, factor = config.get("latent_channels", 4), config.get(FACTOR, CLASS_FACTOR)
         mean, std, shift = (config.get(key) for key in (MEAN, STD, SHIFT))
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"has latent_channels {channels}; expected a whole number above 0")
         if shift and mean is not None:
             raise ValueError(f"has {SHIFT} {shift} and {MEAN}; which one is subtracted?")
         if shift:

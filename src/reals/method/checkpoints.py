@@ -72,7 +72,10 @@ def load(
             raise ValueError(
                 f"{path}: our own file says it is a {facts['family']} (in SiT's time), got family {family}; leave it out"
             )
-        config = TransformerConfig(**facts["config"])
+        try:
+            config = TransformerConfig(**facts["config"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: its metadata make no transformer ({error}); fetch or make it again") from None
         family, source = facts["family"], "ours"
     else:
         if family is None:
@@ -168,7 +171,7 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}, expected ema or model")
     content, metadata = tensors.read(path)
-    facts = json.loads(metadata.get("reals", "{}"))
+    facts = _facts(path, metadata.get("reals", "{}"))
     arguments: dict[str, Any] = {}
     held = [key for key in WEIGHTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
     if isinstance(content, Mapping) and held:
@@ -181,6 +184,17 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
         raise ValueError(f"{path}: holds one set of weights, got a choice of {weights}; leave it out")
     named = tensors.named(path, content)
     return {_unwrapped(name): value for name, value in named.items()}, facts, arguments
+
+
+def _facts(path: Path, text: str) -> dict[str, Any]:
+    """What our own files say of themselves, {} where nothing; ValueError where that is damaged."""
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata are damaged ({error}); fetch or make it again") from None
+    if facts == {} or (isinstance(facts, dict) and facts.get("family") in FAMILIES and "config" in facts):
+        return dict(facts)
+    raise ValueError(f"{path}: its metadata do not say family and config; fetch or make it again")
 
 
 def _unwrapped(name: str) -> str:

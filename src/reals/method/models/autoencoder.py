@@ -84,7 +84,7 @@ def load(source: Path | str, device: torch.device | str = "cpu") -> "Autoencoder
     try:
         with torch.device("meta"):
             vae = AutoencoderKL.from_config(settings)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except Exception as error:  # whatever a damaged value leads to
         raise ValueError(f"{source}: its configuration makes no AutoencoderKL ({' '.join(str(error).split())})") from None
     tensors.check(weights, state, vae.state_dict())
     # A copy, so that the file may change or go while the network is in use.
@@ -268,7 +268,10 @@ def load_align(folder: Path, device: torch.device | str = "cpu") -> AlignNetwork
     """The align networks beside an autoencoder, frozen; None where it was not aligned."""
     if not (folder / ALIGN_CONFIG).exists():
         return None
-    networks = AlignNetworks(**read_json(folder / ALIGN_CONFIG))
+    try:
+        networks = AlignNetworks(**read_json(folder / ALIGN_CONFIG))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder / ALIGN_CONFIG}: makes no align networks ({' '.join(str(error).split())})") from None
     state = tensors.named(folder / ALIGN_WEIGHTS, tensors.read(folder / ALIGN_WEIGHTS)[0])
     tensors.check(folder / ALIGN_WEIGHTS, state, networks.state_dict())
     networks.load_state_dict(state)
