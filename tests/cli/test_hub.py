@@ -92,18 +92,27 @@ def test_diffusers_and_the_hub_take_an_autoencoders_folder_as_it_is(shared, resu
     theirs, ours = AutoencoderKL.from_pretrained(shared / "vae"), autoencoder.load(results / "autoencoders/reals-1")
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     assert torch.equal(theirs(x).sample, ours(x).sample) and theirs.config.scaling_factor == 0.5
-    assert autoencoder.load_align(shared / "vae") is not None
+    assert (
+        autoencoder.load_align(shared / "vae") is not None and "ReaLS, arXiv:2502.00359" in (shared / "vae/README.md").read_text()
+    )
     head = huggingface_hub.ModelCard.load(shared / "vae/README.md").data.to_dict()
     assert head == {"license": "apache-2.0", "library_name": "diffusers", "tags": ["reals", "autoencoder", "vae"]}
 
 
 @pytest.mark.parametrize(
     "scale",
-    [{}, {"shift_factor": 0.25}, {"latents_mean": [0.5, 0.0, -1.0, 2.0], "latents_std": [1.0, 2.0, 0.5, 4.0]}],
-    ids=["factor", "shift", "channels"],
+    [
+        {},
+        {"shift_factor": 0.25},
+        {"latents_mean": [0.5, 0.0, -1.0, 2.0], "latents_std": [1.0, 2.0, 0.5, 4.0]},
+        {"latents_std": [1.0, 2.0, 0.5, 4.0]},
+        {"latents_mean": [0.5, 0.0, -1.0, 2.0]},
+    ],
+    ids=["factor", "shift", "channels", "std", "mean"],
 )
-def test_the_cards_example_scales_latents_as_the_transformer_has_them(scale, tmp_path):
+def test_the_cards_example_scales_latents_as_the_transformer_has_them(scale, tmp_path, monkeypatch):
     """Whatever of diffusers' keys the config has."""
+    monkeypatch.chdir(tmp_path)
     autoencoder.save(tiny(), 0.5, tmp_path / "vae")
     files.write_json(tmp_path / "vae/config.json", files.read_json(tmp_path / "vae/config.json") | scale)
     assert main(["export", str(tmp_path / "vae"), str(tmp_path / "out"), "--to", "hub", "--licence", "mit"]) == 0
@@ -140,6 +149,48 @@ def test_numbers_published_with_the_repository_serve_where_nothing_was_measured(
     shutil.copytree(results / "metrics", tmp_path / "results/published/own/metrics")
     assert main(["export", str(root / "runs/sit-1/step_5.safetensors"), str(tmp_path / "sit"), "--to", "hub"]) == 0
     assert "FID (digits-cnn) | 12.3" in (tmp_path / "sit/README.md").read_text()
+
+
+def test_nothing_tells_where_or_on_what_it_was_made(results, tmp_path):
+    """No absolute path, which has a user's name in it, and no host: of the command, the metrics, diffusers' config or the folder."""
+    root, private = tmp_path / "results/own", "/home/alice/images"
+    shutil.copytree(results, root)
+    ae = root / "autoencoders/reals-1"
+    config = files.read_json(ae / "config.json") | {"_name_or_path": "/home/alice/sd-vae"}
+    files.write_json(ae / "config.json", config)
+    files.seal(ae, ["config.json", autoencoder.WEIGHTS, "align.json", "align.safetensors"])
+    recorded(
+        ae / "index.json",
+        command=f"{COMMAND} data={private}",
+        attempts=[{"began": "1", "device": "d", "code": "c", "host": "alices"}],
+    )
+    metrics = files.read_json(root / "metrics/reals-1/metrics.json")
+    files.write_json(root / "metrics/reals-1/metrics.json", metrics | {"protocol": metrics["protocol"] | {"reference": private}})
+    assert main(["export", str(ae), str(tmp_path / "out/vae"), "--to", "hub"]) == 0
+    for path in (tmp_path / "out/vae").iterdir():
+        for told in (b"alice", str(tmp_path).encode()):
+            assert told not in path.read_bytes(), path
+    text = (tmp_path / "out/vae/README.md").read_text()
+    assert "data=images" in text and 'from_pretrained("vae")' in text and "reference: images" in text
+
+
+def test_the_card_of_a_va_vae_does_not_call_it_reals(tmp_path):
+    autoencoder.save(tiny(), 0.5, tmp_path / "vae")
+    autoencoder.save_align(AlignNetworks(4, 6, 1, 0, True, False, bias=False), tmp_path / "vae")
+    assert main(["export", str(tmp_path / "vae"), str(tmp_path / "out"), "--to", "hub", "--licence", "mit"]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "VA-VAE's loss, arXiv:2501.01423" in text and "2502.00359" not in text
+
+
+def test_an_empty_folder_is_filled_where_it_stands(shared, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert main(["import", str(shared / "vae"), str(tmp_path / "link")]) == 0 and (tmp_path / "link").is_symlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["import", str(shared / "vae"), "."]) == 0
+    names = sorted(path.name for path in (shared / "vae").iterdir())
+    assert sorted(path.name for path in Path().iterdir()) == sorted(path.name for path in (tmp_path / "empty").iterdir()) == names
 
 
 def test_files_have_the_mode_that_the_umask_gives(shared):
@@ -234,6 +285,26 @@ def spoilt(folder: Path, what: str) -> None:
         case "outside":
             manifest["files"]["../x"] = {"sha256": "0"}
             index.write_text(json.dumps(manifest))
+        case "list" | "text" | "bytes":
+            index.write_bytes({"list": b"[]", "text": b"{", "bytes": b"\xff\xfe"}[what])
+        case "no sums":
+            manifest["files"]["config.json"] = "x"
+            index.write_text(json.dumps(manifest))
+        case "unlisted":
+            del manifest["files"]["model.safetensors"]
+            index.write_text(json.dumps(manifest))
+        case "no name":
+            del manifest["name"]
+            index.write_text(json.dumps(manifest))
+        case "other channels":
+            autoencoder.save(autoencoder.build(32, 3, (8, 8, 8), 1, 4), 0.5, folder / "vae")
+            for name in ("config.json", autoencoder.WEIGHTS):
+                manifest["files"][f"vae/{name}"]["sha256"] = files.sha256(folder / "vae" / name)
+            index.write_text(json.dumps(manifest))
+        case "align":
+            (folder / "vae/align.json").write_text('{"x": 1}')
+            manifest["files"]["vae/align.json"]["sha256"] = files.sha256(folder / "vae/align.json")
+            index.write_text(json.dumps(manifest))
         case "other config":
             config.write_text(config.read_text().replace('"depth": 1', '"depth": 2'))
             manifest["files"]["config.json"]["sha256"] = files.sha256(config)
@@ -251,6 +322,14 @@ def spoilt(folder: Path, what: str) -> None:
         ("no manifest", "no index.json, so nothing to check it by"),
         ("outside", "names ../x, which is no file of this folder"),
         ("other config", "config.json: depth is 2, of the weights 1"),
+        ("list", "index.json: damaged (not a JSON object); get the folder again"),
+        ("text", "index.json: damaged"),
+        ("bytes", "index.json: damaged"),
+        ("no sums", "config.json: damaged (sha256"),
+        ("unlisted", "index.json: does not list model.safetensors"),
+        ("no name", "index.json: not of `reals export --to hub`"),
+        ("other channels", "the network draws 4 latent channels, the autoencoder in vae/ has 3"),
+        ("align", "align.json: makes no align networks"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(shared, tmp_path, capsys, what, line):
@@ -273,6 +352,9 @@ def test_what_is_there_is_not_overwritten_and_options_belong_to_their_format(res
         ("export", vae, str(tmp_path / "b"), "--to", "hub", "--no-variance"): "--no-variance: means nothing to --to hub",
         ("export", vae, str(tmp_path / "b.pt"), "--push", "a/b"): "--push: goes with --to hub alone",
         ("import", str(shared / "vae"), str(tmp_path / "b"), "--revision", "v1"): "a revision is of a repository on the hub",
+        ("export", vae, str(tmp_path / "b"), "--to", "hub", "--private"): "--private: is of the repository that --push makes",
+        ("export", vae, str(tmp_path / "a/mine/b"), "--to", "hub"): "cannot be made (",
+        ("import", str(shared / "sit/model.safetensors"), str(tmp_path / "b")): "is a file; give the folder that it is in",
         ("import", "nowhere", str(tmp_path / "b")): "no such folder, and no user/repository on the hub either",
     }.items():
         assert main(list(arguments)) == 2

@@ -32,13 +32,19 @@ def run(options: argparse.Namespace) -> None:
 
     folder, source = hub.found(options.where, options.revision)
     manifest = hub.sealed(folder)
-    head = checked_head((folder / hub.CARD).read_text(), str(folder / hub.CARD))
-    if manifest["kind"] == "autoencoder":
-        weights, vae = folder / autoencoder.WEIGHTS, folder
-    else:
-        weights, vae = folder / hub.TRANSFORMER, folder / hub.VAE
-        _same_config(folder, checkpoints.load(weights))
-    autoencoder.load(vae)
+    head = checked_head((folder / hub.CARD).read_text(errors="replace"), str(folder / hub.CARD))
+    alone = manifest["kind"] == "autoencoder"
+    vae = Path() if alone else Path(hub.VAE)
+    needed = [str(vae / "config.json"), str(vae / autoencoder.WEIGHTS), *([] if alone else ["config.json", hub.TRANSFORMER])]
+    if missing := [name for name in needed if name not in manifest["files"]]:
+        raise ValueError(f"{folder / files.MANIFEST}: does not list {missing[0]}; get the folder again")
+    channels = autoencoder.load(folder / vae).config["latent_channels"]
+    autoencoder.load_align(folder / vae)
+    if not alone:
+        checkpoint = checkpoints.load(folder / hub.TRANSFORMER)
+        _same_config(folder, checkpoint)
+        if (own := checkpoint.model.config.latent_channels) != channels:
+            raise ValueError(f"{folder}: the network draws {own} latent channels, the autoencoder in {vae}/ has {channels}")
     with hub.new_folder(options.out) as made:
         for name in [*manifest["files"], hub.CARD, files.MANIFEST]:
             hub.copy(folder / name, made / name)
@@ -55,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _same_config(folder: Path, checkpoint: "Checkpoint") -> None:
     """ValueError where config.json says another network than the weights are."""
-    said, is_ = files.read_json(folder / "config.json"), _transformer_config(checkpoint)
+    said, is_ = hub.read_object(folder / "config.json"), _transformer_config(checkpoint)
     if differing := [key for key in is_ if said.get(key) != is_[key]]:
         raise ValueError(
             f"{folder / 'config.json'}: {differing[0]} is {said.get(differing[0])}, of the weights {is_[differing[0]]}"
@@ -74,6 +80,8 @@ def _transformer_config(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def export(options: argparse.Namespace) -> None:
     """Writes the folder; pushes it where ``options.push`` names a repository."""
+    if options.private and options.push is None:
+        raise ValueError("--private: is of the repository that --push makes; give --push too, or leave it out")
     if options.push is not None:
         hub.check_name(options.push, "--push")
     source: Path = options.checkpoint
@@ -96,15 +104,20 @@ def _autoencoder(source: Path, folder: Path, options: argparse.Namespace) -> Non
     what = [
         f"A diffusers AutoencoderKL: {factor}-fold downsampling, {config['latent_channels']} latent channels.",
         "Latents scaled as below have unit variance." if "align.json" not in names else
-        "Its latents predict the features of a frozen vision transformer (ReaLS, arXiv:2502.00359); `align.*` are the networks that do.",
+        f"Its latents predict the features of a frozen vision transformer ({_method(folder)}); `align.*` are the networks that do.",
     ]  # fmt: skip
     use = (
         "```python\nfrom diffusers import AutoencoderKL\n\n"
-        f'vae = AutoencoderKL.from_pretrained("{options.push or options.out}")\n'
+        f'vae = AutoencoderKL.from_pretrained("{_called(options)}")\n'
         f"z = vae.encode(images).latent_dist.sample()  # images [B, 3, H, W] in [-1, 1]\n{_scaling(config)}\n```"
     )
     record = source / "made" / f"{files.MANIFEST}.json"
     _finish(folder, "autoencoder", source, names, source / autoencoder.WEIGHTS, what, use, record, _licence(options, source))
+
+
+def _called(options: argparse.Namespace) -> str:
+    """What the card's examples call the folder: by its repository, else its own name, for where it lies here is no one's business."""
+    return str(options.push or options.out.resolve().name)
 
 
 def _scaling(config: Mapping[str, Any]) -> str:
@@ -119,14 +132,24 @@ def _scaling(config: Mapping[str, Any]) -> str:
     )
 
 
+def _method(folder: Path) -> str:
+    """Whose loss trained the align networks of a folder: VA-VAE's are a linear map without bias."""
+    linear = files.read_json(folder / "align.json").get("bias") is False
+    return "VA-VAE's loss, arXiv:2501.01423" if linear else "ReaLS, arXiv:2502.00359"
+
+
 def _copy_autoencoder(source: Path, folder: Path) -> list[str]:
     """The autoencoder of a folder in today's format, and its align networks; the names of the files."""
+    from reals.data.latent_scale import MEAN, STD, LatentScale
     from reals.method.models import autoencoder
+    from reals.records.published import clean
 
     if (source / files.MANIFEST).is_file():
         files.verified(source)
     vae, align = autoencoder.load(source), autoencoder.load_align(source)
-    names = autoencoder.save(vae, None, folder)
+    per_channel = vae.config.get(MEAN) or vae.config.get(STD)  # with both of them written, if only one was
+    names = autoencoder.save(vae, LatentScale.of_config(vae.config) if per_channel else None, folder)
+    files.write_json(folder / "config.json", clean(files.read_json(folder / "config.json")))  # diffusers notes whence it loaded
     return names + (autoencoder.save_align(align, folder) if align is not None else [])
 
 
@@ -155,9 +178,8 @@ def _transformer(source: Path, folder: Path, options: argparse.Namespace) -> Non
         f"A {checkpoint.family} (width {c.width}, depth {c.depth}, patch {c.patch}) on latents {c.latent_channels}x{c.latent_size}x{c.latent_size} "
         f"of {checkpoint.facts['autoencoder']}, which is in `{hub.VAE}/`; {c.classes} classes; EMA weights of step {checkpoint.facts['step']:,}."
     ]  # fmt: skip
-    where = options.push or options.out
     use = (
-        f"```bash\nreals import {where} model\nreals sample model/{hub.TRANSFORMER} --cfg 1 --grid samples.png\n```\n\n"
+        f"```bash\nreals import {_called(options)} model\nreals sample model/{hub.TRANSFORMER} --cfg 1 --grid samples.png\n```\n\n"
         "```python\nfrom pathlib import Path\n\nfrom reals.method import checkpoints\n\n"
         f'model = checkpoints.load(Path("model/{hub.TRANSFORMER}")).model  # in SiT\'s time for SiT: 0 is noise, 1 is data\n```'
     )
@@ -169,14 +191,15 @@ def _finish(
     folder: Path, kind: str, home: Path, names: list[str], weights: Path, what: list[str], use: str, record: Path, licence: str
 ) -> None:  # fmt: skip
     """Adds metrics, card and, last, the manifest. ``home`` is the artefact's folder, whose name is its id."""
+    from reals.records.published import clean
     from reals.report import results
     from reals.report.card import card
 
-    measured = [results.read(path) for path in hub.measured_on(home.parent.parent, weights)]
+    measured = [clean(results.read(path)) for path in hub.measured_on(home.parent.parent, weights)]
     for result in measured:
         result.pop("curve", None)
     files.write_json(folder / "metrics.json", {"measured": measured})
-    made = files.read_json(record) if record.is_file() else {}
+    made = clean(files.read_json(record)) if record.is_file() else {}
     files.write_text(folder / hub.CARD, card(kind, home.name, licence, [*what, *_of_data(made)], use, made, measured))
     files.seal(folder, sorted([*names, "metrics.json"]), kind=kind, name=home.name, command=made.get("command"))
 

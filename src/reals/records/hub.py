@@ -1,5 +1,6 @@
 """Networks as folders that the hub takes: written whole, sealed, pushed where that is asked for, checked and taken back."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -23,16 +24,24 @@ def check_name(name: str, option: str) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill beside ``out``, renamed to it at the end. ValueError where ``out`` is there and not empty."""
+    """A folder to fill beside ``out``, which becomes it at the end. ValueError where ``out`` is there and not empty, or cannot be."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: is there already; remove it or give another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    made = partial / out.name
+    place = out.resolve()  # '.' has no name of its own
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be made ({error.strerror}); give another folder") from None
+    made = partial / place.name
     try:
         made.mkdir()  # not mkdtemp's own, which its owner alone may enter
         yield made
-        made.replace(out)
+        if place.exists():  # empty, and who stands in it shall see what came
+            for path in sorted(made.iterdir(), key=lambda path: path.name == files.MANIFEST):
+                path.replace(place / path.name)
+        else:
+            made.replace(place)
     finally:
         shutil.rmtree(partial)
 
@@ -75,6 +84,8 @@ def found(where: str, revision: str | None) -> tuple[Path, str]:
         if revision is not None:
             raise ValueError(f"--revision {revision}: {where} is a folder here; a revision is of a repository on the hub")
         return folder, str(folder)
+    if folder.exists():
+        raise ValueError(f"{where}: is a file; give the folder that it is in")
     if not NAME.fullmatch(where):
         raise ValueError(f"{where}: no such folder, and no user/repository on the hub either")
     from huggingface_hub import snapshot_download
@@ -87,6 +98,17 @@ def found(where: str, revision: str | None) -> tuple[Path, str]:
     return folder, f"{where} at {folder.name[:10]}"
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a shared folder; ValueError where it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); get the folder again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged (not a JSON object); get the folder again")
+    return content
+
+
 def sealed(folder: Path) -> dict[str, Any]:
     """The manifest of a folder that `reals export --to hub` made, every file of it read and compared. ValueError otherwise."""
     if not (folder / files.MANIFEST).is_file():
@@ -94,17 +116,19 @@ def sealed(folder: Path) -> dict[str, Any]:
             f"{folder}: no {files.MANIFEST}, so nothing to check it by; `reals import` takes what `reals export --to hub` made. "
             "Another autoencoder goes straight into a scale file (bases.<row>.path)"
         )
-    manifest: dict[str, Any] = files.read_json(folder / files.MANIFEST)
-    if manifest.get("kind") not in ("autoencoder", "transformer") or not isinstance(manifest.get("files"), dict):
+    manifest = read_object(folder / files.MANIFEST)
+    listed = manifest.get("files")
+    if manifest.get("kind") not in ("autoencoder", "transformer") or "name" not in manifest or not isinstance(listed, dict):
         raise ValueError(f"{folder / files.MANIFEST}: not of `reals export --to hub`")
-    for name, facts in manifest["files"].items():
+    for name, facts in listed.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{folder / files.MANIFEST}: names {name}, which is no file of this folder")
         if not path.is_file():
             raise ValueError(f"{path}: missing; get the folder again")
-        if (digest := files.sha256(path)) != facts["sha256"]:
-            raise ValueError(f"{path}: damaged (sha256 {digest[:16]}, {files.MANIFEST} says {facts['sha256'][:16]})")
+        said = facts.get("sha256") if isinstance(facts, dict) else facts
+        if (digest := files.sha256(path)) != said:
+            raise ValueError(f"{path}: damaged (sha256 {digest[:16]}, {files.MANIFEST} says {str(said)[:16]})")
     if not (folder / CARD).is_file():
         raise ValueError(f"{folder / CARD}: missing; without its card nobody knows what this is or may use it for")
     return manifest
