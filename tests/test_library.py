@@ -125,6 +125,7 @@ def test_a_star_import_brings_the_public_names_and_no_other():
         names: dict = {}
         exec(f"from {package} import *", names)
         assert sorted(set(names) - {"__builtins__"}) == importlib.import_module(package).__all__
+        assert set(names) - {"__builtins__"} <= set(dir(importlib.import_module(package)))  # what a notebook completes
     with pytest.raises(ImportError, match="align_los"):
         exec("from reals.method import align_los")
 

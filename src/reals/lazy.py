@@ -1,17 +1,18 @@
 """A package's public names, each imported when it is first asked for: a command that needs none of them waits for none."""
 
 import ast
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 
-def imports_of(package: str, source: str) -> Callable[[str], object]:
-    """The ``__getattr__`` of a package whose file ``source`` imports its public names under ``if TYPE_CHECKING``.
+def imports_of(package: str, source: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose file ``source`` imports its public names under ``if TYPE_CHECKING``.
 
-    Type checkers read these imports, and so does this, when the first name is asked for: there is one list, and they check it
-    against ``__all__``.
+    ``__dir__`` is what notebooks complete from. Type checkers read these imports, and so does this, when the first name is asked
+    for: there is one list, and they check it against ``__all__``.
     """
 
     @cache
@@ -26,4 +27,7 @@ def imports_of(package: str, source: str) -> Callable[[str], object]:
         module, own = homes()[name]
         return import_module(f"{package}.{own}") if module == package else getattr(import_module(module), own)
 
-    return found
+    def listed() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes()})
+
+    return found, listed

@@ -13,6 +13,7 @@ MISTAKES = [
     ("config/scales/demo.yaml", "name: demo", "name: [demo", "demo.yaml line"),
     ("config/scales/demo.yaml", "features: cached", "features: cached\nfeatures: online", "key 'features' stands there twice"),
     ("config/scales/demo.yaml", "latent: {channels: 4,", "latent: {channels: 4, channels: 8,", "key 'channels' stands there twice"),
+    ("config/autoencoders.tsv", "align\tequivariance\tnote", "align\tnote\tnote", "autoencoders.tsv line 5: column 'note' stands there twice; delete one"),
     ("config/runs.tsv", "dit-b2-reals\tDiT-B/2\treals\tno\t400K", "dit-b2-reals DiT-B/2 reals no 400K", "cells"),
     ("config/paper.yaml", "lambda_1: 0.9", "lambda1: 0.9", "lambda1"),
     ("config/scales/demo.yaml", "large: {kind: trained", "large: {kind: traind", "demo.yaml: teachers.large.kind: 'traind' is not defined; did you mean 'trained'?"),

@@ -46,6 +46,8 @@ def test_draws_are_as_often_as_the_authors_and_depend_on_the_generator_alone():
     assert drawn[:50] == [equivariance.draw(generator(0, "equivariance", step), 32) for step in range(50)]
     odd = [equivariance.draw(generator(0, "equivariance", step), 7) for step in range(200)]
     assert {made.cells for made in odd if made is not None} == {2, 3, 4, 5, 6}
+    with pytest.raises(ValueError, match=r"got \(1, 3, 8, 16\), expected square"):
+        Transformation(3, 8, 1, of_latents=True)(torch.zeros(1, 3, 8, 16))
     with pytest.raises(ValueError, match="latents of 1 cells a side have no side"):
         equivariance.draw(generator(0, "equivariance", 0), 1)
     kinds = Counter("plain" if t is None else "latents" if t.of_latents else "images" for t in drawn)

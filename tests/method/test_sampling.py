@@ -61,6 +61,15 @@ def test_evaluations_are_as_many_as_the_table_says(name, steps):
     assert drawn(name, steps) == SAMPLERS[name].evaluations(steps) == Sampling(name, steps).evaluations
 
 
+def test_a_name_that_nothing_has_is_told_at_once():
+    for named, says in (
+        ({"sampler": "odee"}, "sampler: got 'odee', expected one of sde"),
+        ({"path": "cosine"}, "path: got 'cosine'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Sampling(**named)
+
+
 def test_every_path_of_the_table_is_implemented():
     assert set(paths.PATHS) == set(PATH_NAMES)
 

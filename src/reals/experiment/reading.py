@@ -145,6 +145,8 @@ def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
     if not numbered:
         raise ConfigError(f"{path}: the sheet is empty; it needs a header line")
     header = [h.strip() for h in numbered[0][1].split("\t")]
+    if twice := [h for i, h in enumerate(header) if h in header[:i]]:
+        raise ConfigError(f"{path} line {numbered[0][0]}: column '{twice[0]}' stands there twice; delete one")
     rows = []
     for (n, _), cells in zip(
         numbered[1:], csv.reader([line for _, line in numbered[1:]], delimiter="\t", quoting=csv.QUOTE_NONE), strict=True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reals.measure.source import Source
     from reals.measure.sources.by_path import open_source
 else:
-    __getattr__ = lazy.imports_of(__name__, __file__)
+    __getattr__, __dir__ = lazy.imports_of(__name__, __file__)
 
 __all__ = [
     "Extractor",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reals.method.sampling import Sampling, decode, draw
     from reals.method.vf import Margins, vf_loss
 else:
-    __getattr__ = lazy.imports_of(__name__, __file__)
+    __getattr__, __dir__ = lazy.imports_of(__name__, __file__)
 
 __all__ = [
     "AlignNetworks",

@@ -31,7 +31,9 @@ class Transformation:
     of_latents: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W], square, latents or images in any range -> tau x; bilinear, as the authors scale."""
+        """x [B, C, H, W], square (else ValueError), latents or images in any range -> tau x; bilinear, as the authors scale."""
+        if x.shape[-2] != x.shape[-1]:
+            raise ValueError(f"equivariance: got {tuple(x.shape)}, expected square latents or images; cut them to squares")
         return torch.rot90(resized(x, x.shape[-1] * self.cells // self.of), self.turns, dims=(-1, -2))
 
 

@@ -44,6 +44,11 @@ class Sampling:
     path: PathName = "linear"
     eta: float = 0.0
 
+    def __post_init__(self) -> None:
+        for what, value, known in (("sampler", self.sampler, tuple(SAMPLERS)), ("path", self.path, tuple(paths.PATHS))):
+            if value not in known:
+                raise ValueError(f"{what}: got {value!r}, expected one of {', '.join(known)}")
+
     @property
     def facts(self) -> Sampler:
         """What is known of its sampler by name."""
@@ -84,8 +89,6 @@ class Sampling:
         """Raises ValueError (one line) for settings that cannot work, before anything expensive: a rehearsal on one number."""
         if self.sampler not in samplers_of(family):
             raise ValueError(f"sampler: got {self.sampler!r}; a {family} network takes {', '.join(samplers_of(family))}")
-        if self.path not in paths.PATHS:
-            raise ValueError(f"path: got {self.path!r}, expected one of {', '.join(paths.PATHS)}")
         if self.facts.even and self.steps % 2:
             raise ValueError(
                 f"sampler {self.sampler}: got {self.steps} evaluations, expected an even number (Heun needs two a step)"
