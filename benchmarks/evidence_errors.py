@@ -59,7 +59,7 @@ def fid_of(context: Context) -> Callable[[np.ndarray], str]:
     """FID of images uint8 [N, 3, H, W] by each of the scale's feature extractors, as text."""
     pairs = [
         (load_extractor(context, artefact.needed("extractor")), load_reference(context, artefact).pool)
-        for artefact in (context.registry.reference, context.registry.second_reference)
+        for artefact in (context.registry.reference, context.registry.judge_references.get("fid_second"))
         if artefact is not None
     ]
 

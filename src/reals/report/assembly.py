@@ -10,7 +10,7 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.registry import Registry
 from reals.records import journal, provenance, published
 from reals.report import claim, page
-from reals.report.results import Results
+from reals.report.results import Results, with_later_seeds
 from reals.report.tables import conditions
 from reals.report.tables.build import build
 from reals.report.tables.model import Table
@@ -19,7 +19,8 @@ from reals.report.tables.model import Table
 def tables(registry: Registry, found: Results) -> list[Table]:
     """The experiment's tables, in the order of tables.yaml; of those on request the ones that are measured as a whole."""
     measured_under, sheets = conditions.of(registry), registry.experiment.tables
-    built = [build(sheet, found, measured_under) for sheet in sheets.values()]
+    over_seeds = with_later_seeds(registry, found)
+    built = [build(sheet, over_seeds if sheet.over_seeds else found, measured_under) for sheet in sheets.values()]
     return [table for table in built if not (sheets[table.name].on_request and table.missing)]
 
 

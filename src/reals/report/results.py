@@ -75,16 +75,38 @@ def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
         if kind == "autoencoder":
             _count(registry, results)
         for name in artefacts:
-            seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
             result = results[kind, name]
-            if seeds and result is not None:
-                result["planned"] = len(seeds)
-                result["repeats"] = [
-                    Repeat(seed=seed, id=other["id"], values=other["values"])
-                    for seed, other in seeds.items()
-                    if other is not None
-                ]
+            if result is not None:
+                result |= _over_seeds({seed: results[kind, other] for seed, other in repeats(rows, name).items()})
     return results
+
+
+def with_later_seeds(registry: Registry, results: Results) -> Results:
+    """The same, and where a row's first seed is not measured yet the result of a later one that is, with the values of all: for
+    what is shown over seeds."""
+    experiment, found = registry.experiment, dict(results)
+    for kind, rows in (("evaluation", experiment.evaluations), ("autoencoder", experiment.autoencoders)):
+        for name in rows:
+            seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
+            measured = [result for result in seeds.values() if result is not None]
+            if results[kind, name] is None and measured:
+                found[kind, name] = {**measured[0], **_over_seeds(seeds)}
+    return found
+
+
+class OverSeeds(TypedDict, total=False):
+    """What a result says of the seeds of its row."""
+
+    planned: int
+    repeats: list[Repeat]
+
+
+def _over_seeds(seeds: Mapping[int, Result | None]) -> OverSeeds:
+    """Of the results by seed; empty of a row that is not repeated."""
+    if not seeds:
+        return {}
+    made = [Repeat(seed=seed, id=one["id"], values=one["values"]) for seed, one in seeds.items() if one is not None]
+    return {"planned": len(seeds), "repeats": made}
 
 
 def _count(registry: Registry, results: dict[tuple[str, str], Result | None]) -> None:
