@@ -7,6 +7,7 @@ from typing import Any, NotRequired, TypedDict
 from reals import files
 from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
+from reals.experiment.rows import Repeatable
 from reals.planning import prices
 from reals.planning.counts import counts
 from reals.planning.networks import Networks
@@ -19,6 +20,13 @@ class Repeat(TypedDict):
     seed: int
     id: str
     values: dict[str, float]
+
+
+class OverSeeds(TypedDict, total=False):
+    """What a result says of the seeds of its row."""
+
+    planned: int
+    repeats: list[Repeat]
 
 
 class Result(TypedDict):
@@ -77,7 +85,7 @@ def load(registry: Registry) -> dict[tuple[str, str], Result | None]:
         for name in artefacts:
             result = results[kind, name]
             if result is not None:
-                result |= _over_seeds({seed: results[kind, other] for seed, other in repeats(rows, name).items()})
+                result |= _over_seeds(_of_seeds(results, kind, rows, name))
     return results
 
 
@@ -87,18 +95,16 @@ def with_later_seeds(registry: Registry, results: Results) -> Results:
     experiment, found = registry.experiment, dict(results)
     for kind, rows in (("evaluation", experiment.evaluations), ("autoencoder", experiment.autoencoders)):
         for name in rows:
-            seeds = {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
+            seeds = _of_seeds(results, kind, rows, name)
             measured = [result for result in seeds.values() if result is not None]
             if results[kind, name] is None and measured:
                 found[kind, name] = {**measured[0], **_over_seeds(seeds)}
     return found
 
 
-class OverSeeds(TypedDict, total=False):
-    """What a result says of the seeds of its row."""
-
-    planned: int
-    repeats: list[Repeat]
+def _of_seeds(results: Results, kind: str, rows: Mapping[str, Repeatable], name: str) -> dict[int, Result | None]:
+    """Seed -> the result of the row that stands for it; {} of a row that is not repeated."""
+    return {seed: results[kind, other] for seed, other in repeats(rows, name).items()}
 
 
 def _over_seeds(seeds: Mapping[int, Result | None]) -> OverSeeds:

@@ -1,5 +1,6 @@
 """Zip archives, which .npz files are too, with damage said in one line."""
 
+import posixpath
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ ENCRYPTED = 0x1  # of a member's flags
 DEFLATE64 = 9
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 DAMAGE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)  # what unpacking a damaged member raises, by its method
+
+
+def unpacked_name(name: str) -> str:
+    """A member's path in an archive as that of a folder below it: ./a//b.png is a/b.png."""
+    return posixpath.normpath(name).lstrip("/")
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

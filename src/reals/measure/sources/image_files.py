@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import posixpath
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,7 @@ from reals.data.decode import refuse_transparency, too_many_pixels
 from reals.data.image_files import Found
 from reals.machine.cores import cores
 from reals.measure.source import Source, size_text
-from reals.measure.sources.archive import DAMAGE
+from reals.measure.sources.archive import DAMAGE, unpacked_name
 
 LOSSY = {"JPEG", "MPO", "AVIF", "JPEG2000"}
 LARGEST_LABEL = 2**63  # what int64 holds is below
@@ -105,14 +104,9 @@ def folder_source(path: Path) -> Source:
     return image_files_source(path, "folder", found, members, lambda name: (path / name).read_bytes(), looks, stated)
 
 
-def clean(name: str) -> str:
-    """A member's path in an archive as that of a folder below it: ./a//b.png is a/b.png."""
-    return posixpath.normpath(name).lstrip("/")
-
-
 def zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
     """The images of a zip archive, as `data.image_files` finds them; of a name that is there twice the last, as unpacked."""
-    members = {clean(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    members = {unpacked_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
     found = image_files.among(members)
 
     def data(name: str) -> bytes:

@@ -12,7 +12,8 @@ import numpy as np
 
 from reals.data import image_files
 from reals.measure.source import Source
-from reals.measure.sources.image_files import LARGEST_LABEL, clean, image_files_source, look
+from reals.measure.sources.archive import unpacked_name
+from reals.measure.sources.image_files import LARGEST_LABEL, image_files_source, look
 
 BLOCK = 512  # bytes, of which an archive is a multiple
 END = bytes(BLOCK)  # what stands behind the last member
@@ -89,16 +90,16 @@ def _members(path: Path) -> Iterator[tuple[str, _Member]]:
             _refuse_more(path, archive.offset)  # tarfile takes whatever it cannot read behind a member for the end
     except tarfile.TarError as error:
         raise ValueError(f"{path}: {_fault(path, error)}") from None
-    files = {clean(entry.name): entry for entry in entries if entry.isreg()}
+    files = {unpacked_name(entry.name): entry for entry in entries if entry.isreg()}
     for entry in entries:
-        name, file = clean(entry.name), entry
+        name, file = unpacked_name(entry.name), entry
         if entry.islnk() or entry.issym():
             to = entry.linkname if entry.islnk() else posixpath.join(posixpath.dirname(name), entry.linkname)
-            if clean(to) not in files:
+            if unpacked_name(to) not in files:
                 raise ValueError(
                     f"{path}: {name} is a link to {entry.linkname}, which is not in the archive; pack it with tar -h"
                 )
-            file = files[clean(to)]
+            file = files[unpacked_name(to)]
         if file.isreg():
             yield name, _Member(path, file.offset_data, file.size)
 
