@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from photos import photo
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from reals.data.decode import Unreadable, center_crop, decode
 
@@ -177,6 +178,33 @@ def test_transparent_pixels_are_refused_and_an_opaque_alpha_is_not(tmp_path):
 def test_good_pixels_with_a_broken_exif_chunk_are_read(tmp_path):
     Image.new("RGB", (8, 8), (7, 7, 7)).save(tmp_path / "a.jpg", quality=100, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert abs(decode(tmp_path / "a.jpg", 8, True).astype(int) - 7).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "key"),
+    [("L", 7), ("RGB", (7, 7, 7)), ("P", 1), ("P", b"\xff\0"), ("I;16", 7), ("1", 0), ("LA", None), ("RGBA", None)],
+)
+def test_transparency_is_refused_however_it_is_said(tmp_path, mode, key):
+    values = {"RGB": (7, 7, 7), "P": 1, "1": 0, "LA": (7, 0), "RGBA": (7, 7, 7, 0)}
+    image = Image.new(mode, (8, 8), values.get(mode, 7))
+    if mode == "P":
+        image.putpalette([9, 9, 9, 7, 7, 7])
+    image.save(tmp_path / "a.png", **({} if key is None else {"transparency": key}))
+    assert "transparent pixels" in (complaint(tmp_path / "a.png") or "")
+
+
+def test_good_pixels_beside_a_damaged_or_large_note_are_read(tmp_path):
+    """A checksum that is wrong in a chunk that no pixel needs, texts and colour profiles of megabytes; not so for the pixels' own."""
+    note = PngInfo()
+    note.add_text("Comment", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(tmp_path / "a.png", pnginfo=note, exif=Image.Exif(), icc_profile=bytes(3_000_000))
+    assert (decode(tmp_path / "a.png", 8, True) == 7).all()
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(tmp_path / "b.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")
+    data = bytearray((tmp_path / "b.png").read_bytes())
+    for chunk, good in ((b"eXIf", True), (b"IDAT", False)):
+        data[data.index(chunk) + 5] ^= 1
+        (tmp_path / "b.png").write_bytes(data)
+        assert (complaint(tmp_path / "b.png") is None) is good
 
 
 @pytest.mark.slow

@@ -34,6 +34,18 @@ def test_few_images_per_class(tmp_path):
         (lambda r: folder(r, classes=("ant",)), "has one class"),
         (lambda r: (folder(r), (r / "cow").mkdir()), "holds no image"),
         (lambda r: (folder(r / "train"), folder(r / "val", classes=("ant", "dog"))), "class 'dog', which"),
+        (lambda r: (folder(r), (r / "cow").symlink_to("/nowhere/cow")), "in/cow is a link that leads nowhere; mount or mend"),
+        (lambda r: (folder(r / "train"), (r / "val").symlink_to("val")), "in/val is a link that leads nowhere"),
+        (lambda r: (folder(r), (r / "cow").symlink_to("ant")), "'ant' and 'cow' are one folder"),
+        (
+            lambda r: (photo(r / "train/cat.0.png"), photo(r / "test1/1.png")),
+            "train holds images but no .*'test1' beside it is no class",
+        ),
+        (lambda r: (folder(r / "train"), (r / "val").mkdir()), "val is empty; put its images in folders"),
+        (
+            lambda r: (folder(r / "train"), photo(r / "val/0.png").rename(r / "val/0.heic")),
+            r"val holds no class folders; .*\(\.heic\)",
+        ),
     ],
 )
 def test_a_folder_that_is_no_data_set_gets_one_line(tmp_path, make, says):
@@ -127,7 +139,7 @@ def test_a_folder_as_people_have_them(tmp_path):
     assert sorted(p for s in SPLITS for p in listing.paths[s]) == sorted(wanted)
     prepare(config(root), 0, tmp_path / "out")
     assert sum(files.opened(tmp_path / "out")["images"].values()) == len(wanted)
-    assert listing.left_out is not None and "3 images hidden" in listing.left_out and ".txt" in listing.left_out
+    assert listing.left_out is not None and "5 images hidden" in listing.left_out and ".txt" in listing.left_out
 
 
 def test_a_flat_held_out_folder_is_told_from_an_empty_one(tmp_path):
@@ -159,3 +171,15 @@ def test_chunks_of_numbered_images_are_refused_as_classes(tmp_path):
         photo(tmp_path / f"in/{i // 1000:05d}/img{i:08d}.png")
     with pytest.raises(ConfigError, match="chunks of numbered images"):
         list_folder(config(tmp_path / "in"), 0)
+
+
+def test_what_lies_beside_class_folders_is_counted(tmp_path):
+    root = tmp_path / "in"
+    folder(root / "train", classes=("ant", "bus", "train"))
+    folder(root / "val", classes=("ant", "bus", "train"))
+    for path in ("0.png", "train/1.png", "val/2.png", ".thumbnails/3.png", "train/@eaDir/ant/4.png", "train/._5.png"):
+        photo(root / path)
+    listing = list_folder(config(root, held_out=None), 0)
+    assert listing.classes == ["ant", "bus", "train"] and len(listing.paths["train"]) == 18
+    assert listing.left_out is not None and "3 images in no class folder" in listing.left_out
+    assert "3 images hidden or left by a file manager (" in listing.left_out

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from photos import config, folder, photo
+from PIL import Image
 
 from reals import files
 from reals.data.dataset import Images
@@ -71,3 +72,13 @@ def test_a_dangling_link_and_a_name_in_no_encoding(tmp_path):
     (root / "bee/0.png").rename(os.fsdecode(os.fsencode(root / "bee") + b"/\xff.png"))
     prepare(config(root, storage="files"), 0, tmp_path / "b")
     assert Images(tmp_path / "b", "train").batch(np.arange(6)).shape == (6, 3, 16, 16)
+
+
+def test_files_of_several_pictures_are_counted(tmp_path, capsys):
+    root = folder(tmp_path / "in", per_class=4)
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(root / "ant/0.png", save_all=True, append_images=frames[1:])
+    frames[0].save(root / "bee/0.png", save_all=True, append_images=frames[1:])
+    prepare(config(root), 0, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert sum(int(line.split(": ")[1].split()[0]) for line in said.splitlines() if "hold several pictures" in line) == 2

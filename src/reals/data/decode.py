@@ -1,13 +1,24 @@
 """One image file to bytes: read whole, turned upright, made RGB, cut to a square."""
 
 import io
+import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 OPAQUE = 255
+SEVERAL = {
+    "GIF",
+    "PNG",
+    "WEBP",
+    "TIFF",
+    "AVIF",
+}  # formats of animations and pages; an MPO's second picture is a photograph's preview
+PNG, ENDS = b"\x89PNG\r\n\x1a\n", 12  # a PNG's first bytes; what a chunk has beside its content
+PngImagePlugin.MAX_TEXT_CHUNK = 64 * 2**20  # a colour profile or an editor's notes of more than Pillow's 1 MiB spoil no pixel
 MEGAPIXELS = 178.956970  # Pillow's own limit: a small file can unpack to more than memory holds
 Image.MAX_IMAGE_PIXELS = None  # `too_many_pixels` stands in for it, with a limit that can be raised
 
@@ -26,12 +37,46 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def opened(data: bytes) -> ImageFile.ImageFile:
+    """The image in a file's bytes, not decoded yet. A PNG's chunks that no pixel needs are left out where they are damaged."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except Exception:
+        if (sound := _sound_png(data)) == data:
+            raise
+        return Image.open(io.BytesIO(sound))
+
+
+def _sound_png(data: bytes) -> bytes:
+    """A PNG without the chunks that are no part of its picture and whose checksum is wrong; other bytes as they are."""
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        chunk = data[at : at + ENDS + int.from_bytes(data[at : at + 4], "big")]
+        spare = chunk[4:5].islower() and chunk[4:8] != b"tRNS"
+        if not spare or zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big"):
+            kept.append(chunk)
+        at += len(chunk)
+    return b"".join(kept)
+
+
+def several(image: Image.Image) -> bool:
+    """Whether a file holds more pictures than the one that is read, the first: an animation, or pages."""
+    return image.format in SEVERAL and getattr(image, "is_animated", False)
+
+
+def first_of_several(count: int, of: int) -> str | None:
+    """The note on ``count`` such files of ``of``."""
+    return f"{count:,} of {of:,} images hold several pictures (animations, pages), of which the first is read" if count else None
+
+
 def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
     """RGB, 8 bits a channel: the first frame of an animation, 16-bit greys scaled (not clipped), EXIF rotation applied."""
     if exif_rotate:
         with suppress(Exception):  # a broken EXIF chunk says nothing of the rotation, and the pixels are good: raises anything
             image = ImageOps.exif_transpose(image)
-    refuse_transparency(image)
+    image = opaque(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -39,12 +84,20 @@ def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
     return image.convert("RGB")
 
 
-def refuse_transparency(image: Image.Image) -> None:
-    """ValueError where a pixel is transparent. What colour it has is no image's business but the reader's, who composes it;
-    an alpha channel that is opaque throughout is no transparency."""
-    if "A" in image.getbands() or "transparency" in image.info:
-        if np.asarray(image.convert("RGBA"))[..., 3].min() < OPAQUE:
-            raise ValueError("transparent pixels, whose colour is anyone's guess; save it on a background")
+def opaque(image: Image.Image) -> Image.Image:
+    """An image without its alpha channel. ValueError where a pixel is transparent: what colour it has is no image's business but the
+    reader's, who composes it; an alpha channel that is opaque throughout is no transparency."""
+    key = image.info.get("transparency")
+    if "A" not in image.getbands() and key is None:
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey, one value of which is transparent
+        clear = bool((np.asarray(image) == key).any())
+    else:
+        seen = image.convert("RGBA")
+        clear, image = np.asarray(seen)[..., 3].min() < OPAQUE, seen.convert("RGB")
+    if clear:
+        raise ValueError("transparent pixels, whose colour is anyone's guess; save it on a background")
+    return image
 
 
 def too_many_pixels(image: Image.Image, megapixels: float = MEGAPIXELS) -> str | None:
@@ -53,12 +106,22 @@ def too_many_pixels(image: Image.Image, megapixels: float = MEGAPIXELS) -> str |
     return f"{size:.0f} megapixels, more than {megapixels:.0f}" if size > megapixels else None
 
 
-def decode(path: Path, size: int, exif_rotate: bool, megapixels: float | None = None) -> np.ndarray:
-    """One image file of up to so many megapixels as uint8 [3, size, size]. Unreadable (one line) where it cannot be read whole."""
+def decode(
+    path: Path,
+    size: int,
+    exif_rotate: bool,
+    megapixels: float | None = None,
+    seen: Callable[[Image.Image], None] = lambda image: None,
+) -> np.ndarray:
+    """One image file of up to so many megapixels as uint8 [3, size, size]; ``seen`` is shown it as it is opened.
+
+    Unreadable (one line) where it cannot be read whole.
+    """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        with opened(path.read_bytes()) as image:
             if fault := too_many_pixels(image, megapixels or MEGAPIXELS):
                 raise ValueError(f"{fault}; shrink it, or allow it by data.megapixels in the scale file")
+            seen(image)
             image.load()
             return np.asarray(center_crop(to_rgb(image, exif_rotate), size)).transpose(2, 0, 1)
     except Exception as error:  # on a damaged file decoders raise anything: struct.error, zlib.error, KeyError, ...

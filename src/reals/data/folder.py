@@ -4,6 +4,8 @@ import difflib
 import hashlib
 import os
 import unicodedata
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
     if "held_out" not in tops and config.held_out is None:
         raise ConfigError(f"data.path: {root} has no train/ and val/ folders; set data.held_out (e.g. 0.1) to split it")
     classes, folders = _classes(tops, config)
-    left_out = Found()
+    left_out = _beside(root, tops)
     paths: dict[str, list[str]] = {s: [] for s in SPLITS}
     labels: dict[str, list[int]] = {s: [] for s in SPLITS}
     for split, top in tops.items():
@@ -62,9 +64,11 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
             if name not in folders[split]:
                 continue
             folder = top / folders[split][name]
-            here = image_files.below(folder)
-            left_out.hidden += here.hidden
-            left_out.other += here.other
+            try:
+                here = image_files.below(folder)
+            except ValueError as error:
+                raise ConfigError(f"data.path: {error}") from None
+            left_out.leaves_out(here)
             if split == "train" and not here.names:
                 raise ConfigError(f"data.path: {folder} holds no image" + (f"; {here.left_out}" if here.left_out else ""))
             inside = os.path.relpath(folder, root)
@@ -97,11 +101,11 @@ def _classes(tops: dict[str, Path], config: DataConfig) -> tuple[list[str], dict
     """
     folders = {split: _class_folders(top) for split, top in tops.items()}
     if not folders["train"]:
-        state = "holds images but no class folders" if _loose(tops["train"]) else "is empty"
-        raise ConfigError(f"data.path: {tops['train']} {state}; put each class's images in a folder of its own")
-    if "held_out" in tops and not folders["held_out"] and _loose(tops["held_out"]):
+        raise ConfigError(f"data.path: {tops['train']} {_flat(tops['train'])}; put each class's images in a folder of its own")
+    if "held_out" in tops and not folders["held_out"]:
+        what = "them" if _files(tops["held_out"]).names else "its images"
         raise ConfigError(
-            f"data.path: {tops['held_out']} holds images but no class folders; put them in folders of the names "
+            f"data.path: {tops['held_out']} {_flat(tops['held_out'])}; put {what} in folders of the names "
             f"that {tops['train']} has ('{folders['train'][0]}', ...), or move it away and set data.held_out (e.g. 0.1)"
         )
     if config.class_list is not None:
@@ -111,6 +115,14 @@ def _classes(tops: dict[str, Path], config: DataConfig) -> tuple[list[str], dict
         raise ConfigError(
             f"data.path: {tops['train']} has one class ('{classes[0]}'); class-conditional training needs at least two"
         )
+    for split, top in tops.items():
+        real: dict[str, str] = {}
+        for name in folders[split]:
+            first = real.setdefault(os.path.realpath(top / name), name)
+            if first != name:
+                raise ConfigError(
+                    f"data.path: in {top} '{first}' and '{name}' are one folder; an image has one class, so remove one"
+                )
     by_form = {split: {unicodedata.normalize("NFC", name): name for name in found} for split, found in folders.items()}
     for split, found in folders.items():
         if twice := set(found) - set(by_form[split].values()):
@@ -142,10 +154,37 @@ def _listed(config: DataConfig, file: Path, tops: dict[str, Path], folders: dict
     return {split: [name for name in found if unicodedata.normalize("NFC", name) in listed] for split, found in folders.items()}
 
 
-def _loose(folder: Path) -> bool:
-    """Whether images lie in a folder itself."""
+def _files(folder: Path) -> Found:
+    """What lies in a folder itself."""
+    found = Found()
     with os.scandir(folder) as entries:
-        return any(entry.is_file() and Path(entry.name).suffix.lower() in image_files.suffixes() for entry in entries)
+        found.add("", [entry.name for entry in entries if not image_files.is_folder(entry)])
+    return found
+
+
+def _flat(folder: Path) -> str:
+    """What is wrong with a folder that holds no class folders."""
+    found = _files(folder)
+    if found.names:
+        return "holds images but no class folders"
+    return f"holds no class folders; {found.left_out}" if found.left_out else "is empty"
+
+
+def _beside(root: Path, tops: dict[str, Path]) -> Found:
+    """What lies beside the class folders: images of no class, hidden folders, other files."""
+    left_out = Found()
+    for folder in {root, *tops.values()}:
+        here = _files(folder)
+        left_out.leaves_out(here)
+        left_out.loose += len(here.names)
+        with os.scandir(folder) as entries:
+            hidden = [entry.name for entry in entries if image_files.is_litter(entry.name) and image_files.is_folder(entry)]
+        for name in hidden:
+            with suppress(ValueError):  # a hidden folder may be its owner's alone
+                inside = image_files.below(folder / name)
+                left_out.hidden[name] += len(inside.names) + inside.hidden.total()
+    left_out.hidden += Counter()  # without those that hold none
+    return left_out
 
 
 def _refuse_unexpected(config: DataConfig, root: Path, tops: dict[str, Path], classes: list[str], counts: dict[str, int]) -> None:
@@ -175,14 +214,31 @@ def held_out_of_class(n: int, share: float, seed: int, label: int) -> np.ndarray
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Where a split's class folders are: below train/ and val/ under any customary spelling, or the root itself."""
-    named = {entry.name.lower(): Path(entry.path) for entry in os.scandir(root) if entry.is_dir()}
+    """Where a split's class folders are: below train/ and val/ under any customary spelling, or the root itself.
+
+    ConfigError where train/ has no class folders and only held-out folders stand beside it: these are no classes.
+    """
+    named = {name.lower(): root / name for name in _class_folders(root)}
     train = next((named[name] for name in TRAIN_NAMES if name in named), None)
     held_out = next((named[name] for name in HELD_OUT_NAMES if name in named), None)
-    if train is None or not _class_folders(train):
+    if train is None:
+        return {"train": root}
+    if not _class_folders(train):
+        beside = named.keys() - {train.name.lower()}
+        if beside and all(name.rstrip("0123456789") in HELD_OUT_NAMES for name in beside):
+            raise ConfigError(
+                f"data.path: {train} {_flat(train)}, and '{min(beside)}' beside it is no class; put each class's images in a folder "
+                "of its own"
+            )
         return {"train": root}
     return {"train": train} | ({"held_out": held_out} if held_out else {})
 
 
 def _class_folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not image_files.is_litter(entry.name))
+    """The names of the folders in ``root``, hidden ones left out. ConfigError where a link that may have been one leads nowhere."""
+    with os.scandir(root) as entries:
+        there = [entry for entry in entries if not image_files.is_litter(entry.name)]
+    for entry in there:
+        if image_files.is_dead(entry):
+            raise ConfigError(f"data.path: {entry.path} is a link that leads nowhere; mount or mend what it led to, or remove it")
+    return sorted(entry.name for entry in there if image_files.is_folder(entry))

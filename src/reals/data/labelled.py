@@ -1,6 +1,6 @@
 """Images with dense labels from folders: class masks in VOC's or ADE20K's layout, depth maps; cut exactly as images are."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def _files(root: Path, layout: str, split: str, what: str) -> tuple[list[Path], 
         listing = root / "ImageSets/Segmentation" / VOC_SPLITS[split]
         if not listing.is_file():
             raise ConfigError(f"{what}.path: {listing} is missing; the voc layout lists each split there")
-        stems = sorted({line.split()[0] for line in listing.read_text().splitlines() if line.strip()})
+        stems = sorted({line.split()[0] for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()})
         images, labels, suffixes = root / "JPEGImages", root / "SegmentationClass", (".png",)
     elif layout == "ade":
         images, labels = root / "images" / ADE_SPLITS[split], root / "annotations" / ADE_SPLITS[split]
@@ -142,8 +142,7 @@ def _files(root: Path, layout: str, split: str, what: str) -> tuple[list[Path], 
     for folder in (images, labels):
         if not folder.is_dir():
             raise ConfigError(f"{what}.path: {folder} is missing; the {layout} layout has it (docs/downstream.md)")
-    by_stem = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in image_files.suffixes()}
-    label_of = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() in suffixes}
+    by_stem, label_of = _by_stem(images, image_files.suffixes(), what), _by_stem(labels, suffixes, what)
     stems = sorted(by_stem) if stems is None else stems
     for stem in stems:
         if stem not in by_stem:
@@ -153,3 +152,14 @@ def _files(root: Path, layout: str, split: str, what: str) -> tuple[list[Path], 
                 f"{what}.path: {by_stem[stem]} has no label in {labels}; add {stem}{suffixes[0]} or remove the image"
             )
     return [by_stem[stem] for stem in stems], [label_of[stem] for stem in stems]
+
+
+def _by_stem(folder: Path, suffixes: Collection[str], what: str) -> dict[str, Path]:
+    """The files of a folder with one of the suffixes, hidden ones left out. ConfigError where two have one name but for the suffix."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not image_files.is_litter(path.name):
+            if other := found.get(path.stem):
+                raise ConfigError(f"{what}.path: {folder} has {other.name} and {path.name}; which one is it? Remove the other")
+            found[path.stem] = path
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from reals import files, rng
 from reals.arrays import save_array
-from reals.data.decode import Unreadable, decode
+from reals.data.decode import Unreadable, decode, first_of_several, several
 from reals.data.folder import SMALLEST_SPLIT, SPLITS, Listing, list_folder, listing_hash
 from reals.data.shipped import PAINTED_FOLDER, cifar10, digits, paint
 from reals.experiment.datasets import DataConfig
@@ -123,11 +123,13 @@ def _decoded_split(listing: Listing, split: str, config: DataConfig) -> tuple[np
     paths = listing.paths[split]
     images = np.zeros((len(paths), 3, config.resolution, config.resolution), np.uint8) if config.storage == "array" else None
     bad: dict[int, Unreadable] = {}
+    many: set[int] = set()
     progress = Progress(f"images {split}", len(paths))
 
     def one(i: int) -> tuple[int, np.ndarray | Unreadable]:
         try:
-            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate, config.megapixels)
+            look = lambda image: many.add(i) if several(image) else None  # noqa: E731
+            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate, config.megapixels, look)
         except Unreadable as error:
             return i, error
 
@@ -138,6 +140,8 @@ def _decoded_split(listing: Listing, split: str, config: DataConfig) -> tuple[np
             elif images is not None:
                 images[i] = image
             progress.update(i + 1)
+    if note := first_of_several(len(many - bad.keys()), len(paths) - len(bad)):
+        print(f"{listing.root}, {split}: {note}", flush=True)
     return images, bad
 
 

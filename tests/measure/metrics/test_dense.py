@@ -1,5 +1,7 @@
 """Dense metrics have their closed forms, labels are cut as images are, and a bad folder gets one line."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,18 @@ def test_scenes_come_back_from_each_layout(tmp_path):
     assert np.abs(maps[1] - scene(1, 32)[2]).max() < 1e-3  # millimetres
 
 
+def test_what_systems_leave_in_a_labelled_folder_is_no_pair(tmp_path):
+    """A mark before the text of a list, hidden files beside images and masks."""
+    root = write_voc(tmp_path / "voc", 8, 32)
+    listing = root / "ImageSets/Segmentation/train.txt"
+    listing.write_text(listing.read_text(), encoding="utf-8-sig")
+    depth = write_depth(tmp_path / "depth", 8, 32)
+    for hidden in ("train/images/._scene_0000.png", "train/depth/._scene_0000.npy"):
+        (depth / hidden).write_bytes(b"x")
+    assert len(labelled.pairs(config("voc", root, classes=4), "downstream.segmentation")["train"]) == 6
+    assert len(labelled.pairs(config("depth", depth), "downstream.depth")["train"]) == 6
+
+
 def test_ades_zero_is_no_class(tmp_path):
     for split in ("training", "validation"):
         for kind in ("images", "annotations"):
@@ -139,6 +153,7 @@ def test_a_spoilt_pair_is_one_line_that_names_the_file(tmp_path, how, says):
      ("voc", lambda root: (root / "JPEGImages/scene_0001.jpg").unlink(), "has no image scene_0001, which the split lists"),
      ("voc", lambda root: (root / "ImageSets/Segmentation/val.txt").write_text(""), "has no held_out pairs"),
      ("voc", lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), r"val\.txt is missing"),
+     ("voc", lambda root: shutil.copy(root / "JPEGImages/scene_0001.jpg", root / "JPEGImages/scene_0001.JPEG"), "which one is it"),
      ("ade", lambda root: None, "images/training is missing; the ade layout has it"),
      ("depth", lambda root: None, "train/images is missing; the depth layout has it")],
 )  # fmt: skip

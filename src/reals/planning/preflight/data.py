@@ -52,7 +52,7 @@ def images(registry: Registry) -> str:
         )
     return (
         f"{listing.root}: {counts['train']:,} images in {len(listing.classes):,} classes, {counts['held_out']:,} held out; "
-        f"{min(DECODED, sum(counts.values()))} of them read"
+        f"{min(DECODED, sum(counts.values()))} of them read" + (f"; {listing.left_out}" if listing.left_out else "")
     )
 
 
