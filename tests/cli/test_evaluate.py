@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from PIL import Image
 
 from reals.cli import main as cli
 from reals.measure.extractor import Extractor, Features, extract
@@ -397,6 +398,34 @@ def test_a_reference_of_too_few_images_is_named_before_anything_is_measured(here
     for command in (["evaluate", "samples.npz", "--reference", "three.npz"], ["reference", "three.npz", "--out", "r.npz"]):
         assert cli.main([*command, "--network", NAME, "--allow-fewer"]) == 2
         assert "three.npz: 3 reference images, but precision and recall look at the 3 nearest" in capsys.readouterr().err
+
+
+def test_a_cached_reference_with_too_few_features_is_named_before_anything_is_measured(here, capsys):
+    assert reals("reference", "real.npz", "--out", "r.npz", "--network", NAME, "--allow-fewer") == 0
+    facts, arrays = load_arrays(here / "r.npz")
+    save_arrays(here / "few.npz", facts, arrays | {"features": arrays["features"][:3]})
+    said = refused(capsys, "evaluate", "samples.npz", "--reference", "few.npz", "--network", NAME, "--allow-fewer")
+    assert "few.npz: 3 reference images, but precision and recall look at the 3 nearest" in said
+
+
+def test_what_a_reference_left_out_is_noted(here, capsys):
+    for i, image in enumerate(pictures(8)):
+        Image.fromarray(image).save(here / f"real_{i}.png")
+        (here / "real").mkdir(exist_ok=True)
+        (here / f"real_{i}.png").rename(here / f"real/{i}.png")
+    (here / "real/8.heic").write_bytes(b"x")
+    note = "left out: 1 file of no image format (.heic)"
+    assert reals("reference", "real", "--out", "r.npz", "--network", NAME, "--allow-fewer") == 0
+    assert capsys.readouterr().out.endswith(f"16x16; {note}\n")
+    for reference in ("real", "r.npz"):
+        assert f"reference: {note}" in evaluate("--allow-fewer", reference=reference)["notes"]
+
+
+@pytest.mark.parametrize("labels", [np.arange(90)[:, None] % 3, np.eye(3)[np.arange(90) % 3], np.arange(90) % 3 * 10**15])
+def test_labels_may_be_a_column_one_hot_or_any_whole_numbers(here, labels):
+    np.save("labels.npy", labels)
+    shares = [found["share"] for found in evaluate("--per-class", "--labels", "labels.npy")["per_class"]["classes"].values()]
+    assert shares == [found["share"] for found in evaluate("--per-class")["per_class"]["classes"].values()] and len(shares) == 3
 
 
 def test_the_distance_of_a_set_to_itself_is_not_printed_as_negative():

@@ -115,20 +115,23 @@ def _labels(options: argparse.Namespace, source: "Source", n: int) -> "np.ndarra
     """int64 [n] where --per-class asks for them."""
     import numpy as np
 
+    from reals.measure.sources.arrays import class_labels
+
     if not options.per_class:
         return None
     if options.labels is not None:
         if not options.labels.is_file():
             raise ValueError(f"--labels {options.labels}: no such file")
         try:
-            labels = np.lib.format.open_memmap(options.labels, mode="r")
+            given = np.lib.format.open_memmap(options.labels, mode="r")
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(f"--labels {options.labels}: not a whole .npy of numbers ({error})") from None
-        if labels.dtype.kind not in "iu" or labels.shape != (len(source),) or labels.min() < 0:
+        labels = class_labels(given) if given.shape[:1] == (len(source),) else None
+        if labels is None or labels.min() < 0:
             raise ValueError(
-                f"--labels {options.labels}: {labels.dtype} {labels.shape}, expected {len(source)} integers from 0 up, one an image"
+                f"--labels {options.labels}: {given.dtype} {given.shape}, expected {len(source)} integers from 0 up, one an image"
             )
-        return labels.astype(np.int64)[:n]
+        return labels[:n]
     if source.labels is None:
         raise ValueError(
             f"--per-class: {options.samples} has no labels; put images in class folders, add arr_1, or give --labels"

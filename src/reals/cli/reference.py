@@ -41,8 +41,7 @@ def run(options: argparse.Namespace) -> None:
     shard = shard_of(options.shard)
     source = open_source(options.images, options.value_range)
     stored = has_statistics(options.images)
-    if not stored:
-        refuse_few(options.images, len(source), options.pr_reference)
+    refuse_few(options.images, len(source), options.pr_reference, computed=not stored)
     count = enough(
         options.images, len(source), options.pr_reference, "precision and recall", "--pr-reference", options.allow_fewer
     )
@@ -67,4 +66,7 @@ def run(options: argparse.Namespace) -> None:
     facts["pr_reference"] = count
     save_arrays(options.out, facts, reference_arrays(reference))
     images = "statistics stored in the file" if facts["images"] is None else f"{facts['images']} images"
-    print(f"{options.out}: {images}, {count} for precision and recall, {extractor.name}, {source.size[1]}x{source.size[0]}")
+    notes = "".join(f"; {note}" for note in source.notes)
+    print(
+        f"{options.out}: {images}, {count} for precision and recall, {extractor.name}, {source.size[1]}x{source.size[0]}{notes}"
+    )

@@ -57,7 +57,8 @@ def feature_batches(
     """Features of images start to stop, batch by batch; ValueError naming the first image whose features are not finite."""
     for images in source.batches(start, stop, batch):
         found = extract(extractor, [images])
-        finite_rows(found.pool, f"features of {source.path}", first=start)
+        for field in FIELDS:
+            finite_rows(getattr(found, field), f"features of {source.path}", first=start)
         start += len(found)
         if progress is not None:
             progress(start)

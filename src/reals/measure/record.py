@@ -80,6 +80,7 @@ def record(
 def _notes(source: Source, adm: bool, reference: Reference, real: Facts, found: Measured, counts: Counts) -> list[str]:
     """What makes the numbers differ from those of the published protocol, one clause each."""
     notes, n, pr = list(source.notes), counts.samples, counts.reference
+    notes += [f"reference: {note}" for note in real.get("notes", [])]
     if n < counts.samples_asked:
         notes.append(f"fewer samples than asked: {n} of {counts.samples_asked}")
     if pr < counts.reference_asked:
@@ -156,14 +157,14 @@ def bootstrap(
 
 def per_class(samples: Features, labels: np.ndarray, classes: tuple[str, ...] | None, reference: Reference) -> Record:
     """Each class's share of the FID (:func:`class_contributions`), with its number of samples."""
-    count = int(labels.max()) + 1 if classes is None else len(classes)
-    names = classes or tuple(map(str, range(count)))
-    found = class_contributions(samples.pool, torch.from_numpy(labels), count, reference.pool)
+    there, rank = np.unique(labels, return_inverse=True)  # a label may be any number, such as an id of its own
+    names = [str(label) if classes is None else classes[label] for label in there.tolist()]
+    found = class_contributions(samples.pool, torch.from_numpy(rank), len(there), reference.pool)
     rows = zip(names, found.share.tolist(), found.count.tolist(), strict=True)
     return {
         "what": "sum over the class's samples of their squared distance to the reference under the optimal linear map, over n; "
         "shares and remainder sum to the FID",
-        "classes": {name: {"share": share, "samples": n} for name, share, n in rows if n},
+        "classes": {name: {"share": share, "samples": n} for name, share, n in rows},
         "remainder": found.remainder,
     }
 

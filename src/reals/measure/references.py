@@ -157,6 +157,7 @@ def any_reference(
     """
     if path.suffix.lower() == ".npz" and path.is_file() and "facts.npy" in open_zip(path).namelist():
         reference, facts = checked_reference(path, extractor, size)
+        _refuse_few_neighbours(path, len(reference.features), count)
         kept = _enough(path, len(reference.features), count, allow_fewer)
         if kept < len(reference.features):  # not the first: the rows lie by class
             rows = torch.from_numpy(reference_rows(len(reference.features), kept, seed))
@@ -176,7 +177,7 @@ def any_reference(
             "size": None,
         }
     source = open_source(path, value_range)
-    refuse_few(path, len(source), count)
+    refuse_few(path, len(source), count, computed=not (stored and extractor.name == ADM_EXTRACTOR))
     same_size(path, source.size, size)
     kept = _enough(path, len(source), count, allow_fewer)
     if stored and extractor.name == ADM_EXTRACTOR:
@@ -188,10 +189,15 @@ def any_reference(
     return reference, reference_facts(extractor, source, "computed", len(source), seed, value_range)
 
 
-def refuse_few(path: Path, have: int, count: int) -> None:
-    """ValueError where real images are too few for a covariance, or for precision and recall if ``count`` are asked for."""
-    if have < 2:
+def refuse_few(path: Path, have: int, count: int, computed: bool = True) -> None:
+    """ValueError where real images are too few for a covariance that is ``computed``, or for precision and recall if ``count`` are
+    asked for."""
+    if computed and have < 2:
         raise ValueError(f"{path}: {have} reference image, at least 2 are needed for a covariance; add images")
+    _refuse_few_neighbours(path, have, count)
+
+
+def _refuse_few_neighbours(path: Path, have: int, count: int) -> None:
     if count and have <= ADM_K:
         raise ValueError(
             f"{path}: {have} reference images, but precision and recall look at the {ADM_K} nearest of each; add images, or pass "
@@ -228,6 +234,7 @@ def reference_facts(
         "seed": seed,
         "made by code": files.code_version(),
         **range_facts(value_range),
+        **({"notes": list(source.notes)} if source.notes else {}),
     }
 
 

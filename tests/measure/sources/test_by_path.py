@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reals.data import image_files
 from reals.measure.sources.by_path import open_source
 
 
@@ -239,7 +240,10 @@ def test_a_webdataset_s_labels_are_read_and_what_else_it_holds_is_counted(tmp_pa
     files = {f"{i:06d}.png": data for i, data in enumerate(pngs(x))}
     labelled = files | {f"{i:06d}.cls": f"{7 - i}\n".encode() for i in range(3)}
     source = open_source(
-        tarred(tmp_path / "a.tar", labelled | {"000001.json": b"{}", "._000001.png": b"x", "at/.hidden.png": b"x"})
+        tarred(
+            tmp_path / "a.tar",
+            labelled | {"000002.cls": b"\xef\xbb\xbf5\r\n", "000001.json": b"{}", "._000001.png": b"x", "at/.hidden.png": b"x"},
+        )
     )
     assert source.labels.tolist() == [7, 6, 5] and source.classes is None and source.kind == "tar"
     (note,) = source.notes
@@ -302,6 +306,18 @@ def test_a_zip_is_read_as_it_unpacks(tmp_path):
     source = open_source(path)
     assert np.array_equal(read_all(source), x[1:]) and source.classes == ("a", "b")
     assert source.notes == ("left out: 1 file of no image format (.npy)",)
+
+
+def test_names_of_windows_and_of_two_unicode_forms_are_class_folders(tmp_path):
+    first, second = pngs(images(2))
+    path = packed(tmp_path / "a.zip", [("b\\", b""), ("b\\1.png", second), ("a\\0.png", first), ("__MACOSX\\a\\0.png", first)])
+    source = open_source(path)
+    assert source.classes == ("a", "b") and np.array_equal(read_all(source), images(2))
+    assert source.notes == ("left out: 1 image hidden or left by a file manager (__MACOSX)",)
+    source = open_source(
+        packed(tmp_path / "b.zip", [("caf\u00e9/0.png", first), ("cafe\u0301/1.png", second), ("tea/2.png", first)])
+    )
+    assert source.classes == ("caf\u00e9", "tea") and source.labels.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -493,6 +509,31 @@ def test_linked_class_folders_are_followed_each_once(tmp_path):
     (root / "a/up").symlink_to(root)
     source = open_source(root)
     assert np.array_equal(read_all(source), x) and source.classes == ("a", "b")
+    assert source.notes == ("left out: 1 link to folders that are read already (b_again)",)
+
+
+def test_a_hidden_link_does_not_stand_in_the_place_of_what_it_leads_to(tmp_path):
+    x = images(4)
+    root = write(tmp_path / "in", x, classes=2)
+    (root / ".latest").symlink_to("class0")
+    (root / "class2").symlink_to("/nowhere/to/be/found")
+    source = open_source(root)
+    assert len(source) == 4 and source.classes == ("class0", "class1")
+    assert source.notes == ("left out: 1 link that leads nowhere (class2)",)
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    root, scandir = write(tmp_path / "in", images(2), classes=2), image_files.os.scandir
+    (root / "lost+found").mkdir()
+
+    def denied(path):
+        if Path(path).name in ("class1", "lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(image_files.os, "scandir", denied)
+    with pytest.raises(ValueError, match=r"in/class1: cannot be listed \(Permission denied\); allow it"):
+        open_source(root)
 
 
 def test_numbered_files_are_in_the_order_of_their_numbers(tmp_path):
@@ -502,9 +543,9 @@ def test_numbered_files_are_in_the_order_of_their_numbers(tmp_path):
     assert np.array_equal(read_all(open_source(tmp_path)), x)
 
 
-@pytest.mark.parametrize("name", ["{n:05d}/img{i:08d}.png", "{k:06d}/{i:06d}.png"])
+@pytest.mark.parametrize("name", ["{n:05d}/img{i:08d}.png", "{k:06d}/{i:06d}.png", "{k:05d}/{i:05d}.png"])
 def test_chunks_of_numbered_images_are_no_classes_and_dataset_json_is_read(tmp_path, name):
-    """As EDM's dataset_tool.py writes them, and EDM2's generate_images.py --subdirs."""
+    """As EDM's dataset_tool.py writes them, and EDM2's generate_images.py --subdirs; and FFHQ's folders."""
     x, numbers = images(4), [0, 999, 1000, 2001]
     names = [name.format(n=i // 1000, k=i // 1000 * 1000, i=i) for i in numbers]
     root = tmp_path / "in"
@@ -517,7 +558,16 @@ def test_chunks_of_numbered_images_are_no_classes_and_dataset_json_is_read(tmp_p
     for source in (open_source(root), open_source(zipped(root, tmp_path / "in.zip"))):
         assert source.labels.tolist() == [7, 3, 7, 1] and source.notes == () and np.array_equal(read_all(source), x)
     (root / "dataset.json").write_text(json.dumps({"labels": None}))
-    assert open_source(root).labels is None
+    (root / "more.json").write_text("{}")
+    assert open_source(root).labels is None and open_source(root).notes == ("left out: 1 file of no image format (.json)",)
+    (root / "more.json").unlink()
+    (root / "dataset.json").write_text(json.dumps({"labels": [[f"./{n}", 1] for n in [*names, "a.png", "b.png"]]}))
+    assert open_source(root).labels.tolist() == [1] * 4
+    assert open_source(root).notes == ("dataset.json lists 2 images that are not there (a.png, ...)",)
+    for odd in (1.0, [0, 1]):
+        (root / "dataset.json").write_text(json.dumps({"labels": [[n, odd] for n in names]}))
+        assert open_source(root).labels is None
+        assert open_source(root).notes == (f"dataset.json has labels that are no whole numbers ({odd}): left unread",)
     (root / "dataset.json").write_text(json.dumps({"labels": [[names[0], 1]]}))
     with pytest.raises(ValueError, match=rf"dataset\.json has no label of {names[1]} \(3 such\)"):
         open_source(root)
@@ -532,14 +582,42 @@ def test_everything_that_pillow_opens_is_read(tmp_path):
         Image.fromarray(x).save(tmp_path / f"a{suffix}")
     source = open_source(tmp_path)
     assert len(source) == 7 and read_all(source).shape == (7, *x.shape)
-    assert source.notes == ("4 of 7 images are stored with lossy compression, which changes every metric",)
+    assert source.notes == (
+        "3 of 7 images are stored with lossy compression, which changes every metric",
+    )  # .jp2 is as saved here
 
 
 @pytest.mark.parametrize("more", [{}, {"exif": b"Exif\0\0a"}, {"save_all": True, "append_images": [Image.new("RGB", (10, 8))]}])
 @pytest.mark.parametrize("lossless", [True, False])
 def test_lossless_webp_is_not_called_lossy(tmp_path, lossless, more):
     Image.fromarray(images(1)[0]).save(tmp_path / "a.webp", lossless=lossless, **more)
-    assert bool(open_source(tmp_path).notes) is not lossless
+    assert any("lossy" in note for note in open_source(tmp_path).notes) is not lossless
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how", "lossy"),
+    [
+        ("jp2", {"irreversible": True}, True),
+        ("jp2", {"irreversible": False}, False),
+        ("tif", {"compression": "jpeg"}, True),
+        ("tif", {"compression": "tiff_lzw"}, False),
+    ],
+)
+def test_a_format_that_may_lose_something_is_asked_whether_it_did(tmp_path, suffix, how, lossy):
+    x = images(1, 64)
+    Image.fromarray(x[0]).save(tmp_path / f"a.{suffix}", **how)
+    source = open_source(tmp_path)
+    assert bool(source.notes) is lossy and np.array_equal(read_all(source), x) is not lossy
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
+def test_files_of_several_pictures_are_counted(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    frames[0].save(tmp_path / "b.png")
+    for source in (open_source(tmp_path), open_source(zipped(tmp_path, tmp_path / "in.zip"))):
+        assert "1 of 2 images hold several pictures (animations, pages), of which the first is read" in source.notes
+        assert read_all(source)[0, 4, 4, 0] > 200
 
 
 def test_an_opaque_alpha_channel_is_no_transparency(tmp_path):
@@ -552,12 +630,14 @@ def test_archives_that_python_cannot_unpack_are_one_line(tmp_path):
     path = zipped(write(tmp_path / "in", images(2)), tmp_path / "a.zip")
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\x01\x02")  # of the directory: flags at 8, method at 10
-    encrypted, deflate64 = bytearray(data), bytearray(data)
+    encrypted, deflate64, zstandard = bytearray(data), bytearray(data), bytearray(data)
     encrypted[entry + 8] |= 1
     deflate64[entry + 10] = 9
+    zstandard[entry + 10] = 93
     for broken, says in (
         (encrypted, "is encrypted; unpack it"),
-        (deflate64, "is packed by Deflate64, which Python does not read"),
+        (deflate64, r"is packed by Deflate64, which Python does not read \(Windows"),
+        (zstandard, r"is packed by Zstandard \(method 93\), which Python does not read; unpack it"),
     ):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=rf"a\.zip: .*{says}"):
@@ -571,6 +651,9 @@ def test_labels_nobody_asked_for_are_no_reason_to_refuse_images(tmp_path):
         (np.eye(5)[[4, 0, 2]], [4, 0, 2]),
         (np.array([[4], [0], [2]]), [4, 0, 2]),
         (np.eye(5, dtype=np.float32)[[4, 0, 2]], [4, 0, 2]),
+        (np.eye(5, dtype=bool)[[4, 0, 2]], [4, 0, 2]),
+        (np.array([2**63, 1, 2], np.uint64), None),
+        (np.array(["a", "b", "c"]), None),
         (np.full((3, 5), 0.2), None),
         (np.array([0.5, 1.5, 2.5]), None),
     ):

@@ -10,13 +10,19 @@ from pathlib import Path
 
 ENCRYPTED = 0x1  # of a member's flags
 DEFLATE64 = 9
+OTHERS = {1: "Shrink", 6: "Implode", 93: "Zstandard", 95: "XZ", 97: "WavPack", 98: "PPMd"}  # of the zip format
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 DAMAGE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)  # what unpacking a damaged member raises, by its method
 
 
 def unpacked_name(name: str) -> str:
-    """A member's path in an archive as that of a folder below it: ./a//b.png is a/b.png."""
-    return posixpath.normpath(name).lstrip("/")
+    """A member's path in an archive as that of a folder below it: ./a//b.png is a/b.png, as is a\\b.png of some writers on Windows."""
+    return posixpath.normpath(name.replace("\\", "/")).lstrip("/")
+
+
+def unpacked(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files in a zip archive by :func:`unpacked_name`; of a name that is there twice the last."""
+    return {unpacked_name(info.filename): info for info in archive.infolist() if not info.filename.endswith(("/", "\\"))}
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -32,12 +38,18 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         if member.flag_bits & ENCRYPTED:
             raise ValueError(f"{path}: {member.filename} is encrypted; unpack it with its password and give the folder")
         if member.compress_type not in METHODS:
-            method = "Deflate64" if member.compress_type == DEFLATE64 else f"method {member.compress_type}"
             raise ValueError(
-                f"{path}: {member.filename} is packed by {method}, which Python does not read (Windows does it to large archives); "
-                "unpack it and give the folder, or pack it again by `zip`"
+                f"{path}: {member.filename} is packed by {_method(member.compress_type)}; unpack it and give the folder, or pack it again "
+                "by `zip`"
             )
     return archive
+
+
+def _method(number: int) -> str:
+    if number == DEFLATE64:
+        return "Deflate64, which Python does not read (Windows does it to large archives)"
+    name = OTHERS.get(number)
+    return f"{f'{name} (method {number})' if name else f'method {number}'}, which Python does not read"
 
 
 @contextmanager

@@ -97,15 +97,22 @@ def _labels(path: Path, archive: zipfile.ZipFile, names: list[str], count: int) 
         raise ValueError(f"{path}: {name} holds Python objects, which are not read; save whole numbers")
     if dtype.kind in "iu" and shape[:1] != (count,):
         raise ValueError(f"{path}: {name} is {dtype} {shape}, expected {count} integer class labels")
-    if dtype.kind in "biuf" and shape[:1] == (count,) and len(shape) <= 2:
+    if dtype.kind in "biuf" and shape[:1] == (count,):
         with whole(path), np.load(path, allow_pickle=False) as arrays:
-            given = arrays[name].reshape(count, -1)
-        one_hot = given.shape[1] > 1 and ((given == 0) | (given == 1)).all() and (given.sum(1) == 1).all()
-        if one_hot:
-            return given.argmax(1).astype(np.int64), ()
-        if given.shape[1] == 1 and dtype.kind in "iu":
-            return given[:, 0].astype(np.int64), ()
+            labels = class_labels(arrays[name])
+        if labels is not None:
+            return labels, ()
     return None, (f"{name} is {dtype} {shape}, not {count} class labels: left unread",)
+
+
+def class_labels(given: np.ndarray) -> np.ndarray | None:
+    """int64 [N] of whole numbers [N] or [N, 1], or one-hot rows [N, K]; None for anything else."""
+    if given.dtype.kind in "iu" and given.shape in ((len(given),), (len(given), 1)):
+        fits = not given.size or given.max() <= np.iinfo(np.int64).max
+        return given.reshape(len(given)).astype(np.int64) if fits else None
+    if given.dtype.kind in "biuf" and given.ndim == 2 and ((given == 0) | (given == 1)).all() and (given.sum(1) == 1).all():
+        return given.argmax(1).astype(np.int64)
+    return None
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, value_range: str) -> Read:

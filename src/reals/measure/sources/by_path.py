@@ -4,7 +4,7 @@ from pathlib import Path
 
 from reals.data import image_files
 from reals.measure.source import Source
-from reals.measure.sources.archive import open_zip, unpacked_name
+from reals.measure.sources.archive import open_zip, unpacked
 from reals.measure.sources.arrays import npy_source, npz_source, shards_source
 from reals.measure.sources.image_files import folder_source, zip_source
 from reals.measure.sources.numbers import RANGES
@@ -38,7 +38,7 @@ def open_source(path: Path, value_range: str = "bytes") -> Source:
         advice = "; unpack it and give the .tar or the folder" if packed else ""
         raise ValueError(f"{path}: expected an .npz, an .npy, a .zip or .tar of images or a folder{advice}")
     archive = open_zip(path)
-    names = archive.namelist()
-    if any(name.endswith(".npy") for name in names) and not image_files.among(map(unpacked_name, names)).names:
+    names = unpacked(archive)
+    if any(name.endswith(".npy") for name in names) and not image_files.among(names).names:
         return npz_source(path, archive, value_range)
     return zip_source(path, archive)

@@ -4,7 +4,9 @@ import io
 import json
 import os
 import struct
+import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +17,14 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from reals.data import image_files
-from reals.data.decode import refuse_transparency, too_many_pixels
+from reals.data.decode import first_of_several, opaque, opened, several, too_many_pixels
 from reals.data.image_files import Found
 from reals.machine.cores import cores
 from reals.measure.source import Source, size_text
-from reals.measure.sources.archive import DAMAGE, unpacked_name
+from reals.measure.sources.archive import DAMAGE, unpacked, unpacked_name
 
-LOSSY = {"JPEG", "MPO", "AVIF", "JPEG2000"}
+LOSSY = {"JPEG", "MPO", "AVIF"}
+LOSSY_IN_TIFF = {"jpeg", "tiff_jpeg", "webp"}
 LARGEST_LABEL = 2**63  # what int64 holds is below
 LARGEST_BYTE = 255
 LABELS = "dataset.json"
@@ -33,21 +36,22 @@ class Look(NamedTuple):
 
     size: tuple[int, int]  # height, width
     lossy: bool
+    several: bool  # pictures, of which the first is read
 
 
 def _rgb(data: bytes, where: str) -> np.ndarray:
     """uint8 [3, H, W]; ValueError for transparency, more than 8 bits, and what cannot be read whole."""
-    with _readable(where), Image.open(io.BytesIO(data)) as image:
+    with _readable(where), opened(data) as image:
         deep = _is_deep(image)
         image.load()
     if deep or image.mode not in ("RGB", "RGBA", "L", "LA", "1", "P", "PA"):
         mode = f"mode {image.mode}" + (" of 16 bits" if deep else "")
         raise ValueError(f"{where}: {mode}, expected 8-bit RGB or grey without transparency")
     try:
-        refuse_transparency(image)
+        picture = opaque(image).convert("RGB")
     except ValueError as error:
         raise ValueError(f"{where}: mode {image.mode}, expected 8-bit RGB or grey without transparency ({error})") from None
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
 def _is_deep(image: ImageFile.ImageFile) -> bool:
@@ -61,11 +65,30 @@ def _is_deep(image: ImageFile.ImageFile) -> bool:
 
 
 def look(file: Path | IO[bytes], where: str) -> Look:
-    with _readable(where), Image.open(file) as image:
+    """What a file says of itself, of which no more is read than that takes. ValueError, one line, where it is no image."""
+    with _readable(where), _header(file) as image:
         if fault := too_many_pixels(image):
             raise ValueError(fault)
-        lossy = image.format in LOSSY or (image.format == "WEBP" and not _webp_is_lossless(file))
-        return Look((image.height, image.width), lossy)
+        return Look((image.height, image.width), _is_lossy(image, file), several(image))
+
+
+def _header(file: Path | IO[bytes]) -> ImageFile.ImageFile:
+    try:
+        return Image.open(file)
+    except Exception:  # a damaged chunk that no pixel needs, maybe
+        if isinstance(file, Path):
+            return opened(file.read_bytes())
+        file.seek(0)
+        return opened(file.read())
+
+
+def _is_lossy(image: Image.Image, file: Path | IO[bytes]) -> bool:
+    """Whether a file's format, or its own choice within it, keeps something else than the pixels that were saved."""
+    if image.format == "WEBP":
+        return not _webp_is_lossless(file)
+    if image.format == "JPEG2000":
+        return not _jpeg2000_is_reversible(file)
+    return image.format in LOSSY or (image.format == "TIFF" and image.info.get("compression") in LOSSY_IN_TIFF)
 
 
 @contextmanager
@@ -95,6 +118,17 @@ def _webp_is_lossless(file: Path | IO[bytes]) -> bool:
     return False
 
 
+def _jpeg2000_is_reversible(file: Path | IO[bytes]) -> bool:
+    """Whether the wavelet that the codestream names first (in its COD marker) is the one of whole numbers; Pillow does not say."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened_file:
+            return _jpeg2000_is_reversible(opened_file)
+    file.seek(0)
+    head = file.read(1 << 16)
+    wavelet = head.find(b"\xff\x52", head.find(b"\xff\x4f\xff\x51")) + 13
+    return head[wavelet : wavelet + 1] == b"\x01"
+
+
 def folder_source(path: Path) -> Source:
     """The images of a folder, as `data.image_files` finds them."""
     found = image_files.below(path)
@@ -106,7 +140,7 @@ def folder_source(path: Path) -> Source:
 
 def zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
     """The images of a zip archive, as `data.image_files` finds them; of a name that is there twice the last, as unpacked."""
-    members = {unpacked_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    members = unpacked(archive)
     found = image_files.among(members)
 
     def data(name: str) -> bytes:
@@ -137,7 +171,7 @@ def image_files_source(
     ``outer`` parts of a name are no folder of images.
     """
     if stated is not None:
-        del found.other[Path(LABELS).suffix]  # read, not left out
+        found.other -= Counter([Path(LABELS).suffix])  # read, not left out
     left_out = found.left_out
     names = sorted(found.names, key=image_files.natural)
     if not names:
@@ -155,18 +189,21 @@ def image_files_source(
         chosen = names[start:stop]
         return np.stack(list(pool.map(lambda n: _rgb(data(n), f"{path}: {n}"), chosen)))
 
-    labels, classes = _stated_labels(path, names, stated) if stated is not None else classes_of(names), None
+    labels, unread = _stated_labels(path, names, stated) if stated is not None else (classes_of(names), None)
+    classes = None
     if labels is None and stated is None:
         labels, classes = _labels([name.split("/", outer)[-1] for name in names])
     lossy = sum(look.lossy for look in seen)
-    notes = [f"{lossy} of {len(names)} images are stored with lossy compression, which changes every metric"] if lossy else []
-    notes += [left_out] if left_out else []
-    return Source(path, kind, len(names), seen[0].size, read, members(names), labels, classes, tuple(notes))
+    stored = f"{lossy} of {len(names)} images are stored with lossy compression, which changes every metric" if lossy else None
+    first = first_of_several(sum(look.several for look in seen), len(names))
+    notes = tuple(note for note in (stored, first, left_out, unread) if note)
+    return Source(path, kind, len(names), seen[0].size, read, members(names), labels, classes, notes)
 
 
 def _labels(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """The folders of the first level as classes, where every image is in one and they are no chunks of numbered images."""
-    tops = [name.split("/", 1)[0] for name in names if "/" in name]
+    # File systems write one name in two Unicode forms: such folders are one class, as in `data.folder`.
+    tops = [unicodedata.normalize("NFC", name.split("/", 1)[0]) for name in names if "/" in name]
     if len(tops) != len(names) or len(set(tops)) < 2 or image_files.chunked(names):
         return None, None
     classes = tuple(sorted(set(tops)))
@@ -174,15 +211,20 @@ def _labels(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None
     return np.array([number[top] for top in tops], np.int64), classes
 
 
-def _stated_labels(path: Path, names: list[str], stated: bytes) -> np.ndarray | None:
-    """The class of each image by dataset.json; None where it states none, or anything but one whole number an image."""
+def _stated_labels(path: Path, names: list[str], stated: bytes) -> tuple[np.ndarray | None, str | None]:
+    """(the class of each image by dataset.json, a note on what of it is not read); no class where it states none, or anything but one
+    whole number an image."""
     try:
         rows = json.loads(stated)["labels"]
-        given = None if rows is None else {str(name): label for name, label in rows}
+        given = None if rows is None else {unpacked_name(str(name)): label for name, label in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {LABELS} does not list labels as [name, class] ({error}); mend or remove it") from None
-    if given is None or not all(type(label) is int and abs(label) < LARGEST_LABEL for label in given.values()):
-        return None
+    if given is None:
+        return None, None
+    if odd := [label for label in given.values() if type(label) is not int or abs(label) >= LARGEST_LABEL]:
+        return None, f"{LABELS} has labels that are no whole numbers ({str(odd[0])[:20]}): left unread"
     if missing := [name for name in names if name not in given]:
         raise ValueError(f"{path}: {LABELS} has no label of {missing[0]} ({len(missing)} such); mend or remove it")
-    return np.array([given[name] for name in names], np.int64)
+    gone = sorted(given.keys() - set(names))
+    note = f"{LABELS} lists {len(gone)} images that are not there ({gone[0]}{', ...' * (len(gone) > 1)})" if gone else None
+    return np.array([given[name] for name in names], np.int64), note

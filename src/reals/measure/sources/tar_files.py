@@ -1,5 +1,6 @@
 """Image files in tar archives, as webdataset writes them: one archive, or a folder of them."""
 
+import codecs
 import io
 import os
 import posixpath
@@ -75,7 +76,7 @@ def _labels(names: list[str], members: dict[str, _Member]) -> dict[str, int] | N
     for name in names:
         folder, slash, own = name.rpartition("/")
         stated = files.get(posixpath.splitext(name)[0]) or files.get(f"{folder}{slash}{own.partition('.')[0]}")
-        text = b"" if stated is None else stated.read().strip()
+        text = b"" if stated is None else stated.read().removeprefix(codecs.BOM_UTF8).strip()
         if not text.isdigit() or int(text) >= LARGEST_LABEL:
             return None
         found[name] = int(text)
