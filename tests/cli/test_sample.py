@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,14 @@ NUMBERED = ["1", "10", "11", "2", "3"]  # folders in order of name
         (IMAGENET, "Tench,tinca tinca,1", [0, 1]),
         (IMAGENET, "goldfish, tench", [1, 0]),
         (IMAGENET, "#3, 2", [3, 2]),
+        (IMAGENET, "Tinca tinca, tench", [0]),
+        (IMAGENET, "tench, tench", [0, 0]),
+        (IMAGENET, "0, tench, #0", [0, 0, 0]),
+        (["great white shark, white shark, man-eater", "b"], "White shark, man-eater, b, white shark", [0, 1, 0]),
+        (["a", "A"], "A,a", [1, 0]),
+        (["cafe\u0301", "tea"], "caf\u00e9", [0]),
+        (["0-4", "5-9", "10-14"], "5-9,#2", [1, 2]),
+        (["#tag", "\u00b2"], "#tag,\u00b2", [0, 1]),
         (NUMBERED, "3, 10", [4, 1]),
         (NUMBERED, "#3, #0", [3, 0]),
         (None, "3,#4", [3, 4]),
@@ -246,9 +255,17 @@ def test_names_of_classes_win_over_their_numbers(names, text, expected):
     assert labels._chosen(text, len(names or range(5)), names) == expected
 
 
-def test_a_number_that_is_no_name_is_refused_where_names_are_numbers():
+@pytest.mark.parametrize(
+    "names", [NUMBERED, ["-1", "-2", "-3"], ["0-4", "5-9"], ["007", "008"], ["1.0", "2.0"], ["747-8", "A300"]]
+)
+def test_a_number_that_is_no_name_is_refused_where_names_are_numbers(names):
     with pytest.raises(ValueError, match="no class is called 4, and names here are numbers; class number 4 is written #4"):
-        labels._chosen("4", 5, NUMBERED)
+        labels._chosen("4", 5, names)
+
+
+def test_a_name_that_looks_like_the_number_of_another_class_is_refused():
+    with pytest.raises(ValueError, match="#1 is class number 1, and the name of another"):
+        labels._chosen("#1", 2, ["#1", "#0"])
 
 
 def test_what_is_drawn_is_printed():
@@ -267,6 +284,27 @@ def test_own_runs_are_found_from_inside_their_folder_and_names_may_begin_with_a_
     assert main(["sample", "step_5.safetensors", "--classes", "zero", *named, *drawn[:-1], str(tmp_path / "other.npz")]) == 0
 
 
+def test_own_runs_are_found_from_beside_their_folder_and_through_links(made, tmp_path, monkeypatch, capsys):
+    """By `..`, by a link to the file, and where the run's folder is a link to another disk."""
+    run = made / "own/runs/sit-1"
+    (made / "own/runs/other").mkdir(exist_ok=True)
+    monkeypatch.chdir(made / "own/runs/other")
+    (tmp_path / "best.safetensors").symlink_to(run / "step_5.safetensors")
+    tree = tmp_path / "own"
+    (tree / "runs").mkdir(parents=True)
+    for name in ("autoencoders", "latents", "data"):
+        (tree / name).symlink_to(made / "own" / name)
+    shutil.copytree(run, tmp_path / "disk/sit-1")
+    (tree / "runs/sit-1").symlink_to(tmp_path / "disk/sit-1")
+    for i, path in enumerate(
+        ("../sit-1/step_5.safetensors", tmp_path / "best.safetensors", tree / "runs/sit-1/step_5.safetensors")
+    ):
+        drawn = ["--classes", "c", "--steps", "4", "--n", "1", "--cfg", "1", "--npz", str(tmp_path / f"{i}.npz")]
+        assert main(["sample", str(path), *drawn]) == 0
+        said = capsys.readouterr().out
+        assert "ae-1, which it was trained on" in said and "classes #2 c" in said and "NOTE" not in said
+
+
 @pytest.mark.slow
 def test_a_grid_has_one_column_a_class(made, tmp_path):
     sample(made, "--classes", "tench,1", "--class-names", made / "names.txt", "--n", 3, "--cfg", 4, "--grid", tmp_path / "g.png",
@@ -278,8 +316,6 @@ def test_a_grid_has_one_column_a_class(made, tmp_path):
 
 
 def test_a_scaling_factor_nobody_states_is_stable_diffusion_s(made, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(made / "vae", tmp_path / "vae")
     config = json.loads((tmp_path / "vae/config.json").read_text())
     del config["scaling_factor"]

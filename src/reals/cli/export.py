@@ -66,8 +66,12 @@ def run(options: argparse.Namespace) -> None:
 
 def _raw_weights(path: Path, checkpoint: "Checkpoint") -> "dict[str, Tensor] | None":
     """The weights that our run's EMA averages, where the training state of the same step is still there."""
+    from reals.method import checkpoints
     from reals.training.states import States
 
     step = checkpoint.facts.get("step")
-    states = States(path.resolve().parent.parent.parent / "states" / path.resolve().parent.name)
-    return states.read(step)["task"]["model"] if step is not None and states.path(step).is_file() else None
+    for home in checkpoints.homes(path):
+        states = States(home.parent.parent / "states" / home.name)
+        if step is not None and states.path(step).is_file():
+            return states.read(step)["task"]["model"]
+    return None

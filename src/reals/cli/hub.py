@@ -89,7 +89,7 @@ def export(options: argparse.Namespace) -> None:
         if source.is_dir():
             _autoencoder(source.resolve(), folder, options)
         else:
-            _transformer(source.resolve(), folder, options)
+            _transformer(source, folder, options)
     print(f"{options.out}: {', '.join(sorted(path.name for path in options.out.iterdir()))}")
     if options.push is not None:
         print(f"{options.out}: pushed to {hub.push(options.out, options.push, options.private)}")
@@ -158,18 +158,20 @@ def _transformer(source: Path, folder: Path, options: argparse.Namespace) -> Non
     from reals.method import checkpoints
     from reals.records import provenance
 
-    provenance.refuse_damaged(source)
+    provenance.refuse_damaged(source.resolve())
     checkpoint = checkpoints.load(source)
     if checkpoint.source != "ours":
         raise ValueError(f"{source}: is not of our own training, so its makers share it; nothing to export")
-    root = source.parent.parent.parent
-    decoder = root / "autoencoders" / checkpoint.facts["autoencoder"]
+    homes = checkpoints.homes(source)
+    decoder_of = lambda home: home.parent.parent / "autoencoders" / checkpoint.facts["autoencoder"]  # noqa: E731
+    home = next((home for home in homes if decoder_of(home).is_dir()), homes[-1])
+    decoder, source = decoder_of(home), source.resolve()
     if not decoder.is_dir():
         raise ValueError(f"{decoder}: not here, and without its autoencoder the network draws nothing; pull or make it")
     hub.copy(source, folder / hub.TRANSFORMER)
     files.write_json(folder / "config.json", _transformer_config(checkpoint))
     names = [hub.TRANSFORMER, "config.json", *(f"{hub.VAE}/{name}" for name in _copy_autoencoder(decoder, folder / hub.VAE))]
-    labels = own_names(source, checkpoint)
+    labels = own_names(options.checkpoint, checkpoint)
     if labels is not None:
         files.write_text(folder / hub.NAMES, "\n".join(labels) + "\n")
         names.append(hub.NAMES)
@@ -184,7 +186,7 @@ def _transformer(source: Path, folder: Path, options: argparse.Namespace) -> Non
         f'model = checkpoints.load(Path("model/{hub.TRANSFORMER}")).model  # in SiT\'s time for SiT: 0 is noise, 1 is data\n```'
     )
     record = provenance.path_of(source)
-    _finish(folder, "transformer", source.parent, names, source, what, use, record, _licence(options, decoder))
+    _finish(folder, "transformer", home, names, source, what, use, record, _licence(options, decoder))
 
 
 def _finish(

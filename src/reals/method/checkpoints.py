@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -99,6 +100,12 @@ def load(
         state, family = reverse_time(state), "SiT"
     model.load_state_dict(state, assign=True)
     return Checkpoint(model.eval().requires_grad_(False), family, source, facts, tuple(notes))
+
+
+def homes(path: Path) -> list[Path]:
+    """The folders that a file is in: as it was named, and where its links lead. What a run's file was made from lies about the one or
+    the other: a run may be linked to from elsewhere, and its own folder may lie on another disk."""
+    return list(dict.fromkeys((Path(os.path.abspath(path)).parent, path.resolve().parent)))
 
 
 def reverse_time(state: State) -> State:

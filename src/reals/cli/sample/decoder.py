@@ -10,6 +10,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from reals.data.latent_scale import LatentScale
+from reals.method import checkpoints
 from reals.method.checkpoints import Checkpoint
 from reals.method.models import autoencoder as models
 from reals.records import hub
@@ -18,16 +19,18 @@ from reals.records import hub
 def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> tuple[AutoencoderKL, LatentScale]:
     """(the autoencoder, how latents are scaled)."""
     facts, folder = checkpoint.facts, options.vae
-    home = options.checkpoint.absolute().parent
+    homes = checkpoints.homes(options.checkpoint)
     # Of a run, and of one that was shared.
-    places = (home.parent.parent / "autoencoders" / str(facts.get("autoencoder")), home / hub.VAE)
+    places = [
+        place for home in homes for place in (home.parent.parent / "autoencoders" / str(facts.get("autoencoder")), home / hub.VAE)
+    ]
     own = next((place for place in places if place.is_dir()), None) if facts else None
     if folder is None and own is not None:
         folder = str(own)
         print(f"  autoencoder {own}, which it was trained on")
     if folder is None:
         raise ValueError("--vae: give the AutoencoderKL folder the checkpoint was trained on")
-    if facts and Path(folder).name != facts["autoencoder"] and Path(folder).absolute() != own:
+    if facts and Path(folder).name != facts["autoencoder"] and not (own and Path(folder).resolve() == own.resolve()):
         print(f"  NOTE: trained on the latents of {facts['autoencoder']}, decoded by {folder}")
     try:
         vae = models.load(folder, device)

@@ -7,6 +7,7 @@ from typing import Any
 from reals import files
 from reals.cli.sample.options import REFERENCE_CFG
 from reals.experiment.sampler_table import GUIDED_CHANNELS, SamplerName, Setting, samplers_of, samplers_with
+from reals.method import checkpoints
 from reals.method.checkpoints import Checkpoint
 from reals.method.sampling import Sampling
 
@@ -64,8 +65,8 @@ def _trained_path(path: Path, checkpoint: Checkpoint) -> str | None:
     """The interpolant of one of our own SiT runs that is not on the linear path; files of before they said it lie beside their spec."""
     if checkpoint.source != "ours" or checkpoint.family != "SiT":
         return None
-    spec = path.absolute().parent / "spec.json"
-    return checkpoint.facts.get("interpolant") or (files.read_json(spec).get("path") if spec.is_file() else None)
+    spec = next((home / "spec.json" for home in checkpoints.homes(path) if (home / "spec.json").is_file()), None)
+    return checkpoint.facts.get("interpolant") or (files.read_json(spec).get("path") if spec else None)
 
 
 def described(s: Sampling) -> str:
