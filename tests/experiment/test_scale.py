@@ -7,7 +7,8 @@ from conftest import edit
 from mistakes import names, one_line
 
 from reals.experiment.load import load
-from reals.experiment.reading import ConfigError, read_names
+from reals.experiment.networks import ClipExtractor, DinoExtractor, InceptionExtractor, PretrainedTeacher
+from reals.experiment.reading import ConfigError, read_names, validate
 from reals.experiment.registry import Registry
 
 MISTAKES = [
@@ -37,6 +38,23 @@ MISTAKES = [
 @pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
 def test_a_mistake_gets_one_line(file, old, new, says, project):
     assert says in one_line(file, old, new)
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        (PretrainedTeacher, {"kind": "timm", "name": "a", "model": "b", "patch": 2}),
+        (InceptionExtractor, {"kind": "inception"}),
+        (DinoExtractor, {"kind": "dinov2"}),
+        (ClipExtractor, {"kind": "clip-l-14-336"}),
+    ],
+)
+def test_a_checksum_is_of_a_file_that_is_named(model, values):
+    with pytest.raises(
+        ConfigError, match="here: sha256: is the checksum of weights, a local file, and none is named; add weights"
+    ):
+        validate(model, {**values, "sha256": "0" * 64}, "here")
+    assert validate(model, {**values, "sha256": "0" * 64, "weights": "a.pth"}, "here").weights == "a.pth"
 
 
 @pytest.mark.parametrize(("split", "says"), [("null", "128 of each class, but about 50 are held out"), ("val", "tsne_split")])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import socket
 from pathlib import Path
@@ -234,6 +235,29 @@ def test_private_parts_of_records_are_left_out():
         "command": "snakemake x --config data=photos scale=a",
         "attempts": [{"model": "SiT-B/2", "url": "https://a.org/b/c"}], "path": "y.pt and results/a/b",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/home/jane doe/my data/vae.pt", "vae.pt"),
+        ("file:///home/jane doe/x y", "x y"),
+        ("node7:/home/jane/x", "node7:x"),
+        ("results/a b/c and m/s", "results/a b/c and m/s"),
+    ],
+)
+def test_a_path_with_spaces_is_private_too(text, told):
+    assert published.clean([text]) == [told]
+
+
+def test_a_command_s_quoted_paths_are_private_too():
+    words = ["snakemake", "results/a/b", "--config", "data=/home/jane o'neil doe/my photos", "/tmp x/y"]
+    assert published.clean({"command": shlex.join(words)}) == {"command": "snakemake results/a/b --config 'data=my photos' y"}
+
+
+def test_a_home_with_a_space_is_private_in_the_middle_of_a_text(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/jane doe")
+    assert published.clean("read from /home/jane doe/data/a.pt, twice") == "read from a.pt, twice"
 
 
 @pytest.mark.parametrize("count", [1, 199, 200, 201, 1999])

@@ -54,6 +54,18 @@ class LatentConfig(Strict):
     latents_std); null: one factor, 1/std of all."""
 
 
+class WithWeights(Strict):
+    """A network that may be brought in as a local file."""
+
+    @model_validator(mode="after")
+    def _checks_a_file(self) -> Self:
+        if getattr(self, "sha256", None) is not None and getattr(self, "weights", None) is None:
+            raise ValueError(
+                "sha256: is the checksum of weights, a local file, and none is named; add weights, or leave sha256 out"
+            )
+        return self
+
+
 class TrainedTeacher(Strict):
     """A small timm ViT trained in the DAG as a classifier of the training split."""
 
@@ -91,7 +103,7 @@ class TrainedTeacher(Strict):
         return self
 
 
-class PretrainedTeacher(Strict):
+class PretrainedTeacher(WithWeights):
     """A pretrained timm ViT: a hub name, or a local weights file with its checksum."""
 
     kind: Literal["timm"]
@@ -285,7 +297,7 @@ class TrainedExtractor(Strict):
     """Pixels by which training images are moved at most; null: one for each 32 of the resolution."""
 
 
-class InceptionExtractor(Strict):
+class InceptionExtractor(WithWeights):
     """The Inception-v3 of ADM's evaluator."""
 
     kind: Literal["inception"]
@@ -298,7 +310,7 @@ class InceptionExtractor(Strict):
     """Checksum of that file: another is refused."""
 
 
-class DinoExtractor(Strict):
+class DinoExtractor(WithWeights):
     """DINOv2's ViT-L/14 as FD-DINOv2 takes it (docs/evaluation.md)."""
 
     kind: Literal["dinov2"]
@@ -311,7 +323,7 @@ class DinoExtractor(Strict):
     """Checksum of that file: another is refused."""
 
 
-class ClipExtractor(Strict):
+class ClipExtractor(WithWeights):
     """CLIP's ViT-L/14 at 336 pixels, as CMMD takes it (docs/evaluation.md)."""
 
     kind: Literal["clip-l-14-336"]

@@ -6,7 +6,9 @@ and thinned logs. Nothing of it counts as made to Snakemake. No host name and no
 """
 
 import json
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +28,9 @@ DRAWN = ("report.html", "metrics.json", "evaluations.csv")  # beside tables/ and
 LOG_LINES = 200  # at most, of a training log
 LARGEST_RECORD = 2**16  # bytes of an index.json: that of a folder of files lists them all
 PRIVATE = ("host",)
-ABSOLUTE = re.compile(r"(?<![\w.:/-])/(?:[^\s/:,'\"]+/)+(?=[^\s/:,'\"]+)")  # the folders of an absolute path, in any text
+# The folders of an absolute path: of a text, or a word of a command, that is one and may have spaces; in any other text up to a space.
+WHOLE = re.compile(r"^([\w.-]+=)?(?:file://)?/(?!.*\s/)(?!.*\.\w+\s)(?:[^/:\n]+/)+(?=[^/:\n]+$)")
+ABSOLUTE = re.compile(r"(?<![\w./-])(?:file://)?/(?:[^\s/:,'\"]+/)+(?=[^\s/:,'\"]+)")
 JOURNAL = "journal.jsonl"
 
 
@@ -161,10 +165,30 @@ def _either(
 def clean(value: Any) -> Any:
     """JSON without what is private: keys that name a machine, and the folders of absolute paths."""
     if isinstance(value, dict):
-        return {key: clean(inside) for key, inside in value.items() if key not in PRIVATE}
+        return {
+            key: _clean_command(inside) if key == "command" and isinstance(inside, str) else clean(inside)
+            for key, inside in value.items()
+            if key not in PRIVATE
+        }
     if isinstance(value, list):
         return [clean(inside) for inside in value]
-    return ABSOLUTE.sub("", value) if isinstance(value, str) else value
+    return _clean_text(value) if isinstance(value, str) else value
+
+
+def _clean_text(text: str) -> str:
+    text = WHOLE.sub(r"\1", text)
+    for place in (os.path.expanduser("~"), os.getcwd()):
+        if " " in place:  # elsewhere a space ends a path
+            text = text.replace(f"{place}/", f"{place.replace(' ', '_')}/")
+    return ABSOLUTE.sub("", text)
+
+
+def _clean_command(text: str) -> str:
+    """A command, whose words with spaces are quoted."""
+    try:
+        return shlex.join(map(_clean_text, shlex.split(text)))
+    except ValueError:
+        return _clean_text(text)
 
 
 def _text(content: Any) -> bytes:

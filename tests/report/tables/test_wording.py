@@ -7,7 +7,7 @@ from reals.experiment.metric_table import ADM_EXTRACTOR, DINOV2_EXTRACTOR
 from reals.report.tables.build import build
 from reals.report.tables.comma_separated import comma_separated
 from reals.report.tables.model import Cell
-from reals.report.tables.wording import legend, shown
+from reals.report.tables.wording import MINUS, legend, percent, shown
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,12 @@ def test_the_footnote_of_autoencoders_speaks_of_no_transformer():
 
 @pytest.mark.parametrize(
     ("metric", "value", "text"),
-    [("fid", 27.534, "27.53"), ("fid", 0.03124, "0.0312"), ("rfid", 0.0, "0.00"),
+    [("fid", 27.534, "27.53"), ("fid", 0.03124, "0.0312"), ("rfid", 0.0, "0.00"), ("kid", -1e-13, "0.00000000"), ("sc_crop", -0.0004, "0.00"),
      ("precision", 0.5678, "0.57"), ("ssim", 0.7684, "0.768"), ("lr", "1e-3", "1e-3")],
 )  # fmt: skip
 def test_shown(metric, value, text):
     assert shown(metric, Cell(None, value, "measured")) == text
+
+
+def test_a_change_of_nothing_has_no_sign_of_its_own():
+    assert percent(-0.04) == percent(0.04) == "+0.0" and percent(-0.06) == f"{MINUS}0.1"

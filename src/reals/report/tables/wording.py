@@ -8,6 +8,8 @@ from reals.experiment.spelling import LITERATURE, LITERATURE_MARK, MINUS, MISSIN
 from reals.report.tables.conditions import Conditions
 from reals.report.tables.model import Cell, Change, Group, Row, Table
 
+MOST_DECIMALS = 8  # of a distance near zero; what is smaller is rounding
+
 
 @dataclass(frozen=True)
 class Printed:
@@ -32,16 +34,16 @@ def shown(metric: str, cell: Cell) -> str:
         return cell.measured
     decimals = METRICS[metric].decimals
     if METRICS[metric].distance and 0 < abs(cell.measured) < 1:
-        decimals = max(decimals, 2 - math.floor(math.log10(abs(cell.measured))))
+        decimals = min(max(decimals, 2 - math.floor(math.log10(abs(cell.measured)))), MOST_DECIMALS)
     spread = "" if cell.deviation is None else f" ± {cell.deviation:.{decimals}f}"
-    return f"{cell.measured:.{decimals}f}{spread}"
+    return f"{round(cell.measured, decimals) + 0.0:.{decimals}f}{spread}"  # no minus before a zero
 
 
 def percent(value: float | None, deviation: float | None = None) -> str:
     """A signed percentage with one decimal and a true minus, and its deviation if there is one; "" for None."""
     if value is None:
         return ""
-    return f"{value:+.1f}".replace("-", MINUS) + ("" if deviation is None else f" ± {deviation:.1f}")
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS) + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
 def printed(table: Table, row: Row) -> list[Printed]:
