@@ -93,7 +93,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises MissingArtefact where the file is missing or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # the mark is of whoever looked at it with Windows' editors
     except FileNotFoundError:
         raise MissingArtefact(f"{path}: no such file; run `snakemake {path}`") from None
     except json.JSONDecodeError as error:

@@ -36,7 +36,12 @@ def test_few_images_per_class(tmp_path):
         (lambda r: (folder(r / "train"), folder(r / "val", classes=("ant", "dog"))), "class 'dog', which"),
         (lambda r: (folder(r), (r / "cow").symlink_to("/nowhere/cow")), "in/cow is a link that leads nowhere; mount or mend"),
         (lambda r: (folder(r / "train"), (r / "val").symlink_to("val")), "in/val is a link that leads nowhere"),
-        (lambda r: (folder(r), (r / "cow").symlink_to("ant")), "'ant' and 'cow' are one folder"),
+        (lambda r: (folder(r), (r / "cow").symlink_to("ant")), "in/ant and .*in/cow are one folder"),
+        (lambda r: (folder(r / "train"), (r / "val").symlink_to("train")), "train/ant and .*val/ant are one folder"),
+        (
+            lambda r: (folder(r / "train"), photo(r / "val/ant/0.png").rename(r / "val/ant/0.heic")),
+            r"leaves 0 images for the held_out split, .*\(left out: 1 file of no image format \(\.heic\)\)",
+        ),
         (
             lambda r: (photo(r / "train/cat.0.png"), photo(r / "test1/1.png")),
             "train holds images but no .*'test1' beside it is no class",

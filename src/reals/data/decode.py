@@ -10,13 +10,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 OPAQUE = 255
-SEVERAL = {
-    "GIF",
-    "PNG",
-    "WEBP",
-    "TIFF",
-    "AVIF",
-}  # formats of animations and pages; an MPO's second picture is a photograph's preview
+WHOLE = {"MPO", "PSD"}  # of several pictures that are one: a photograph and its preview, the layers below a composition
 PNG, ENDS = b"\x89PNG\r\n\x1a\n", 12  # a PNG's first bytes; what a chunk has beside its content
 PngImagePlugin.MAX_TEXT_CHUNK = 64 * 2**20  # a colour profile or an editor's notes of more than Pillow's 1 MiB spoil no pixel
 MEGAPIXELS = 178.956970  # Pillow's own limit: a small file can unpack to more than memory holds
@@ -63,7 +57,7 @@ def _sound_png(data: bytes) -> bytes:
 
 def several(image: Image.Image) -> bool:
     """Whether a file holds more pictures than the one that is read, the first: an animation, or pages."""
-    return image.format in SEVERAL and getattr(image, "is_animated", False)
+    return image.format not in WHOLE and getattr(image, "is_animated", False)
 
 
 def first_of_several(count: int, of: int) -> str | None:

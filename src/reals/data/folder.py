@@ -89,7 +89,7 @@ def list_folder(config: DataConfig, seed: int) -> Listing:
             f"data.path: the folders of {tops['train']} are chunks of numbered images (EDM's layout), not classes; "
             "put each class's images in a folder of its own"
         )
-    _refuse_unexpected(config, root, tops, classes, {split: len(paths[split]) for split in SPLITS})
+    _refuse_unexpected(config, root, tops, classes, {split: len(paths[split]) for split in SPLITS}, left_out)
     return Listing(root, classes, paths, {s: np.array(labels[s], np.int64) for s in SPLITS}, left_out.left_out)
 
 
@@ -115,14 +115,7 @@ def _classes(tops: dict[str, Path], config: DataConfig) -> tuple[list[str], dict
         raise ConfigError(
             f"data.path: {tops['train']} has one class ('{classes[0]}'); class-conditional training needs at least two"
         )
-    for split, top in tops.items():
-        real: dict[str, str] = {}
-        for name in folders[split]:
-            first = real.setdefault(os.path.realpath(top / name), name)
-            if first != name:
-                raise ConfigError(
-                    f"data.path: in {top} '{first}' and '{name}' are one folder; an image has one class, so remove one"
-                )
+    _refuse_one_twice([top / name for split, top in tops.items() for name in folders[split]])
     by_form = {split: {unicodedata.normalize("NFC", name): name for name in found} for split, found in folders.items()}
     for split, found in folders.items():
         if twice := set(found) - set(by_form[split].values()):
@@ -135,6 +128,17 @@ def _classes(tops: dict[str, Path], config: DataConfig) -> tuple[list[str], dict
     return classes, {
         split: {by_form["train"][form]: name for form, name in found.items()} for split, found in by_form.items()
     }  # fmt: skip
+
+
+def _refuse_one_twice(places: list[Path]) -> None:
+    """ConfigError where two class folders are one by way of links: an image has one class, and is trained on or held out."""
+    seen: dict[str, Path] = {}
+    for place in places:
+        first = seen.setdefault(os.path.realpath(place), place)
+        if first != place:
+            raise ConfigError(
+                f"data.path: {first} and {place} are one folder; an image is of one class and one split, so remove one"
+            )
 
 
 def _listed(config: DataConfig, file: Path, tops: dict[str, Path], folders: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -187,13 +191,17 @@ def _beside(root: Path, tops: dict[str, Path]) -> Found:
     return left_out
 
 
-def _refuse_unexpected(config: DataConfig, root: Path, tops: dict[str, Path], classes: list[str], counts: dict[str, int]) -> None:
+def _refuse_unexpected(
+    config: DataConfig, root: Path, tops: dict[str, Path], classes: list[str], counts: dict[str, int], left_out: Found
+) -> None:
     """ConfigError where a split is too small to measure with, or there are not as many classes and images as the scale says."""
     for split in SPLITS:
         if counts[split] < SMALLEST_SPLIT:
             raise ConfigError(
                 f"data.path: {root} leaves {counts[split]} images for the {split} split, at least {SMALLEST_SPLIT} are needed; "
-                f"add images" + ("" if "held_out" in tops else " or raise data.held_out")
+                f"add images"
+                + ("" if "held_out" in tops else " or raise data.held_out")
+                + (f" ({left_out.left_out})" if left_out.left_out else "")
             )
     if config.expected_classes is not None and len(classes) != config.expected_classes:
         raise ConfigError(f"data.path: {tops['train']} has {len(classes)} classes, {config.expected_classes} expected")

@@ -29,6 +29,7 @@ class Pairs:
     config: LabelsConfig
     images: list[Path]
     labels: list[Path]
+    megapixels: float | None = None  # of the largest image that is read, as `DataConfig` has it
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,7 +43,9 @@ class Pairs:
         return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
 
     def _pair(self, image: Path, label: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-        pixels = decode(image, size, exif_rotate=False)  # labels are drawn on the pixels as they are stored
+        pixels = decode(
+            image, size, exif_rotate=False, megapixels=self.megapixels
+        )  # labels are drawn on the pixels as they are stored
         values = read_depth(label) if self.config.layout == "depth" else read_mask(label, self.config)
         with Image.open(image) as opened:
             width, height = opened.size
@@ -110,14 +113,14 @@ def classes(config: LabelsConfig) -> int:
     return config.classes or CLASSES.get(config.layout, 0)
 
 
-def pairs(config: LabelsConfig, what: str) -> dict[str, Pairs]:
+def pairs(config: LabelsConfig, what: str, megapixels: float | None = None) -> dict[str, Pairs]:
     """Both splits of a folder; ConfigError (one line, naming ``what`` key of the scale) where it has not the layout's form."""
     root = Path(config.path)
     if not root.is_dir():
         raise ConfigError(
             f"{what}.path: {root} is not a folder; give the folder of the {config.layout} layout (docs/downstream.md)"
         )
-    found = {split: Pairs(config, *_files(root, config.layout, split, what)) for split in SPLITS}
+    found = {split: Pairs(config, *_files(root, config.layout, split, what), megapixels) for split in SPLITS}
     for split, made in found.items():
         if not made.images:
             raise ConfigError(f"{what}.path: {root} has no {split} pairs in the {config.layout} layout (docs/downstream.md)")

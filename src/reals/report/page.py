@@ -224,6 +224,7 @@ def _analysis(found: Mapping[tuple[str, str], Result]) -> tuple[list[str], list[
     autoencoders = [result for (kind, _), result in found.items() if kind == "autoencoder"]
     metrics = [metric for metric in ANALYSIS if any(metric in result["values"] for result in autoencoders)]
     rows = [
-        (result, [f"{result['values'][m]:.3f}" if m in result["values"] else MISSING for m in metrics]) for result in autoencoders
+        (result, [f"{round(result['values'][m], 3) + 0.0:.3f}" if m in result["values"] else MISSING for m in metrics])
+        for result in autoencoders
     ]
     return [ANALYSIS[metric] for metric in metrics], rows

@@ -200,7 +200,7 @@ def _read_labelled(
     for kind, labels in (("segmentation", config.segmentation), ("depth", config.depth)):
         if labels is None:
             continue
-        splits = labelled.pairs(labels, f"downstream.{kind}")
+        splits = labelled.pairs(labels, f"downstream.{kind}", context.scale.data.megapixels)
         if labels.head is not None:
             classes = labelled.classes(labels)
             head = networks.published(Path(labels.head), labels.layout, found.teacher_name, found.dim, classes).to(context.device)

@@ -110,6 +110,12 @@ def test_what_systems_leave_in_a_labelled_folder_is_no_pair(tmp_path):
     assert len(labelled.pairs(config("depth", depth), "downstream.depth")["train"]) == 6
 
 
+def test_the_largest_image_of_a_scale_is_that_of_its_labelled_images(tmp_path):
+    root = write_voc(tmp_path / "voc", 8, 32)
+    with pytest.raises(Unreadable, match=r"megapixels, more than 0; shrink it, or allow it by data\.megapixels"):
+        labelled.pairs(config("voc", root, classes=4), "downstream.segmentation", 1e-6)["train"].batch([0], 32)
+
+
 def test_ades_zero_is_no_class(tmp_path):
     for split in ("training", "validation"):
         for kind in ("images", "annotations"):

@@ -308,6 +308,24 @@ def test_a_zip_is_read_as_it_unpacks(tmp_path):
     assert source.notes == ("left out: 1 file of no image format (.npy)",)
 
 
+def test_an_archive_of_a_folder_is_read_as_the_folder(tmp_path):
+    """The one folder that holds all is no class; a dataset.json in it names images inside of it."""
+    first, second = pngs(images(2))
+    by_class = {"set/a/0.png": first, "set/b/0.png": second}
+    numbered = {"set/00000/img00000999.png": first, "set/00001/img00001000.png": second}
+    stated = {"set/dataset.json": json.dumps({"labels": [["00001/img00001000.png", 3], ["00000/img00000999.png", 7]]}).encode()}
+    for make in (lambda files: packed(tmp_path / "a.zip", list(files.items())), lambda files: tarred(tmp_path / "a.tar", files)):
+        source = open_source(make(by_class))
+        assert source.classes == ("a", "b") and source.labels.tolist() == [0, 1]
+        assert open_source(make(numbered)).labels is None
+        source = open_source(make(numbered | stated))
+        assert source.labels.tolist() == [7, 3] and source.notes == ()
+    source = open_source(
+        tarred(tmp_path / "b.tar", {name.removeprefix("set/"): data for name, data in (numbered | stated).items()})
+    )
+    assert source.labels.tolist() == [7, 3] and source.notes == ()
+
+
 def test_names_of_windows_and_of_two_unicode_forms_are_class_folders(tmp_path):
     first, second = pngs(images(2))
     path = packed(tmp_path / "a.zip", [("b\\", b""), ("b\\1.png", second), ("a\\0.png", first), ("__MACOSX\\a\\0.png", first)])

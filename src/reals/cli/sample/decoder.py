@@ -44,7 +44,7 @@ def decoder_of(options: argparse.Namespace, checkpoint: Checkpoint, device: torc
     scale = LatentScale.of(facts) if facts else LatentScale.of_config(vae.config)
     if not facts and options.scaling_factor is None:
         settings = Path(folder) / "config.json"
-        if not settings.is_file() or "scaling_factor" not in json.loads(settings.read_text()):
+        if not settings.is_file() or "scaling_factor" not in json.loads(settings.read_text(encoding="utf-8-sig")):
             print(f"  scaling factor {scale.factor}, Stable Diffusion's: {folder} states none")
     scale = scale.times(options.scaling_factor)
     if not 0 < scale.factor < math.inf:

@@ -7,7 +7,7 @@ import struct
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,7 +150,8 @@ def zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
             raise ValueError(f"{path}: {name} is damaged ({error}); copy or make the archive again") from None
 
     looks = lambda names, pool: (look(io.BytesIO(data(n)), f"{path}: {n}") for n in names)  # noqa: E731
-    stated = data(LABELS) if LABELS in members else None
+    place = stated_in(members, found.names)
+    stated = data(place) if place else None
     return image_files_source(path, "zip", found, lambda names: (path,), data, looks, stated)
 
 
@@ -168,7 +169,7 @@ def image_files_source(
     """The images that were ``found``, whose bytes are ``data(name)``; ValueError where there are none or of several sizes.
 
     Labels are those of a dataset.json (``stated``), else what ``classes_of`` says of the sorted names, else the folders. The first
-    ``outer`` parts of a name are no folder of images.
+    ``outer`` parts of a name are no folder of images, and neither is a folder that holds all there is, as in an archive of a folder.
     """
     if stated is not None:
         found.other -= Counter([Path(LABELS).suffix])  # read, not left out
@@ -189,15 +190,29 @@ def image_files_source(
         chosen = names[start:stop]
         return np.stack(list(pool.map(lambda n: _rgb(data(n), f"{path}: {n}"), chosen)))
 
-    labels, unread = _stated_labels(path, names, stated) if stated is not None else (classes_of(names), None)
+    inner = _inside([name.split("/", outer)[-1] for name in names])
+    labels, unread = _stated_labels(path, names, inner, stated) if stated is not None else (classes_of(names), None)
     classes = None
     if labels is None and stated is None:
-        labels, classes = _labels([name.split("/", outer)[-1] for name in names])
+        labels, classes = _labels(inner)
     lossy = sum(look.lossy for look in seen)
     stored = f"{lossy} of {len(names)} images are stored with lossy compression, which changes every metric" if lossy else None
     first = first_of_several(sum(look.several for look in seen), len(names))
     notes = tuple(note for note in (stored, first, left_out, unread) if note)
     return Source(path, kind, len(names), seen[0].size, read, members(names), labels, classes, notes)
+
+
+def stated_in(members: Collection[str], names: list[str]) -> str | None:
+    """Which member of an archive is the dataset.json of its images: at the top, or in the folder that holds all of them."""
+    tops = {name.rpartition("/")[0].split("/", 1)[0] for name in names}
+    places = [LABELS, *(f"{top}/{LABELS}" for top in tops if top and len(tops) == 1)]
+    return next((place for place in places if place in members), None)
+
+
+def _inside(names: list[str]) -> list[str]:
+    """The names inside the one folder that holds all of them; as they are where there is none."""
+    tops = {name.split("/", 1)[0] for name in names if "/" in name}
+    return [name.split("/", 1)[1] for name in names] if len(tops) == 1 and all("/" in name for name in names) else names
 
 
 def _labels(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
@@ -211,9 +226,9 @@ def _labels(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None
     return np.array([number[top] for top in tops], np.int64), classes
 
 
-def _stated_labels(path: Path, names: list[str], stated: bytes) -> tuple[np.ndarray | None, str | None]:
+def _stated_labels(path: Path, names: list[str], inner: list[str], stated: bytes) -> tuple[np.ndarray | None, str | None]:
     """(the class of each image by dataset.json, a note on what of it is not read); no class where it states none, or anything but one
-    whole number an image."""
+    whole number an image. It names images by their ``names``, or those ``inner`` of the folder that it lies in."""
     try:
         rows = json.loads(stated)["labels"]
         given = None if rows is None else {unpacked_name(str(name)): label for name, label in rows}
@@ -223,6 +238,7 @@ def _stated_labels(path: Path, names: list[str], stated: bytes) -> tuple[np.ndar
         return None, None
     if odd := [label for label in given.values() if type(label) is not int or abs(label) >= LARGEST_LABEL]:
         return None, f"{LABELS} has labels that are no whole numbers ({str(odd[0])[:20]}): left unread"
+    names = inner if given.keys().isdisjoint(names) else names
     if missing := [name for name in names if name not in given]:
         raise ValueError(f"{path}: {LABELS} has no label of {missing[0]} ({len(missing)} such); mend or remove it")
     gone = sorted(given.keys() - set(names))

@@ -14,7 +14,7 @@ import numpy as np
 from reals.data import image_files
 from reals.measure.source import Source
 from reals.measure.sources.archive import unpacked_name
-from reals.measure.sources.image_files import LARGEST_LABEL, image_files_source, look
+from reals.measure.sources.image_files import LARGEST_LABEL, image_files_source, look, stated_in
 
 BLOCK = 512  # bytes, of which an archive is a multiple
 END = bytes(BLOCK)  # what stands behind the last member
@@ -46,7 +46,7 @@ def tars_in(folder: Path) -> list[Path]:
 def tar_source(path: Path, archives: list[Path]) -> Source:
     """The images of the archives, which are ``path`` itself or in that folder: one after the other, each in natural order.
 
-    A class is read where each image has a ``.cls`` file with a whole number. ValueError, one line, for an archive that is damaged,
+    A class is read where each image has a ``.cls`` file with a whole number, else of a dataset.json. ValueError, one line, for an archive that is damaged,
     cut short, compressed, or several in one file.
     """
     several = archives != [path]
@@ -56,6 +56,7 @@ def tar_source(path: Path, archives: list[Path]) -> Source:
             members[f"{archive.name}/{name}" if several else name] = member
     found = image_files.among(members)
     labels = _labels(found.names, members)
+    stated = stated_in(members, found.names) if labels is None else None
     if labels is not None:
         found.other.pop(LABEL)  # read, not left out
 
@@ -66,7 +67,9 @@ def tar_source(path: Path, archives: list[Path]) -> Source:
     kind = "folder of tar files" if several else "tar"
     files = lambda names: tuple(archives)  # noqa: E731
     of_names = lambda names: None if labels is None else np.array([labels[name] for name in names], np.int64)  # noqa: E731
-    return image_files_source(path, kind, found, files, data, looks, None, of_names, outer=int(several))
+    return image_files_source(
+        path, kind, found, files, data, looks, data(stated) if stated else None, of_names, outer=int(several)
+    )
 
 
 def _labels(names: list[str], members: dict[str, _Member]) -> dict[str, int] | None:

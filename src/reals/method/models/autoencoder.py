@@ -129,7 +129,7 @@ def _from_hub(name: str) -> Path:
 
 def _read_diffusers(config: Path, weights: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
-        settings = json.loads(config.read_text())
+        settings = json.loads(config.read_text(encoding="utf-8-sig"))
         made = settings.get("_class_name", "AutoencoderKL")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise ValueError(f"{config}: damaged (not a JSON object); fetch or make it again") from None

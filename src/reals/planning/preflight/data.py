@@ -89,7 +89,7 @@ def labels(registry: Registry, what: str, config: LabelsConfig) -> str:
     from reals.data import labelled
 
     scale = registry.experiment.scale
-    splits = labelled.pairs(config, what)
+    splits = labelled.pairs(config, what, scale.data.megapixels)
     if config.head is not None:
         published_head(registry, config)
     for split, pairs in splits.items():
