@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from reals import files, tensors
+from reals import __version__, files, tensors
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -98,3 +98,36 @@ def test_the_commit_is_known_in_a_clone_of_another_user(monkeypatch):
     expected = files.code_version.__wrapped__()
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     assert files.code_version.__wrapped__() == expected
+
+
+@pytest.mark.process
+def test_the_commit_is_the_codes_own_whatever_lies_around_it_or_in_the_environment(tmp_path, monkeypatch):
+    def git(folder, *arguments):
+        said = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main")
+        return subprocess.run(
+            ["git", "-C", str(folder), *said, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def version(folder):
+        monkeypatch.setattr(files, "__file__", str(folder / "src/reals/files.py"))
+        return files.code_version.__wrapped__()
+
+    own, around, copy = tmp_path / "own", tmp_path / "around", tmp_path / "around/.venv"
+    for folder in (own, copy):
+        (folder / "src/reals").mkdir(parents=True)
+        (folder / "src/reals/files.py").write_text("")
+    (around / "notes").write_text("")
+    assert version(own) == __version__  # unpacked from an archive
+    for folder, tracked in ((own, "src"), (around, "notes")):
+        git(folder, "init", "-q")
+        git(folder, "add", tracked)
+        git(folder, "commit", "-qm", "x")
+    commit = git(own, "rev-parse", "--short=10", "HEAD")
+    git(own, "worktree", "add", "-q", str(tmp_path / "tree"))
+    monkeypatch.setenv("GIT_DIR", str(around / ".git"))  # as in a hook of another repository
+    assert version(own) == version(tmp_path / "tree") == f"{__version__} ({commit})"
+    assert version(copy) == __version__
+    (own / "src/reals/files.py").write_text("changed")
+    assert version(own) == f"{__version__} ({commit}+dirty)"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert version(own) == f"{__version__} (commit unknown)"

@@ -19,6 +19,11 @@ from typing import Any
 from reals import __version__
 
 MANIFEST = "index.json"
+REPOSITORY = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+)  # fmt: skip
+GIT_SECONDS = 10.0  # for git to look at every file of the checkout
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: numpy's "N requested and M written"
 
 
@@ -117,31 +122,28 @@ def sha256(path: Path) -> str:
 
 @cache
 def code_version() -> str:
-    """The package version and, in a git checkout, the commit (with ``+dirty`` where tracked files differ)."""
-    here = Path(__file__).resolve().parent
-    try:
-        # git says nothing of a clone that another user owns unless it is told to trust it; describing runs nothing in it.
-        described = subprocess.run(
-            [
-                "git",
-                "-c",
-                "safe.directory=*",
-                "-C",
-                str(here),
-                "describe",
-                "--always",
-                "--dirty=+dirty",
-                "--abbrev=10",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return f"{__version__} ({described.stdout.strip()})"
-    except (OSError, subprocess.SubprocessError):
+    """The package version and, in a git checkout, the commit (with ``+dirty`` where tracked files differ), or that git cannot tell it.
+
+    Neither a repository that only surrounds an installed or unpacked copy counts, nor one that others left in the environment.
+    """
+    here = Path(__file__).resolve()
+    root = next((folder for folder in here.parents if (folder / ".git").exists()), None)
+    if root is None:
         return __version__
+    environment = {name: value for name, value in os.environ.items() if name not in REPOSITORY}
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        # Named, a repository is taken whoever owns it; one that git finds by itself must be trusted in the user's own settings.
+        command = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}", *arguments]
+        return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=GIT_SECONDS)
+
+    try:
+        if git("ls-files", "--error-unmatch", str(here)).returncode == 1:
+            return __version__
+        described = git("describe", "--always", "--dirty=+dirty", "--abbrev=10", "--exclude=*").stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        described = ""
+    return f"{__version__} ({described or 'commit unknown'})"
 
 
 def begin(folder: Path, artefact: str, spec: dict) -> None:

@@ -71,7 +71,8 @@ def test_a_training_names_what_fits(paper, failed, monkeypatch):
 
 
 def test_on_a_cpu_the_job_s_memory_is_named_too(paper, failed):
-    for error in (CPU, MemoryError()):
+    mapped = RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)")
+    for error in (CPU, MemoryError(), OSError(12, "Cannot allocate memory"), mapped):
         said, noted = failed(paper.runs["sit-b2-reals"], error)
         assert "on this machine's CPU" in said and "engine.accumulate to 2" in said and "resources.transformer.mem_mb" in said
         assert noted == "hopeless"

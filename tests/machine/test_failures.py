@@ -29,6 +29,8 @@ def test_without_a_log_it_says_what_snakemake_says(tmp_path):
     refused = record("job_error", rule_msg="SLURM sbatch failed. The error message was\n 'Invalid qos'.", **facts)
     assert "data data/x/index.json: SLURM sbatch failed. The error message was 'Invalid qos'." in failures.line(refused)
     assert "killed, or out of memory" in failures.line(record("job_error", rule_msg=None, **facts))
+    (tmp_path / "none.log").write_text("samples: 3/48\n")  # progress, and nothing since
+    assert "(killed, or out of memory), at samples: 3/48" in failures.line(record("job_error", rule_msg=None, **facts))
 
 
 def test_the_line_ends_with_the_outlook(capsys):

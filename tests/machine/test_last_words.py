@@ -119,6 +119,56 @@ Traceback (most recent call last):
 ResourceWarning: unclosed running multiprocessing pool
 sample 12/48
 """
+RAISED = """\
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+ValueError: batch is wrong
+"""
+FROM = """\
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+OSError: [Errno 5] Input/output error
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "x.py", line 2, in <module>
+RuntimeError: the cache cannot be read
+"""
+CPP = """\
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+torch._inductor.exc.InductorError: CppCompileError: C++ compile error
+
+Command:
+g++ /tmp/x.cpp
+
+Output:
+/tmp/x.cpp:2:10: fatal error: Python.h: No such file or directory
+    2 | #include <Python.h>
+compilation terminated.
+
+Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace
+"""
+LEAKED = """\
+/x/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 12 leaked semaphore objects
+  warnings.warn('resource_tracker: There appear to be %d '
+[rank0]:[W1130 21:00:00.123456789 ProcessGroupNCCL.cpp:1479] Warning: WARNING: destroy_process_group() was not called
+"""
+SRUN = """\
+srun: error: node3: task 1: Exited with exit code 2
+srun: Terminating StepId=7.0
+slurmstepd: error: *** STEP 7.0 ON node3 CANCELLED AT 2026-11-30T10:00:00 ***
+"""
+MIXED = """\
+[rank1]: Traceback (most recent call last):
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "x", line 1
+[rank0]: torch.distributed.DistBackendError: NCCL error: remote process exited
+[rank1]:   File "x", line 1
+[rank1]: ValueError: one
+"""
+SHELL = "/bin/bash: line 1: 4242 {what} (core dumped) python -m reals.machine.dispatch stage sample\n"
 CASES = {
     "no compiler": (COMPILER, "torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')"),
     "CUDA": (CUDA, "torch.AcceleratorError: CUDA error: device-side assert triggered"),
@@ -132,13 +182,29 @@ CASES = {
     "during another": (DURING, "AssertionError: shapes differ"),
     "group": (GROUP, "OSError: [Errno 28] No space left on device"),
     "a message that begins on the next line": (NEXT_LINE, 'RuntimeError: Error(s) in loading state_dict for SiT: Missing key(s) in state_dict: "x_embedder.weight".'),
-    "no message": ("Traceback (most recent call last):\n  File \"x\", line 1\nMemoryError\n", "MemoryError"),
+    "no message": ("Traceback (most recent call last):\n  File \"x\", line 1\nMemoryError\nthe next line\n", "MemoryError"),
     "abort": (ABORT, "what(): CUDA error: an illegal memory access was encountered"),
     "crash": ('Fatal Python error: Segmentation fault\n\nCurrent thread 0x7f (most recent call first):\n  File "x", line 1\n', "Fatal Python error: Segmentation fault"),
     "SystemExit": ("loading\nno such sheet; look at config/\n", "no such sheet; look at config/"),
     "killed": ("sample 3/48\nreals: the process that ran this command is gone (killed or out of memory)\n", "reals: the process that ran this command is gone (killed or out of memory)"),
     "killed by SLURM": ("sample 3/48\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n", "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."),
     "several nodes": ("0: Traceback (most recent call last):\n0:   File \"x\", line 1\n0: ValueError: no\n1: \n", "ValueError: no"),
+    "raised from another": (FROM, "RuntimeError: the cache cannot be read (from OSError: [Errno 5] Input/output error)"),
+    "a compiler's error": (CPP, "torch._inductor.exc.InductorError: CppCompileError: C++ compile error /tmp/x.cpp:2:10: fatal error: Python.h: No such file or directory"),
+    "warnings after it": (RAISED + LEAKED, "ValueError: batch is wrong"),
+    "warnings after what we said": (MEMORY + LEAKED, MEMORY.splitlines()[-1]),
+    "ignored after it": (RAISED + "Exception ignored in atexit callback: <function f>\n" + DURING.splitlines(True)[0] + "KeyError: 3\n", "ValueError: batch is wrong"),
+    "srun after what we said": ("1: reals stage transformer: batch 1 on 2 processes\n" + SRUN, "reals stage transformer: batch 1 on 2 processes"),
+    "out of memory, said by srun": ("sit: 3/48\nsrun: error: node3: task 1: Out Of Memory\n" + SRUN, "srun: error: node3: task 1: Out Of Memory"),
+    "out of memory behind an exception": (RAISED + "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.\n", "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0."),
+    "tracebacks of two processes in one": (MIXED, "ValueError: one"),
+    "a full /dev/shm": ("sit: 3/48\n" + SHELL.format(what="Bus error"), "a process was ended by SIGBUS (a full /dev/shm, or disk behind mapped memory)"),
+    "killed after it went on": (RAISED + "sit: 3/48\n" + SHELL.format(what="Killed"), "a process was ended by SIGKILL (out of memory, or by hand)"),
+    "a crash at its end": (RAISED + SHELL.format(what="Aborted"), "ValueError: batch is wrong"),
+    "progress with carriage returns": ("\rsample: 10%|# | 1/10\rsample: 20%|## | 2/10" + RAISED, "ValueError: batch is wrong"),
+    "in colour": ("\x1b[31mTraceback (most recent call last):\x1b[0m\n  File \"x\"\n\x1b[1mValueError: no\x1b[0m\n", "ValueError: no"),
+    "a model's several errors": (RAISED.replace("ValueError: batch is wrong", "pydantic_core.ValidationError: 1 validation error for Scale\nname\n  Field required"), "pydantic_core.ValidationError: 1 validation error for Scale name Field required"),
+    "a module that is not there": ('Lmod has detected the following error: The following module(s) are unknown: "cuda/99"\n\nPlease check the spelling\n', 'Lmod has detected the following error: The following module(s) are unknown: "cuda/99"'),
     "an error that ended nothing": (IGNORED, "sample 12/48"),
     "a notice alone": ("reals stage data: ignored WORLD_SIZE=2: not a launcher's\nsample 3/48\n", "sample 3/48"),
 }  # fmt: skip

@@ -29,6 +29,7 @@ CLI = textwrap.dedent("""
         print("err", file=sys.stderr, flush=True)
         if arguments[0] == "code": return int(arguments[1])
         if arguments[0] == "raise": raise RuntimeError("boom")
+        if arguments[0] == "die": os.kill(os.getpid(), signal.SIGKILL)
         if arguments[0] == "wait":
             if len(arguments) > 1: open(arguments[1], "w").write(str(os.getpid()))
             signal.signal(signal.SIGTERM, lambda *a: sys.exit(75))
@@ -82,6 +83,11 @@ def test_streams_folder_environment_and_exit_code(server, tmp_path):
         assert out == f"out {' '.join(arguments)} {tmp_path} t2\n"
         assert err.startswith("err\n")
     assert "RuntimeError: boom" in err
+    client = run(env | {"TOKEN": "t2"}, "die", cwd=tmp_path)
+    assert (
+        client.communicate(timeout=20)[1].endswith("was ended by SIGKILL (out of memory, or by hand)\n")
+        and client.returncode == 137
+    )
 
 
 @pytest.mark.process

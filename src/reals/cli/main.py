@@ -54,6 +54,12 @@ def _ours(error: Exception) -> bool:
     return Path(last.filename).is_relative_to(Path(__file__).parents[1])
 
 
+def _without_memory(called: str, error: Exception, options: argparse.Namespace) -> int:
+    restarts.note_end("hopeless")
+    print(f"{called}: {out_of_memory.line(error, options)}", file=sys.stderr)
+    return EXIT_MISTAKE
+
+
 def main(arguments: list[str]) -> int:
     """Runs one command; its exit code is one of `reals.machine.signals`. A bug raises."""
     called = " ".join(["reals", *arguments[: 2 if arguments[:1] == ["stage"] else 1]])
@@ -66,6 +72,8 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
     except (ValueError, FloatingPointError, OSError) as error:  # ConfigError and MissingArtefact are ValueErrors
+        if out_of_memory.ran_out(error):
+            return _without_memory(called, error, options)
         if not _ours(error):
             traceback.print_exception(error)
         elif not isinstance(error, OSError) and not getattr(error, "passing", False):
@@ -84,9 +92,7 @@ def main(arguments: list[str]) -> int:
             print(f"{called}: {error}", file=sys.stderr)
             return EXIT_PEER
         if out_of_memory.ran_out(error):
-            restarts.note_end("hopeless")
-            print(f"{called}: {out_of_memory.line(error, options)}", file=sys.stderr)
-            return EXIT_MISTAKE
+            return _without_memory(called, error, options)
         raise
     except KeyboardInterrupt:
         print(f"{called}: interrupted", file=sys.stderr)

@@ -1,7 +1,9 @@
 """Out of memory in one line: what did not fit, the setting that decides it, and the value that would fit."""
 
 import argparse
+import errno
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from reals.cli.experiment import registry_of
@@ -10,14 +12,28 @@ from reals.experiment.registry import Registry
 from reals.experiment.stage_table import OF_COMMAND
 from reals.machine.world import world
 
-PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "allocation_failed",
+)
+OF_HOST = PHRASES[1:4]
 FIRST_SPEAKS = 60.0  # seconds that the other processes of a run leave the first to say it for all; torchrun then ends them
 IN_SCALE = "in the scale file"
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether memory of a GPU or of the host was not to be had; torch has several errors for it, some of them plain RuntimeErrors."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in PHRASES))
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says(error, PHRASES))
+
+
+def _says(error: BaseException, phrases: Iterable[str]) -> bool:
+    return any(words in str(error).lower() for words in phrases)
 
 
 def line(error: BaseException, options: argparse.Namespace) -> str:
@@ -39,7 +55,7 @@ def line(error: BaseException, options: argparse.Namespace) -> str:
 
 
 def _of_gpu(error: BaseException) -> bool:
-    return not isinstance(error, MemoryError) and "CPUAllocator" not in str(error)
+    return isinstance(error, RuntimeError) and not _says(error, OF_HOST)
 
 
 def _size() -> str:

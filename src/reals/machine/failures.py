@@ -16,6 +16,7 @@ from reals.progress import LINE
 SLURM = re.compile(r"SLURM-job '(?P<job>\S+)' failed.*?(?:status is: '(?P<state>\w+)'|node failure)", re.DOTALL)
 
 
+SILENT = "it ended without a word (killed, or out of memory)"
 LAST, WIDEST = 8, 200  # lines of its log that are shown, and characters of each
 
 
@@ -49,10 +50,9 @@ def line(record: logging.LogRecord | FailedJob, name: str | None = None) -> str 
     ended = SLURM.search(record.rule_msg or "")
     how = f" (SLURM job {ended['job']}: {ended['state'] or 'NODE_FAIL'})" if ended else ""
     logs = [Path(path) for path in record.log]
-    said = next(
-        (words for words in map(_last_words, logs) if words),
-        record.rule_msg or "it ended without a word (killed, or out of memory)",
-    )
+    said = next((words for words in map(_last_words, logs) if words), record.rule_msg or SILENT)
+    if LINE.search(said):  # its progress, and nothing since
+        said = f"{SILENT}, at {said}"
     made = record.output[0] if record.output else ""
     what = f"{name} failed" if name else f"{record.rule_name} {made}"
     return f"{what}{how}: {' '.join(said.split())}" + (f" [{logs[0]}]" if logs else "")

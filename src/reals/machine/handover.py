@@ -16,12 +16,13 @@ import struct
 import sys
 from typing import NamedTuple
 
-from reals.machine.signals import EXIT_BUG
+from reals.machine.signals import EXIT_BUG, EXIT_INTERRUPTED, ended_by
 from reals.machine.world import launched
 
 VARIABLE = "REALS_PREFORK"  # names the server's socket
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # sent on to the child
 NUMBER = struct.Struct("!I")
+BY_SIGNAL = 128  # and the signal's number: the exit code of a child that a signal ended
 
 
 class Request(NamedTuple):
@@ -52,6 +53,8 @@ def submit(arguments: list[str]) -> int | None:
     if code is None:
         print("reals: the process that ran this command is gone (killed or out of memory)", file=sys.stderr)
         return EXIT_BUG
+    if code > BY_SIGNAL and code != EXIT_INTERRUPTED:
+        print(f"reals: the process that ran this command was ended by {ended_by(code - BY_SIGNAL)}", file=sys.stderr)
     return code
 
 

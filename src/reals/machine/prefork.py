@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from reals.experiment.stage_table import STAGES
 from reals.machine.dispatch import VISIBLE
-from reals.machine.handover import FORWARDED, VARIABLE, Request, kill, receive, send_number
+from reals.machine.handover import BY_SIGNAL, FORWARDED, VARIABLE, Request, kill, receive, send_number
 from reals.machine.signals import EXIT_BUG, EXIT_DONE, EXIT_MISTAKE
 
 PRELOADED = (
@@ -132,7 +132,7 @@ class Server:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 code = os.waitstatus_to_exitcode(status)
-                found.append((pid, code if code >= 0 else 128 - code))
+                found.append((pid, code if code >= 0 else BY_SIGNAL - code))
         return found
 
     def stop_abandoned(self, ready: list[socket.socket]) -> None:

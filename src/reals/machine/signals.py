@@ -20,6 +20,13 @@ STOP_AT = "REALS_STOP_AT"  # seconds since 1970 at which a training saves its st
 GO_ON = "the same command goes on from the last saved state"
 
 
+def ended_by(number: int) -> str:
+    """A signal that ended a process by name, with what it usually means."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    meant = {"SIGKILL": " (out of memory, or by hand)", "SIGBUS": " (a full /dev/shm, or disk behind mapped memory)"}
+    return name + meant.get(name, "")
+
+
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
     """A list that becomes non-empty when a scheduler warns this process (SIGTERM, SIGUSR1), a person stops it (Ctrl-C) or
