@@ -24,8 +24,15 @@ def read(path: Path) -> tuple[object, dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if not os.access(path, os.R_OK):  # safetensors would say that there is no such file
-        raise ValueError(f"{path}: you may not read it ({path.owner()}'s, {stat.filemode(path.stat().st_mode)}); ask its owner")
+        raise ValueError(f"{path}: you may not read it ({_owner(path)}'s, {stat.filemode(path.stat().st_mode)}); ask its owner")
     return _safetensors(path) if path.suffix == ".safetensors" else (_pickle(path), {})
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # a user without a name, as in many containers
+        return f"user {path.stat().st_uid}"
 
 
 def named(path: Path, content: object) -> dict[str, Tensor]:

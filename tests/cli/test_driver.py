@@ -53,6 +53,7 @@ class Workflow(SimpleNamespace):
             resource_settings=SimpleNamespace(nodes=jobs),
             scheduler=SimpleNamespace(job_rate_limiter=None),
             config_settings=SimpleNamespace(config_args=list(typed)),
+            configfiles=["config/config.yaml"],
             global_resources={name: SimpleNamespace(value=count) for name, count in counted.items()},
             persistence=SimpleNamespace(
                 cleanup_metadata=lambda file: PersistenceBase._get_key(None, file)
@@ -96,6 +97,7 @@ def smoke(*rules: str, **named) -> driver.Driver:
         ({"scale": "smoke", "seed": "one"}, "--config seed=one: expected a whole number"),
         ({"scale": "smok"}, "did you mean 'smoke'"),
         ({"scale": "smoke", "site": "none.yaml"}, "none.yaml"),
+        ({"scale": "smoke", "data": " "}, "data has no value; write one, or leave data out"),
         ({"scale": "smoke", "data": 34}, 'data was read as 34, which is no text; put what you mean in quotes, e.g. data: "0042"'),
     ],
 )
@@ -103,6 +105,12 @@ def test_a_mistake_in_the_config_is_one_line(project, config, says):
     with pytest.raises(ConfigError) as caught:
         driver.Driver(Workflow(), config)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_number_of_another_base_in_a_config_file_is_refused(project):
+    (project / "config/config.yaml").write_text("scale: smoke\nseed: 010\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml line 2: not valid YAML \(010 would be read as 8; write that, or put"):
+        driver.Driver(Workflow(), {"scale": "smoke", "seed": 8})
 
 
 @pytest.mark.process

@@ -42,7 +42,9 @@ def notes(folder: Path) -> list:
 def test_visible_gpus_are_those_the_environment_names():
     assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": "3, 5"}) == ["3", "5"]
     assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": "0, 0,1"}) == ["0", "1"]
-    assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    for none in ("", "-1", "NoDevFiles", "-1,0"):  # CUDA shows none from the first that is none on
+        assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": none}) == []
+    assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": "2,-1,3"}) == ["2"]
 
 
 def test_gpus_that_pytorch_cannot_use_end_the_job(monkeypatch, tmp_path):

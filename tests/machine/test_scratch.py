@@ -77,6 +77,30 @@ def test_caches_leave_a_home_that_cannot_be_written(temporary, tmp_path, sealed,
     assert scratch.move_caches(environment) is None  # who is started next finds all in place
 
 
+def test_what_other_programs_left_in_the_environment_changes_no_number_and_stops_nothing(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # a notebook's, which matplotlib refuses here
+    said = scratch.settle()
+    assert "ignored NVIDIA_TF32_OVERRIDE=0: the precision is the one that the scale or command states" in said
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ and os.environ["MPLBACKEND"] == "agg"
+    assert scratch.keep_precision({}) is None
+
+
+def test_other_text_than_utf8_is_refused_in_one_line(monkeypatch):
+    for name in ("UTF-8", "utf8"):
+        scratch.refuse_other_text(name)
+    monkeypatch.setattr(scratch.locale, "getpreferredencoding", lambda do_setlocale: "ISO-8859-1")
+    with pytest.raises(ValueError, match="the locale's text is ISO-8859-1, that of the files here UTF-8; export PYTHONUTF8=1"):
+        scratch.settle()
+
+
+def test_nowhere_for_temporary_files_is_one_line(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", lambda *args: (_ for _ in ()).throw(FileNotFoundError("none")))
+    with pytest.raises(ValueError, match="no folder for temporary files can be written; set TMPDIR to one"):
+        scratch.move_caches({"XDG_CACHE_HOME": "/dev/null"})
+
+
 def test_a_user_without_a_name_gets_one(monkeypatch):
     monkeypatch.setenv("USER", "me")
     scratch.name_user()

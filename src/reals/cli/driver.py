@@ -24,7 +24,7 @@ from reals.cli.forcing import Forced
 from reals.experiment import naming
 from reals.experiment.engine import Resources
 from reals.experiment.graph import Graph
-from reals.experiment.reading import ConfigError
+from reals.experiment.reading import ConfigError, read_yaml
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import OF_COMMAND, Stage
 from reals.machine import dispatch, failures, handover, prefork, restarts, scratch, site, slurm, usage
@@ -79,6 +79,8 @@ class Driver:
     def __init__(self, workflow: "Workflow", config: Mapping[str, object]):
         """Raises ConfigError (one line) on a mistake in config, sheets, scale or site file."""
         self.workflow = workflow
+        for file in workflow.configfiles:
+            read_yaml(Path(file))  # refuses what YAML reads as something else, which Snakemake has taken by now
         config = dict(config) | as_typed(workflow)
         self.experiment = experiment_from(config)
         self.registry = Registry(self.experiment)
@@ -317,12 +319,12 @@ class Driver:
 
 def opened(workflow: "Workflow", config: Mapping[str, object]) -> Driver:
     """The driver, ready for rules to be read; a mistake is one line and ends this process with exit code 2, without a traceback."""
-    for said in scratch.settle():
-        if workflow.is_main_process:
-            say(f"reals: {said}")
     try:
+        for said in scratch.settle():
+            if workflow.is_main_process:
+                say(f"reals: {said}")
         driver = Driver(workflow, config)
-    except ConfigError as error:
+    except ValueError as error:  # ConfigError is one
         stop(error)
     driver.prepare()
     return driver

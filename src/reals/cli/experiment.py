@@ -105,6 +105,8 @@ def experiment_from(stated: Mapping[str, Any], sheets: Path = Path("config")) ->
             raise ConfigError(
                 f'the config file\'s {key} was read as {value!r}, which is no text; put what you mean in quotes, e.g. {key}: "0042"'
             )
+        if key in TEXT and value is not None and not value.strip():  # an empty path is the current folder
+            raise ConfigError(f"{key} has no value; write one, or leave {key} out")
     if stated.get("scale") is None:
         raise ConfigError(f"{sheets / 'config.yaml'} names no scale; pass --config scale=<name>")
     data, seed = stated.get("data"), stated.get("seed")

@@ -64,9 +64,9 @@ def main(arguments: list[str]) -> int:
     """Runs one command; its exit code is one of `reals.machine.signals`. A bug raises."""
     called = " ".join(["reals", *arguments[: 2 if arguments[:1] == ["stage"] else 1]])
     options = argparse.Namespace()
-    for said in scratch.settle():
-        print(f"{called}: {said}", file=sys.stderr)
     try:
+        for said in scratch.settle():
+            print(f"{called}: {said}", file=sys.stderr)
         options = parser().parse_args(one_each(arguments))
         return options.run(options) or EXIT_DONE
     except BrokenPipeError:

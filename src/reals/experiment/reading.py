@@ -106,6 +106,9 @@ def _keys(annotation: Any, place: Sequence[int | str]) -> list[str]:
     return _keys(inside[-1], place[1:]) if inside and place else []
 
 
+PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
+
+
 class _UniqueKeyLoader(yaml.CSafeLoader):
     """Refuses a key that stands twice in one mapping, of which PyYAML would silently keep the last value and drop the first."""
 
@@ -118,6 +121,18 @@ class _UniqueKeyLoader(yaml.CSafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands there twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _whole_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
+    """Refuses what YAML takes for a whole number in another base: 010 would be 8, and 1:30 would be 90."""
+    value = loader.construct_yaml_int(node)
+    if not PLAIN_NUMBER.fullmatch(node.value):
+        said = f"{node.value} would be read as {value}; write that, or put what you mean in quotes"
+        raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
+    return int(value)
+
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ there is one. This module imports the standard library only: on one machine it s
 import argparse
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -46,8 +47,9 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Ids of the GPUs, or of the MIG slices named, that this process may use, without asking a driver."""
     named = environment.get(VISIBLE)
     if named is not None:
-        # Each once: one that is named twice would be waited for, but is one GPU.
-        return [gpu for gpu in dict.fromkeys(map(str.strip, named.split(","))) if gpu not in ("", "-1", "NoDevFiles")]
+        # Each once: one that is named twice would be waited for, but is one GPU. CUDA shows none from the first that is none on.
+        shown = itertools.takewhile(lambda gpu: gpu not in ("", "-1", "NoDevFiles"), map(str.strip, named.split(",")))
+        return list(dict.fromkeys(shown))
     # CUDA counts from 0 what it finds: in a container that holds /dev/nvidia3 alone, that is GPU 0.
     return [str(number) for number in range(len(list(Path("/dev").glob(DEVICES))))]
 
@@ -132,7 +134,7 @@ def in_site(command: list[str], site: dict[str, str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reals.machine.dispatch", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m reals.machine.dispatch", description="Starts one stage.")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0, help="of each node")
     parser.add_argument("--threads", type=int, default=1, help="of each node")

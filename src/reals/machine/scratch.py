@@ -1,6 +1,7 @@
-"""Where temporary files, the import server's socket and the libraries' caches go, whatever the environment of a command is like."""
+"""What of a command's environment is put right before all else: temporary files, sockets, caches, and what other programs left there."""
 
 import getpass
+import locale
 import os
 import tempfile
 from collections.abc import MutableMapping
@@ -14,17 +15,42 @@ SOCKET = "reals-12345678/socket"  # as long as what `tempfile` and the driver ma
 
 def settle() -> list[str]:
     """Puts right what of the environment would hinder every command: numbers of other launchers, caches that cannot be written, a
-    user without a name. Lines that say what was changed. To be called first of all."""
+    user without a name, a notebook's matplotlib. Lines that say what was changed. To be called first of all.
+
+    ValueError (one line) where text is not written as UTF-8, or temporary files can go nowhere.
+    """
     name_user()
-    return [said for said in (ignore_leftovers(), move_caches()) if said]
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own, which its commands inherit, is not there to be imported
+    refuse_other_text(locale.getpreferredencoding(do_setlocale=False))
+    return [said for said in (ignore_leftovers(), keep_precision(), move_caches()) if said]
+
+
+def refuse_other_text(encoding: str) -> None:
+    """ValueError (one line) where Python reads and writes text in an ``encoding`` that lacks what our files hold."""
+    if encoding.lower().replace("-", "").replace("_", "") != "utf8":
+        raise ValueError(
+            f"the locale's text is {encoding}, that of the files here UTF-8; export PYTHONUTF8=1 (or LC_ALL=C.UTF-8)"
+        )
+
+
+def keep_precision(environment: MutableMapping[str, str] = os.environ) -> str | None:
+    """Takes out what has NVIDIA's libraries compute in another precision than the one that is stated and recorded; says so."""
+    name = "NVIDIA_TF32_OVERRIDE"
+    stated = environment.pop(name, None)
+    return None if stated is None else f"ignored {name}={stated}: the precision is the one that the scale or command states"
+
+
+def temporary() -> str:
+    """The folder of temporary files. ValueError (one line) where they can go nowhere."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        raise ValueError("no folder for temporary files can be written; set TMPDIR to one") from None
 
 
 def temporary_fault() -> str | None:
     """A line where temporary files do not go where TMPDIR says, or None. ValueError (one line) where they can go nowhere."""
-    try:
-        used = tempfile.gettempdir()
-    except OSError:
-        raise ValueError("no folder for temporary files can be written; set TMPDIR to one") from None
+    used = temporary()
     stated = os.environ.get("TMPDIR")
     if not stated or os.path.abspath(stated) == os.path.abspath(used):
         return None
@@ -79,7 +105,7 @@ def _can_be_written(folder: Path) -> bool:
 
 def _own_folder() -> Path:
     """The same each time, as caches should be, unless another user has taken its name."""
-    folder = Path(tempfile.gettempdir(), f"reals-{os.getuid()}", "cache")
+    folder = Path(temporary(), f"reals-{os.getuid()}", "cache")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:

@@ -30,9 +30,9 @@ def class_colors(count: int) -> np.ndarray:
 
 
 def paper() -> AbstractContextManager[None]:
-    """The style of all figures, to be drawn and written within."""
+    """The style of all figures, to be drawn and written within, whatever the user's own matplotlibrc says."""
     with as_file(files("reals.report.figures") / "style.mplstyle") as path:
-        return matplotlib.style.context(path)
+        return matplotlib.style.context(path, after_reset=True)
 
 
 @dataclass(frozen=True)
