@@ -12,6 +12,7 @@ from reals.cli.forcing import Forced
 from reals.experiment.graph import Graph
 from reals.experiment.load import load
 from reals.experiment.registry import Registry
+from reals.records import lineage, provenance
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_a_run_begins_anew_after_its_last_milestone_that_stays(graph):
     assert sorted(path.name for path in states.iterdir()) == [f"step_{first:08d}.pt", f"step_{first:08d}.sha256"]
     assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "made", f"step_{first}.safetensors"]
     assert [row["step"] for row in files.read_lines(folder / "log.jsonl")] == [first]
-    [aside] = (folder.parent / forcing.SET_ASIDE).iterdir()
+    [aside] = (folder.parent / provenance.SET_ASIDE).iterdir()
     assert len(files.read_lines(aside / run.id / "log.jsonl")) == 3
     assert (aside / run.id / f"made/step_{second}.safetensors.json").exists()
     lay_out()
@@ -160,3 +161,26 @@ def test_only_planned_jobs_are_set_aside_and_a_line_says_where(graph):
     assert said is not None and said.startswith("made again from the start, as told; what was there before is now in ")
     assert "results/smoke/states/set_aside/" in said
     assert not any(registry.states(run).iterdir()) and any(registry.states(other).iterdir())
+
+
+def test_what_is_made_from_it_and_not_asked_for_is_named(graph):
+    """As with -f, --until and --omit-from; else a table would show the old numbers beside the new network without a word."""
+    registry = graph.registry
+    run, evaluation = registry.runs["sit-b2-reals"], registry.evaluations["sit-b2-reals_400K"]
+    step = evaluation.needed("samples").spec.step
+    first = graph.job(run, step)
+    forced = Forced(graph, settings(targets=(first.target,)))
+    planned = [("transformer", {"id": run.id, "step": str(step)})]
+    assert forced.begin_anew(planned) is None
+    metrics = registry.outputs(evaluation)
+    make(first.outputs[0], *metrics)
+    said = forced.begin_anew(planned)
+    assert said.endswith(f"so still of before: {metrics[0]}; delete all of that to have it made again too")
+    make(first.outputs[0])
+    assert any(
+        "made again, as told: that of before is results/smoke/runs/set_aside/" in x
+        for x in lineage.lineage(registry, first.target)
+    )
+    samples = [("sample", {"id": evaluation.needed("samples").id, "shard": str(shard)}) for shard in range(2)]
+    every = [*planned, *samples, ("evaluate", {evaluation.stage.wildcard: evaluation.id})]
+    assert "still of before" not in Forced(graph, settings("transformer")).begin_anew(every)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reals.method.precision import PRECISIONS, allow_tf32, running
+from reals.method.precision import PRECISIONS, allow_tf32, described, running
 
 CPU = torch.device("cpu")
 PRODUCTS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,3 +41,7 @@ def test_an_error_leaves_the_precision_as_it_was(before):
 def test_an_unknown_precision_is_refused_by_name():
     with pytest.raises(ValueError, match="precision: got 'fp8', expected one of fp32, tf32, bf16, fp16"), running(CPU, "fp8"):
         pass
+
+
+def test_a_reader_is_not_told_of_tf32_where_there_may_be_none():
+    assert [described(name) for name in ("fp32", "tf32", "bf16")] == ["fp32", "tf32, on GPUs that have it", "bf16"]

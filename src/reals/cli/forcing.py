@@ -25,8 +25,8 @@ from reals.records import provenance
 if TYPE_CHECKING:
     from snakemake.settings.types import DAGSettings
 
-SET_ASIDE = "set_aside"  # beside the folders of the artefacts, so that DVC, which keeps those, does not take it
 STATE = re.compile(r"step_(\d+)\.(?:pt|sha256)")
+SHOWN = 3  # targets in a message
 LOCK_SECONDS = 60.0  # a training that was told to stop may still be saving
 
 
@@ -62,16 +62,33 @@ class Forced:
         return ancient(found) if not job.done or self.named(job) else []
 
     def begin_anew(self, planned: Iterable[tuple[str, Mapping[str, str]]]) -> str | None:
-        """Sets aside what is there of the jobs (rule, wildcards) that are planned, where they begin anew; a line that says so.
+        """Sets aside what is there of the jobs (rule, wildcards) that are planned, where they begin anew; a line that says so, and
+        names what is made from them and stays.
 
         None where there is nothing. Raises Busy where a training that is to begin anew still runs.
         """
         if not self.targets:
             return None
         jobs = [self.graph.of_rule(OF_COMMAND[rule], wildcards) for rule, wildcards in planned if rule in OF_COMMAND]
-        folders = set_aside(self.graph.registry, [job for job in jobs if self.named(job) or self.outdated(job)])
+        anew = [job for job in jobs if self.named(job) or self.outdated(job)]
+        stays = self._stays(anew)
+        folders = set_aside(self.graph.registry, anew)
         where = ", ".join(map(str, folders))
-        return f"made again from the start, as told; what was there before is now in {where}" if where else None
+        said = [f"made again from the start, as told; what was there before is now in {where}"] if where else []
+        if stays:
+            more = f" and {len(stays) - SHOWN} more" if len(stays) > SHOWN else ""
+            said.append(
+                f"made from what is made again, and not asked for, so still of before: {', '.join(stays[:SHOWN])}{more}; "
+                "delete all of that to have it made again too"
+            )
+        return "; ".join(said) or None
+
+    def _stays(self, anew: list[Job]) -> list[str]:
+        """Targets that exist and are made from these jobs, directly or not, and are not among them: with -f, --until or --omit-from."""
+        artefacts = {(job.artefact.id, job.number if job.artefact.stage.numbering is STEP else None) for job in anew}
+        again = {target for target, job in self.graph.jobs.items() if (job.artefact.id, job.number) in artefacts}
+        later = self.graph.after(again) - again
+        return [target for target in self.graph.jobs if target in later and self.graph.jobs[target].done]
 
 
 def set_aside(registry: Registry, jobs: Iterable[Job]) -> list[Path]:
@@ -84,7 +101,7 @@ def set_aside(registry: Registry, jobs: Iterable[Job]) -> list[Path]:
         lock = registry.folder(artefact) / ".lock"  # of a training
         with files.lock(lock, str(lock.parent), LOCK_SECONDS) if lock.exists() else nullcontext():
             for place, path in [*_left_behind(registry, artefact, numbers)]:
-                aside = place.parent / SET_ASIDE / now
+                aside = place.parent / provenance.SET_ASIDE / now
                 new = aside / place.name / path.relative_to(place)
                 if artefact.kind == "samples" and path.suffix == ".npy":
                     path.unlink()  # gigabytes that nobody goes on from

@@ -9,6 +9,11 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """``tf32``: float32 storage, 10-bit mantissa in products, on GPUs that have it; ``bf16`` and ``fp16``: by autocast."""
 
 
+def described(precision: str) -> str:
+    """For who reads the numbers: a CPU and older GPUs have no TF32, and compute in fp32."""
+    return "tf32, on GPUs that have it" if precision == "tf32" else precision
+
+
 def check(precision: str) -> None:
     """ValueError for a name that is none of ``PRECISIONS``."""
     if precision not in PRECISIONS:

@@ -131,7 +131,8 @@ def _tree(graph: Graph, places: Places, seen: set[str], target: str, depth: int,
         return
     record = places.record_of(target)
     made = files.read_json(record) if record.exists() else {}
-    for line in (_file(path, expected, made.get("sha256")), *_facts(graph.registry, job.artefact), *_making(made, seen)):
+    own = (_file(path, expected, made.get("sha256")), *_facts(graph.registry, job.artefact), *_before(path), *_making(made, seen))
+    for line in own:
         yield f"{indent}    {line}"
     if not made and path.exists():
         yield f"{indent}    (no record of its making: made elsewhere or before there were records)"
@@ -154,6 +155,13 @@ def _facts(registry: Registry, artefact: Artefact) -> Iterator[str]:
         yield "row: " + ", ".join(f"{k} {_plain(v)}" for k, v in row.items())
     if facts := {k: v for k, v in artefact.identity.items() if k == "seed" or k.endswith("sha256")}:
         yield ", ".join(f"{k} {v}" for k, v in facts.items())
+
+
+def _before(path: Path) -> Iterator[str]:
+    """That a file was made again because somebody told so (-R, -F, -f), and where what was made before is."""
+    folder = path.parent
+    for earlier in sorted(folder.parent.glob(f"{provenance.SET_ASIDE}/*/{folder.name}/{path.name}")):
+        yield f"made again, as told: that of before is {earlier}"
 
 
 def _making(made: Mapping[str, Any], seen: set[str]) -> Iterator[str]:

@@ -24,6 +24,8 @@ from reals.machine.world import world
 from reals.planning import rates
 
 PACKAGES = ("torch", "torchvision", "diffusers", "timm", "lpips", "torch-fidelity", "numpy", "scipy", "pillow")
+SET_ASIDE = "set_aside"
+"""Where a making that was told to begin anew leaves the one before: beside the artefacts' folders, which DVC keeps."""
 
 
 def path_of(target: Path) -> Path:

@@ -17,6 +17,7 @@ from reals.measure.metrics.generation import Reference, distance, generation_met
 from reals.measure.metrics.intervals import frechet_half_width
 from reals.measure.metrics.kernel import CMMD_SIGMA, cmmd, subset_size
 from reals.measure.record import how
+from reals.method.precision import described
 from reals.method.sampling import sampling_of
 from reals.progress import Progress
 from reals.stages.context import Context
@@ -49,7 +50,7 @@ def protocol(
         **({"latents": "each channel normalised by its own mean and std"} if autoencoder.normalise else {}),
         "sampler": sampler.described,
         "network evaluations": sampler.evaluations or "adaptive",
-        **({"sampling precision": spec.precision} if spec.precision else {}),
+        **({"sampling precision": described(spec.precision)} if spec.precision else {}),
         "guidance": guidance,
         "samples": spec.n,
         "labels": spec.labels,
