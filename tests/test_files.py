@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from reals import __version__, files, tensors
+from reals.measure.extractors import small_cnn
+from reals.method.models import teacher
+from reals.planning.preflight import weights
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -90,6 +93,15 @@ def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path, monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who reads everything
     with pytest.raises(ValueError, match=r"model\.safetensors: you may not read it \(.*'s, -rw"):
         tensors.read(path)
+    (tmp_path / "config.json").write_text("{}")
+    into, folder = torch.nn.Identity(), path.parent
+    for load in (
+        lambda: teacher.load_weights(into, path),
+        lambda: weights._opens(path),
+        lambda: small_cnn.load_small_cnn(folder),
+    ):
+        with pytest.raises(ValueError, match="you may not read it"):
+            load()
     monkeypatch.setattr(type(path), "owner", lambda path: {}["no such user"])  # as in many containers
     with pytest.raises(ValueError, match=r"model\.safetensors: you may not read it \(user \d+'s, -rw"):
         tensors.read(path)

@@ -39,6 +39,16 @@ class Busy(ValueError):
     passing = True
 
 
+def refuse_unreadable(path: Path) -> None:
+    """ValueError (one line) for a file that is there and not the reader's to read: safetensors would say that there is no such file."""
+    if path.exists() and not os.access(path, os.R_OK):
+        try:
+            owner = path.owner()
+        except KeyError:  # a user without a name, as in many containers
+            owner = f"user {path.stat().st_uid}"
+        raise ValueError(f"{path}: you may not read it ({owner}'s, {stat.filemode(path.stat().st_mode)}); ask its owner")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a file to write beside ``path``; at the end flushes it to disk and renames it: readers see old or new, never half.

@@ -1,16 +1,16 @@
 """Tensors by name from weight files, running nothing that the files hold."""
 
 import argparse
-import os
 import pickle
 import re
-import stat
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from reals import files
 
 SHOWN = 3  # names in a message
 
@@ -23,16 +23,8 @@ def read(path: Path) -> tuple[object, dict[str, str]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    if not os.access(path, os.R_OK):  # safetensors would say that there is no such file
-        raise ValueError(f"{path}: you may not read it ({_owner(path)}'s, {stat.filemode(path.stat().st_mode)}); ask its owner")
+    files.refuse_unreadable(path)
     return _safetensors(path) if path.suffix == ".safetensors" else (_pickle(path), {})
-
-
-def _owner(path: Path) -> str:
-    try:
-        return path.owner()
-    except KeyError:  # a user without a name, as in many containers
-        return f"user {path.stat().st_uid}"
 
 
 def named(path: Path, content: object) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reals.experiment.metric_table import ADM_EXTRACTOR
-from reals.files import write_atomically, write_text
+from reals.files import refuse_unreadable, write_atomically, write_text
 from reals.measure.extractor import SPATIAL_CHANNELS, Extractor, Features, check_bytes, on_cpu
 
 
@@ -117,6 +117,7 @@ def load_small_cnn(folder: Path) -> SmallCNN:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: not found; train the feature extractor first")
+        refuse_unreadable(folder / name)
     try:
         model = SmallCNN(SmallCNNConfig(**json.loads((folder / "config.json").read_bytes())))
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -141,6 +141,7 @@ def load_weights(network: nn.Module, weights: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    files.refuse_unreadable(weights)
     try:
         state = (
             load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
@@ -189,6 +190,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Teacher:
     values = json.loads((folder / "teacher.json").read_text())
     config = TeacherConfig(**values | {name: tuple(values[name]) for name in ("mean", "std")})
     network = build(config)
+    files.refuse_unreadable(folder / "model.safetensors")
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Teacher(config, network.to(device))
 

@@ -188,6 +188,10 @@ def _opens(path: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
         try:
+            files.refuse_unreadable(path)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        try:
             with safe_open(path, framework="np") as opened:
                 opened.keys()
         except (SafetensorError, OSError) as error:
