@@ -1,5 +1,7 @@
 """Out of memory, planted in each stage: one line with the setting and the value that fits, and no second try."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from forks import numbered
@@ -68,6 +70,12 @@ def test_a_training_names_what_fits(paper, failed, monkeypatch):
     assert "set engine.checkpoint_blocks to true" in said and "accumulate to" not in said
     monkeypatch.setattr(footprint, "transformer", lambda *how: 10**12)
     assert "no setting fits" in failed(paper.runs["sit-b2-reals"], CUDA)[0]
+
+
+def test_a_command_by_hand_names_its_batch():
+    said = out_of_memory.line(CUDA, Namespace(command="sample", batch=16))
+    assert said.endswith("--batch is 16; set it to 8, which changes nothing but speed, or close what else uses this memory")
+    assert "--batch" not in out_of_memory.line(CUDA, Namespace(command="measure"))
 
 
 def test_on_a_cpu_the_job_s_memory_is_named_too(paper, failed):

@@ -43,7 +43,9 @@ def line(error: BaseException, options: argparse.Namespace) -> str:
     gpu = _of_gpu(error)
     where = f"out of memory on the GPU{_size()}" if gpu else "out of memory on this machine's CPU"
     if getattr(options, "command", None) != "stage":
-        return f"{where}; take a smaller --batch or fewer images at a time, or close what else uses it"
+        batch = getattr(options, "batch", None) or 1
+        smaller = f"--batch is {batch}; set it to {batch // 2}, which changes nothing but speed, or " if batch > 1 else ""
+        return f"{where}: {smaller}close what else uses this memory"
     try:
         registry = registry_of(options)
         advice = _advice(registry, registry.find(OF_COMMAND[options.stage].kind, options.id), gpu)
