@@ -155,10 +155,10 @@ def test_only_planned_jobs_are_set_aside_and_a_line_says_where(graph):
     run, other = (registry.runs[name] for name in ("sit-b2-reals", "sit-b2-control"))
     make(*(registry.states(each) / "step_00000002.pt" for each in (run, other)))
     planned = [("transformer", {"id": run.id, "step": "2"}), ("all", {})]
-    assert Forced(graph, settings()).begin_anew(planned) is None
-    assert Forced(graph, settings("data")).begin_anew([("data", {"id": registry.data.id})]) is None  # there is nothing of it
-    said = Forced(graph, settings("autoencoder")).begin_anew(planned)  # what the run is trained on is made again
-    assert said is not None and said.startswith("made again from the start, as told; what was there before is now in ")
+    assert Forced(graph, settings()).begin_anew(planned) == []
+    assert Forced(graph, settings("data")).begin_anew([("data", {"id": registry.data.id})]) == []  # there is nothing of it
+    [said] = Forced(graph, settings("autoencoder")).begin_anew(planned)  # what the run is trained on is made again
+    assert said.startswith("made again from the start, as told; what was there before is now in ")
     assert "results/smoke/states/set_aside/" in said
     assert not any(registry.states(run).iterdir()) and any(registry.states(other).iterdir())
 
@@ -171,11 +171,13 @@ def test_what_is_made_from_it_and_not_asked_for_is_named(graph):
     first = graph.job(run, step)
     forced = Forced(graph, settings(targets=(first.target,)))
     planned = [("transformer", {"id": run.id, "step": str(step)})]
-    assert forced.begin_anew(planned) is None
+    assert forced.begin_anew(planned) == []
     metrics = registry.outputs(evaluation)
     make(first.outputs[0], *metrics)
-    said = forced.begin_anew(planned)
-    assert said.endswith(f"so still of before: {metrics[0]}; delete all of that to have it made again too")
+    aside, said = forced.begin_anew(planned)
+    assert aside.startswith("made again from the start, as told") and said.endswith(
+        f"so still of before: {metrics[0]}; delete all of that to have it made again too"
+    )
     make(first.outputs[0])
     assert any(
         "made again, as told: that of before is results/smoke/runs/set_aside/" in x
@@ -183,4 +185,4 @@ def test_what_is_made_from_it_and_not_asked_for_is_named(graph):
     )
     samples = [("sample", {"id": evaluation.needed("samples").id, "shard": str(shard)}) for shard in range(2)]
     every = [*planned, *samples, ("evaluate", {evaluation.stage.wildcard: evaluation.id})]
-    assert "still of before" not in Forced(graph, settings("transformer")).begin_anew(every)
+    assert not any("still of before" in line for line in Forced(graph, settings("transformer")).begin_anew(every))

@@ -688,6 +688,7 @@ def test_what_is_forced_begins_anew_with_all_that_is_made_from_it(finished, tmp_
     assert found.keys() == before.keys() and all((found[key] == before[key]).all() for key in before)
     assert later.read_bytes() == kept and json.loads(metrics.read_text())["values"] == values
     [said] = [line for line in done.stderr.splitlines() if "made again from the start, as told" in line]
+    assert "not asked for, so still of before: " in done.stderr
     places = said.split(" is now in ")[1].split(", ")
     assert [Path(each).parts[2] for each in places] == ["autoencoders", "latents", "metrics", "runs", "samples", "states"]
     assert sorted(path.name for path in (folder / places[-1] / run.id).glob("*.pt"))[0] == "step_00000002.pt"

@@ -195,10 +195,10 @@ class Driver:
                 say(f"reals: {fault}")
             if rules:
                 checks.at_start(self.registry)
-            if not self.workflow.touch and (
-                said := self.forced.begin_anew((job.rule.name, job.wildcards_dict) for job in self.workflow.dag.needrun_jobs())
-            ):
-                say(f"reals: {said}")
+            if not self.workflow.touch:
+                planned = ((job.rule.name, job.wildcards_dict) for job in self.workflow.dag.needrun_jobs())
+                for said in self.forced.begin_anew(planned):
+                    say(f"reals: {said}")
         except (ValueError, OSError) as error:  # OSError: results/ cannot be written, an image folder cannot be read
             complain(error)
             sys.exit(EXIT_MISTAKE)

@@ -61,14 +61,14 @@ class Forced:
             return found  # behind ancient ones that exist Snakemake would not make it again, even where it is told to
         return ancient(found) if not job.done or self.named(job) else []
 
-    def begin_anew(self, planned: Iterable[tuple[str, Mapping[str, str]]]) -> str | None:
-        """Sets aside what is there of the jobs (rule, wildcards) that are planned, where they begin anew; a line that says so, and
-        names what is made from them and stays.
+    def begin_anew(self, planned: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:
+        """Sets aside what is there of the jobs (rule, wildcards) that are planned, where they begin anew; lines that say so, and name
+        what is made from them and stays.
 
-        None where there is nothing. Raises Busy where a training that is to begin anew still runs.
+        Raises Busy where a training that is to begin anew still runs.
         """
         if not self.targets:
-            return None
+            return []
         jobs = [self.graph.of_rule(OF_COMMAND[rule], wildcards) for rule, wildcards in planned if rule in OF_COMMAND]
         anew = [job for job in jobs if self.named(job) or self.outdated(job)]
         stays = self._stays(anew)
@@ -81,7 +81,7 @@ class Forced:
                 f"made from what is made again, and not asked for, so still of before: {', '.join(stays[:SHOWN])}{more}; "
                 "delete all of that to have it made again too"
             )
-        return "; ".join(said) or None
+        return said
 
     def _stays(self, anew: list[Job]) -> list[str]:
         """Targets that exist and are made from these jobs, directly or not, and are not among them: with -f, --until or --omit-from."""
