@@ -74,6 +74,17 @@ def test_a_dangling_link_and_a_name_in_no_encoding(tmp_path):
     assert Images(tmp_path / "b", "train").batch(np.arange(6)).shape == (6, 3, 16, 16)
 
 
+def test_images_of_other_colour_models_and_depths_are_counted(tmp_path, capsys):
+    root = folder(tmp_path / "in", per_class=4)
+    for name in ("ant", "bee"):
+        Image.new("CMYK", (40, 30), (10, 200, 30, 5)).save(root / name / "0.tif")
+        Image.fromarray(np.full((40, 30), 0x8080, np.uint16)).save(root / name / "1.png")
+    prepare(config(root), 0, tmp_path / "out")
+    said = capsys.readouterr().out.splitlines()
+    for what in ("images are CMYK, converted to RGB as Pillow does", "images have 16 bits a channel, of which 8 are kept"):
+        assert sum(int(line.split(": ")[1].split()[0]) for line in said if line.endswith(what)) == 2
+
+
 def test_files_of_several_pictures_are_counted(tmp_path, capsys):
     root = folder(tmp_path / "in", per_class=4)
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]

@@ -2,14 +2,16 @@
 
 import io
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-OPAQUE = 255
+OPAQUE = LARGEST_BYTE = 255
+RGB_OR_GREY = ("RGB", "RGBA", "L", "LA", "1", "P", "PA")  # modes that are RGB as they are, or grey, or a palette of it
 WHOLE = {"MPO", "PSD"}  # of several pictures that are one: a photograph and its preview, the layers below a composition
 PNG, ENDS = b"\x89PNG\r\n\x1a\n", 12  # a PNG's first bytes; what a chunk has beside its content
 PngImagePlugin.MAX_TEXT_CHUNK = 64 * 2**20  # a colour profile or an editor's notes of more than Pillow's 1 MiB spoil no pixel
@@ -65,6 +67,31 @@ def first_of_several(count: int, of: int) -> str | None:
     return f"{count:,} of {of:,} images hold several pictures (animations, pages), of which the first is read" if count else None
 
 
+def is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether a file that was not decoded yet has 16 bits a channel, which Pillow cuts to 8 without a word in RGB."""
+    if image.mode.startswith("I"):
+        return True
+    for tile in image.tile:
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        largest = args[-1] if tile.codec_name.startswith("ppm") else None
+        if tile.codec_name == "SGI16" or ";16" in str(args) or (isinstance(largest, int) and largest > LARGEST_BYTE):
+            return True
+    return False
+
+
+def converted(modes: Iterable[str], of: int) -> str | None:
+    """The note on images of ``of`` that are in another colour model than RGB or grey, by their modes: CMYK, as some of ImageNet's."""
+    counts = Counter(mode for mode in modes if mode not in RGB_OR_GREY and not mode.startswith(("I", "F")))
+    if not counts:
+        return None
+    return f"{counts.total():,} of {of:,} images are {', '.join(sorted(counts))}, converted to RGB as Pillow does"
+
+
+def rounded(count: int, of: int) -> str | None:
+    """The note on ``count`` images of ``of`` with 16 bits a channel that are read with 8."""
+    return f"{count:,} of {of:,} images have 16 bits a channel, of which 8 are kept" if count else None
+
+
 def to_rgb(image: Image.Image, exif_rotate: bool) -> Image.Image:
     """RGB, 8 bits a channel: the first frame of an animation, 16-bit greys scaled (not clipped), EXIF rotation applied."""
     if exif_rotate:
@@ -105,7 +132,7 @@ def decode(
     size: int,
     exif_rotate: bool,
     megapixels: float | None = None,
-    seen: Callable[[Image.Image], None] = lambda image: None,
+    seen: Callable[[ImageFile.ImageFile], None] = lambda image: None,
 ) -> np.ndarray:
     """One image file of up to so many megapixels as uint8 [3, size, size]; ``seen`` is shown it as it is opened.
 

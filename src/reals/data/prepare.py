@@ -2,13 +2,15 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageFile
 
 from reals import files, rng
 from reals.arrays import save_array
-from reals.data.decode import Unreadable, decode, first_of_several, several
+from reals.data.decode import Unreadable, converted, decode, first_of_several, is_deep, rounded, several
 from reals.data.folder import SMALLEST_SPLIT, SPLITS, Listing, list_folder, listing_hash
 from reals.data.shipped import PAINTED_FOLDER, cifar10, digits, paint
 from reals.experiment.datasets import DataConfig
@@ -124,12 +126,19 @@ def _decoded_split(listing: Listing, split: str, config: DataConfig) -> tuple[np
     images = np.zeros((len(paths), 3, config.resolution, config.resolution), np.uint8) if config.storage == "array" else None
     bad: dict[int, Unreadable] = {}
     many: set[int] = set()
+    deep: set[int] = set()
+    modes: dict[int, str] = {}
     progress = Progress(f"images {split}", len(paths))
+
+    def look(i: int, image: ImageFile.ImageFile) -> None:
+        modes[i] = image.mode
+        for group, belongs in ((many, several(image)), (deep, is_deep(image))):
+            if belongs:
+                group.add(i)
 
     def one(i: int) -> tuple[int, np.ndarray | Unreadable]:
         try:
-            look = lambda image: many.add(i) if several(image) else None  # noqa: E731
-            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate, config.megapixels, look)
+            return i, decode(listing.root / paths[i], config.resolution, config.exif_rotate, config.megapixels, partial(look, i))
         except Unreadable as error:
             return i, error
 
@@ -140,8 +149,15 @@ def _decoded_split(listing: Listing, split: str, config: DataConfig) -> tuple[np
             elif images is not None:
                 images[i] = image
             progress.update(i + 1)
-    if note := first_of_several(len(many - bad.keys()), len(paths) - len(bad)):
-        print(f"{listing.root}, {split}: {note}", flush=True)
+    read = len(paths) - len(bad)
+    of_good = [mode for i, mode in modes.items() if i not in bad]
+    for note in (
+        first_of_several(len(many - bad.keys()), read),
+        converted(of_good, read),
+        rounded(len(deep - bad.keys()), read),
+    ):
+        if note:
+            print(f"{listing.root}, {split}: {note}", flush=True)
     return images, bad
 
 

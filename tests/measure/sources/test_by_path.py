@@ -486,6 +486,29 @@ def test_grey_images_are_read_and_lossy_ones_noted(tmp_path):
     assert "lossy" in open_source(write(tmp_path / "jpg", images(2), suffix=".jpg")).notes[0]
 
 
+def test_cmyk_is_read_as_pillow_converts_it_and_counted(tmp_path):
+    """As ADM's and torch-fidelity's readers do, and the data job."""
+    write(tmp_path / "in", images(2))
+    Image.fromarray(images(1)[0]).convert("CMYK").save(tmp_path / "in/000.tif")
+    (tmp_path / "in/000.png").unlink()
+    with Image.open(tmp_path / "in/000.tif") as image:
+        expected = np.asarray(image.convert("RGB"))
+    source = open_source(tmp_path / "in")
+    assert np.array_equal(read_all(source)[0], expected) and np.array_equal(read_all(source)[1], images(2)[1])
+    assert source.notes == ("1 of 2 images are CMYK, converted to RGB as Pillow does",)
+
+
+def test_no_array_of_an_npz_is_passed_over_without_a_word(tmp_path):
+    x = images(6)
+    np.savez(tmp_path / "gap.npz", arr_0=x[:3], arr_2=x[3:])
+    with pytest.raises(ValueError, match=r"gap\.npz: 2 arrays of images up to arr_2, but no arr_1"):
+        open_source(tmp_path / "gap.npz")
+    np.savez(tmp_path / "more.npz", x, samples=x)
+    assert open_source(tmp_path / "more.npz").notes == ("samples beside arr_0: left unread",)
+    np.savez(tmp_path / "adm.npz", x, np.arange(6), mu=x[0], sigma=x[0], mu_s=x[0], sigma_s=x[0])
+    assert open_source(tmp_path / "adm.npz").notes == ()
+
+
 def test_the_checksum_is_of_names_and_bytes(tmp_path):
     a, b = write(tmp_path / "a", images(3)), write(tmp_path / "b", images(3))
     assert open_source(a).sha256 == open_source(b).sha256

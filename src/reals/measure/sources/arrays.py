@@ -12,6 +12,9 @@ from reals.measure.source import Read, Source, size_text
 from reals.measure.sources.archive import DAMAGE, whole
 from reals.measure.sources.numbers import channels_first, check_type, joined, slicer
 
+KNOWN = {"arr_0", "arr_1", "labels", "mu", "sigma", "mu_s", "sigma_s"}  # arrays of ADM's .npz, and another name for its labels
+NAMED = 3  # of those that are left unread
+
 
 def _memmap(path: Path) -> np.ndarray:
     try:
@@ -57,12 +60,16 @@ def npz_source(path: Path, archive: zipfile.ZipFile, value_range: str) -> Source
         raise ValueError(f"{path}: holds {', '.join(names[:6])} but no arr_0; these are {kind}")
     shape, dtype = _header(path, archive, "arr_0")[:2]
     check_type(dtype, value_range, f"{path}: arr_0")
-    listed = [n for n in (f"arr_{i}" for i in range(len(names))) if n in names]
+    listed = sorted((n for n in names if re.fullmatch(r"arr_\d+", n)), key=lambda n: int(n[4:]))
     if len(shape) == 3 or (len(listed) > 1 and len(_header(path, archive, listed[1])[0]) == 4):
+        if gap := next((f"arr_{i}" for i, n in enumerate(listed) if n != f"arr_{i}"), None):
+            raise ValueError(f"{path}: {len(listed)} arrays of images up to {listed[-1]}, but no {gap}; make the file again")
         return _listed(path, archive, listed, value_range)
     if channels_first(shape, f"{path}: arr_0"):
         raise AssertionError("refused above")
     labels, notes = _labels(path, archive, names, shape[0])
+    if beside := [n for n in names if n not in KNOWN]:
+        notes += (f"{', '.join(beside[:NAMED])}{', ...' * (len(beside) > NAMED)} beside arr_0: left unread",)
     count, height, width, _ = shape
     return Source(
         path, "npz", count, (height, width), _member(path, archive, "arr_0", value_range), (path,), labels, notes=notes

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from reals.data import image_files
-from reals.data.decode import first_of_several, opaque, opened, several, too_many_pixels
+from reals.data.decode import RGB_OR_GREY, converted, first_of_several, is_deep, opaque, opened, several, too_many_pixels
 from reals.data.image_files import Found
 from reals.machine.cores import cores
 from reals.measure.source import Source, size_text
@@ -26,7 +26,11 @@ from reals.measure.sources.archive import DAMAGE, unpacked, unpacked_name
 LOSSY = {"JPEG", "MPO", "AVIF"}
 LOSSY_IN_TIFF = {"jpeg", "tiff_jpeg", "webp"}
 LARGEST_LABEL = 2**63  # what int64 holds is below
-LARGEST_BYTE = 255
+CONVERTED = (
+    "CMYK",
+    "YCbCr",
+    "RGBX",
+)  # colour models that Pillow converts to RGB, as ADM's and torch-fidelity's readers have it do
 LABELS = "dataset.json"
 """Where EDM's data sets, and StyleGAN's, say their labels: {"labels": [[name, class], ...]}."""
 
@@ -37,31 +41,24 @@ class Look(NamedTuple):
     size: tuple[int, int]  # height, width
     lossy: bool
     several: bool  # pictures, of which the first is read
+    mode: str  # Pillow's name of its colour model
 
 
 def _rgb(data: bytes, where: str) -> np.ndarray:
     """uint8 [3, H, W]; ValueError for transparency, more than 8 bits, and what cannot be read whole."""
     with _readable(where), opened(data) as image:
-        deep = _is_deep(image)
+        deep = is_deep(image)
         image.load()
-    if deep or image.mode not in ("RGB", "RGBA", "L", "LA", "1", "P", "PA"):
-        mode = f"mode {image.mode}" + (" of 16 bits" if deep else "")
-        raise ValueError(f"{where}: {mode}, expected 8-bit RGB or grey without transparency")
+    if deep or image.mode not in (*RGB_OR_GREY, *CONVERTED):
+        mode = f"mode {image.mode}" + (" of 16 bits" if deep and not image.mode.startswith("I") else "")
+        raise ValueError(f"{where}: {mode}, expected 8-bit RGB or grey without transparency, or CMYK")
     try:
         picture = opaque(image).convert("RGB")
     except ValueError as error:
-        raise ValueError(f"{where}: mode {image.mode}, expected 8-bit RGB or grey without transparency ({error})") from None
+        raise ValueError(
+            f"{where}: mode {image.mode}, expected 8-bit RGB or grey without transparency, or CMYK ({error})"
+        ) from None
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-
-
-def _is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether a file that was not decoded yet has 16 bits a channel, which Pillow cuts to 8 without a word in RGB."""
-    for tile in image.tile:
-        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        largest = args[-1] if tile.codec_name.startswith("ppm") else None
-        if tile.codec_name == "SGI16" or ";16" in str(args) or (isinstance(largest, int) and largest > LARGEST_BYTE):
-            return True
-    return False
 
 
 def look(file: Path | IO[bytes], where: str) -> Look:
@@ -69,7 +66,7 @@ def look(file: Path | IO[bytes], where: str) -> Look:
     with _readable(where), _header(file) as image:
         if fault := too_many_pixels(image):
             raise ValueError(fault)
-        return Look((image.height, image.width), _is_lossy(image, file), several(image))
+        return Look((image.height, image.width), _is_lossy(image, file), several(image), image.mode)
 
 
 def _header(file: Path | IO[bytes]) -> ImageFile.ImageFile:
@@ -198,7 +195,8 @@ def image_files_source(
     lossy = sum(look.lossy for look in seen)
     stored = f"{lossy} of {len(names)} images are stored with lossy compression, which changes every metric" if lossy else None
     first = first_of_several(sum(look.several for look in seen), len(names))
-    notes = tuple(note for note in (stored, first, left_out, unread) if note)
+    models = converted((look.mode for look in seen), len(names))
+    notes = tuple(note for note in (stored, first, models, left_out, unread) if note)
     return Source(path, kind, len(names), seen[0].size, read, members(names), labels, classes, notes)
 
 
