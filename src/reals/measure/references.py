@@ -12,7 +12,7 @@ from reals import files, rng
 from reals.experiment.metric_table import ADM_EXTRACTOR
 from reals.measure.extractor import POOL_WIDTH, SPATIAL_WIDTH, Extractor, joined
 from reals.measure.features import feature_batches
-from reals.measure.metrics.frechet import Moments, Statistics, read_adm_statistics
+from reals.measure.metrics.frechet import Moments, Statistics, no_statistics, read_adm_statistics
 from reals.measure.metrics.generation import Reference, streamed_reference
 from reals.measure.record import ADM_K
 from reals.measure.source import Source
@@ -54,6 +54,8 @@ def _adm_statistics(path: Path, n: int) -> tuple[Statistics, Statistics]:
                 f"{path}: {name} and its covariance are {tuple(found.mu.shape)} and {tuple(found.sigma.shape)}, those of {ADM_EXTRACTOR} "
                 f"are ({width},) and ({width}, {width}); make a reference from the images with `reals reference`"
             )
+        if fault := no_statistics(found.mu, found.sigma):
+            raise ValueError(f"{path}: {name} and its covariance: {fault}; copy or make it again")
     return pool, spatial
 
 

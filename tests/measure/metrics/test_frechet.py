@@ -139,6 +139,21 @@ def test_what_is_no_covariance_is_refused():
         frechet_distance(zero, eye, torch.zeros(3), torch.eye(3))
 
 
+def test_a_mean_that_is_not_finite_and_half_a_covariance_are_refused():
+    mu, sigma = torch.zeros(4), torch.eye(4)
+    hole, upper = mu.clone(), sigma + 0.5 * torch.ones(4, 4).triu(1)
+    hole[2] = torch.nan
+    for arguments, says in (
+        ((hole, sigma, mu, sigma), "the mean has NaN or Inf"),
+        ((mu, sigma, hole, sigma), "the mean has NaN or Inf"),
+        ((mu, sigma, mu, upper), "differ from those across its diagonal by up to 0.5; it is not symmetric"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            frechet_distance(*arguments)
+    rounded = sigma + 1e-6 * torch.ones(4, 4).triu(1)  # as float32 on the way to a file
+    assert frechet_distance(mu, sigma, mu, rounded) == pytest.approx(0, abs=1e-6)
+
+
 def test_adm_reference_files_are_read_and_incomplete_ones_refused(tmp_path):
     arrays = {"mu": np.ones(2), "sigma": np.eye(2), "mu_s": np.zeros(3), "sigma_s": 2 * np.eye(3)}
     np.savez(tmp_path / "full.npz", **arrays)

@@ -14,6 +14,7 @@ from reals.measure.metrics.checks import finite_rows
 
 # A covariance may miss positive semi-definiteness by this share of its largest eigenvalue.
 _NEGATIVE_TOLERANCE = 1e-6
+_SKEW_TOLERANCE = 1e-4  # of its largest entry, which float32 on the way to the file stays far below
 _BLOCK = 512  # columns of a scatter at a time: 5/8 of the work at a width of 2,048
 _WIDE = 1024  # features, from which a faster way to the distance is worth its check
 
@@ -117,10 +118,25 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     shapes = [tuple(a.shape) for a in (mu1, sigma1, mu2, sigma2)]
     if shapes != [(width,), (width, width)] * 2:
         raise ValueError(f"frechet_distance: shapes {shapes}, expected [D], [D, D], [D], [D, D] with one D")
+    for mu, sigma in ((mu1, sigma1), (mu2, sigma2)):
+        if fault := no_statistics(mu, sigma):
+            raise ValueError(f"frechet_distance: {fault}")
     root_trace = _fast_root_trace(sigma1, sigma2) if width >= _WIDE else None
     if root_trace is None:
         root_trace = torch.linalg.svdvals(root_factor(sigma1) @ root_factor(sigma2).T).sum()
     return float((mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * root_trace)
+
+
+def no_statistics(mu: Tensor, sigma: Tensor) -> str | None:
+    """Why a mean [D] and a matrix [D, D] are not those of features, as far as that costs little to see; None where they may be."""
+    if not torch.isfinite(mu).all():
+        return "the mean has NaN or Inf entries"
+    if not torch.isfinite(sigma).all():
+        return "the covariance has NaN or Inf entries"
+    skew = float((sigma - sigma.T).abs().max()) if sigma.numel() else 0.0
+    if skew > _SKEW_TOLERANCE * float(sigma.abs().max()):
+        return f"entries of the covariance differ from those across its diagonal by up to {skew:.3g}; it is not symmetric"
+    return None
 
 
 def _fast_root_trace(sigma1: Tensor, sigma2: Tensor) -> Tensor | None:
@@ -144,8 +160,6 @@ def _fast_root_trace(sigma1: Tensor, sigma2: Tensor) -> Tensor | None:
 
 def root_factor(sigma: Tensor) -> Tensor:
     """[rank, D] factor F with F^T F = sigma."""
-    if not torch.isfinite(sigma).all():
-        raise ValueError("frechet_distance: the covariance has NaN or Inf entries")
     values, vectors = torch.linalg.eigh((sigma + sigma.T) / 2)
     largest = values.abs().max()
     if values[0] < -_NEGATIVE_TOLERANCE * largest:
@@ -172,12 +186,15 @@ def read_adm_statistics(path: Path, n: int) -> tuple[Statistics, Statistics]:
     """(pool, spatial) statistics of an ADM reference .npz (``mu``, ``sigma``, ``mu_s``, ``sigma_s``).
 
     ``n`` is the number of images behind them, which the file does not hold (1,281,167 for ImageNet train).
-    ValueError if an array is missing.
+    ValueError if an array is missing, or is no real numbers.
     """
     with np.load(path) as arrays:
         missing = {"mu", "sigma", "mu_s", "sigma_s"} - set(arrays)
         if missing:
             raise ValueError(f"{path}: no {', '.join(sorted(missing))}; expected an ADM reference with statistics")
+        for name in ("mu", "sigma", "mu_s", "sigma_s"):
+            if arrays[name].dtype.kind not in "iuf":
+                raise ValueError(f"{path}: {name} is {arrays[name].dtype}, expected real numbers; make the file again")
         mu, sigma, mu_s, sigma_s = (
             torch.tensor(arrays[name], dtype=torch.float64) for name in ("mu", "sigma", "mu_s", "sigma_s")
         )
