@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from mistakes import names, one_line
+from pydantic import Field
 
 from reals.experiment.load import load
-from reals.experiment.reading import ConfigError, read_sheet, read_yaml
+from reals.experiment.reading import ConfigError, Strict, read_sheet, read_yaml, validate
 
 MISTAKES = [
     # file, old text, new text, what the line must say
@@ -23,6 +24,8 @@ MISTAKES = [
     ("config/scales/demo.yaml", "features: cached", "features: cached\nqqq: 1", "demo.yaml: qqq: unknown key"),
     ("config/scales/demo.yaml", "name: demo", "name: 2024_01", "demo.yaml: name: expected text (YAML reads 202401); put what you mean in quotes"),
     ("config/scales/demo.yaml", "400K: 400,", "400K: many,", "milestones.400K: expected a whole number (got 'many')"),
+    ("config/scales/demo.yaml", "400K: 400,", "400K: yes,", "milestones.400K: expected a whole number (got 'yes')"),
+    ("config/scales/demo.yaml", "held_out: 0.2", "held_out: 1:30.5", "demo.yaml line 10: not valid YAML (1:30.5 would be read as 90.5; write that"),
     ("config/scales/demo.yaml", "400K: 400,", "400K: 0.5,", "milestones.400K: expected a whole number (got 0.5)"),
 ]  # fmt: skip
 
@@ -37,6 +40,26 @@ def test_a_file_that_is_not_utf8_gets_one_line(project):
     path.write_bytes(path.read_bytes() + "# é\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"config/runs.tsv line \d+: not UTF-8 text"):
         load("demo")
+
+
+def test_a_switch_is_no_number_but_a_number_may_be_a_switch(tmp_path):
+    class Settings(Strict):
+        steps: int = 1
+        rates: dict[str, tuple[float, ...]] = Field(default={})
+        on: bool = False
+        either: bool | int = 0
+
+    for values in ({"steps": True}, {"rates": {"a": (0.5, False)}}):
+        with pytest.raises(ConfigError, match=r"(expected a whole number|unable to parse string as a number) \(got '(yes|no)'\)"):
+            validate(Settings, values, "here")
+    assert validate(Settings, {"on": True, "either": True}, "here").either is True
+
+
+def test_text_in_another_encoding_of_16_bits_gets_one_line(tmp_path):
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / "a.yaml").write_text("name: a\n", encoding=encoding)
+        with pytest.raises(ConfigError, match=r"^[^\n]*a\.yaml[^\n]*\Z"):
+            read_yaml(tmp_path / "a.yaml")
 
 
 def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_it(tmp_path):

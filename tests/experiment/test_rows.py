@@ -34,6 +34,7 @@ MISTAKES = [
             ("sde:forms=linear", "unknown key"), ("sde:steps=1", "sampler.steps"), ("ode:steps=51", "an even number"),
             ("sde:last=none,last_size=0.04", "last=none"), ("heun-sde:last=none", "infinite"), ("sde:last_size=0", "last_size=0"),
             ("dopri5:steps=9", "no settings"), ("sde:norm", "norm"),
+            ("sde:steps=50,steps=5", "steps stands there twice"), ("sde:name=ode", "name stands there twice"),
         ]
     ],
 ]  # fmt: skip

@@ -5,12 +5,13 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that every generator takes, scikit-learn's among them
@@ -28,8 +29,39 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_switches(cls, values: Any) -> Any:
+        """What YAML reads yes, no, on and off as would pass for 1 and 0: as text it is refused like any other."""
+        if not isinstance(values, Mapping):
+            return values
+        numbers = _numbers_of(cls)
+        return {key: _spelled(value) if key in numbers else value for key, value in values.items()}
+
 
 Model = TypeVar("Model", bound=Strict)
+
+
+@cache
+def _numbers_of(model: type[Strict]) -> frozenset[str]:
+    """The keys of a model that take numbers, however deep in lists and mappings, and no switches."""
+    found = set()
+    for key, field in model.model_fields.items():
+        inside: list[Any] = [field.annotation]
+        for one in inside:
+            inside += get_args(one)
+        if (int in inside or float in inside) and bool not in inside:
+            found.add(key)
+    return frozenset(found)
+
+
+def _spelled(value: Any) -> Any:
+    """A switch as YAML's text, inside lists and mappings too."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return [_spelled(one) for one in value]
+    return {key: _spelled(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def dash_is_none(cell: Any) -> Any:
@@ -132,7 +164,17 @@ def _whole_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
     return int(value)
 
 
+def _real_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> float:
+    """Refuses 1:30.5, which YAML takes for minutes and seconds."""
+    value = loader.construct_yaml_float(node)
+    if ":" in node.value:
+        said = f"{node.value} would be read as {value}; write that, or put what you mean in quotes"
+        raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
+    return float(value)
+
+
 _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:float", _real_number)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -142,7 +184,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        why = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigError(f"{path}{line}: not valid YAML ({why})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
     return content

@@ -28,7 +28,10 @@ def _settings(cell: Any) -> Any:
         return cell
     name, _, settings = cell.partition(":")
     pairs = [part.strip().partition("=") for part in settings.split(",")] if settings else []
-    return {"name": name, **{key.strip(): value.strip() for key, _, value in pairs}}
+    keys = ["name", *(key.strip() for key, _, _ in pairs)]
+    if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+        raise ValueError(f"{twice[0]} stands there twice (got '{cell}')")
+    return dict(zip(keys, [name, *(value.strip() for _, _, value in pairs)], strict=True))
 
 
 class SamplerCell(Strict):
