@@ -13,10 +13,18 @@ from torch import Tensor
 from reals import files
 
 SHOWN = 3  # names in a message
+PICKLES = (b"PK", b"\x80")  # how a file of torch.save begins, today's and that of before 1.6
+LFS_POINTER = b"version https://git-lfs"
+OTHERS = (
+    (LFS_POINTER, "what git keeps in the file's place", "run `git lfs pull`, or fetch it again"),
+    (b"<", "a web page", "fetch it again, by its direct link"),
+)
+"""What is found under the name of a weights file: how it begins, what it is, what to do."""
 
 
 def read(path: Path) -> tuple[object, dict[str, str]]:
-    """(what the file holds, its metadata): tensors by name for .safetensors, whatever was saved for any other suffix.
+    """(what the file holds, its metadata): tensors by name of a safetensors file, whatever was saved of any other. What kind it is
+    the file's first bytes say, and its name where they are damaged.
 
     Pickles may hold tensors, plain Python values and argparse.Namespace. Raises ValueError, one line, for a file that is
     missing, damaged, truncated, not the reader's to read, or holds any other object.
@@ -24,7 +32,18 @@ def read(path: Path) -> tuple[object, dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     files.refuse_unreadable(path)
-    return _safetensors(path) if path.suffix == ".safetensors" else (_pickle(path), {})
+    with path.open("rb") as file:
+        head = file.read(len(LFS_POINTER))
+    if head[8:9] == b"{":  # behind the length of its header
+        return _safetensors(path)
+    for begins, what, remedy in OTHERS:
+        if head.lstrip().startswith(begins):
+            raise ValueError(f"{path}: is {what} ({path.stat().st_size} bytes), not the weights themselves; {remedy}")
+    if path.suffix.lower() != ".safetensors":
+        return _pickle(path), {}
+    if head.startswith(PICKLES):
+        raise ValueError(f"{path}: is no safetensors file but one of torch.save; call it {path.with_suffix('.pt').name}")
+    return _safetensors(path)
 
 
 def named(path: Path, content: object) -> dict[str, Tensor]:
@@ -49,8 +68,9 @@ def check(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor
         if not value.is_floating_point():
             raise ValueError(f"{path}: {name} is {value.dtype}, expected floating point")
         # The sum is finite unless a value is not (or it overflows, which the exact test then clears): ten times quicker.
-        if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
+        # As float32, which is what networks here take: a double may be beyond it.
+        if not torch.isfinite(value.sum(dtype=torch.float32)) and not (finite := torch.isfinite(value.float())).all():
+            count = int((~finite).sum())
             raise ValueError(
                 f"{path}: {name} has {count} values that are NaN or infinite; the run had diverged, use an earlier file"
             )

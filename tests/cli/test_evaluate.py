@@ -234,6 +234,9 @@ def test_bad_samples_and_options_are_refused(here, capsys):
         (("negative.npz", *real, "--per-class"), "labels below 0"),
         (("samples.npz", *real, "--per-class", "--labels", "labels.npy"), "not a whole .npy of numbers"),
         (("samples.npz", *real, "--per-class", "--labels", "samples.npz"), "not a whole .npy of numbers"),
+        (("samples.npz", *real, "--labels", "labels.npy"), "--labels: says the classes of --per-class; give both"),
+        (("samples.npz", *real, "--out", "samples.npz"), "samples.npz: is read by this command, which would write over it"),
+        (("samples.npz", *real, "--out", "./real.npz"), "real.npz: is read by this command"),
         (("samples.npz", *real, "--out", "empty"), "is a folder; give a file with --out"),
     ):
         assert message in refused(capsys, "evaluate", *arguments), arguments

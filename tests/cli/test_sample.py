@@ -1,5 +1,6 @@
 """`reals sample`: the same images however they are cut into batches, shards and processes; mistakes are one line."""
 
+import argparse
 import json
 import os
 import shutil
@@ -417,6 +418,8 @@ BAD = {
     "npz name": (["--npz", "a.zip", "--cfg", "1"], r"a\.zip: expected a name that ends in \.npz"),
     "shard": (["--shard", "3/3"], "expected K from 0 to N - 1"),
     "shard text": (["--shard", "third"], "expected K/N"),
+    "parts in a file": (["--parts", "names.txt"], "names.txt: is a file; give a folder with --parts"),
+    "grid below a file": (["--grid", "names.txt/a.png"], "cannot be written .*; give another place with --grid"),
     "device": (["--device", "tpu9"], "--device tpu9"),
     "n": (["--n", "0"], "expected at least 1"),
     "n of random": (["--random", "3", "--n", "2"], "take their own number"),
@@ -453,6 +456,80 @@ def test_without_a_compiler_it_is_said_before_the_network_is_loaded(made, tmp_pa
     assert main(["sample", "none.safetensors", "--grid", str(tmp_path / "a.png"), "--compile"]) == 2
     [said] = capsys.readouterr().err.splitlines()
     assert said.startswith("reals sample: --compile: torch.compile needs a C++ compiler, not found here; install or load it")
+
+
+def test_options_that_change_nothing_are_named(made, tmp_path, capsys):
+    guided = ["--interval", "0,0.5", "--cfg-channels", "all"]
+    sample(made, "--random", 1, "--cfg", 1, *guided, "--npz", tmp_path / "a.npz")
+    assert "NOTE: without guidance (--cfg 1) --interval, --cfg-channels changes nothing" in capsys.readouterr().out
+    sample(made, "--random", 1, "--cfg", 2, *guided, "--npz", tmp_path / "b.npz")
+    assert "NOTE" not in capsys.readouterr().out
+
+
+def test_parts_that_nobody_knows_the_settings_of_are_refused(made, tmp_path, capsys):
+    call = command(made, "--random", 1, "--cfg", 1, "--npz", tmp_path / "a.npz")
+    assert main(call) == 0
+    parts = tmp_path / "a.npz.parts"
+    (parts / "0000000_x.npz").touch()  # no part, so of no account
+    assert main(call) == 0
+    (parts / "settings.json").write_text('{"seed')
+    assert main(call) == 2
+    assert "its settings.json is damaged; give --parts another folder, or delete this one" in capsys.readouterr().err
+    (parts / "settings.json").unlink()
+    assert main(call) == 2
+    assert "holds images, but no settings.json that says how they were made" in capsys.readouterr().err
+
+
+def test_a_file_of_a_training_script_is_sampled_on_the_path_that_it_names(made, tmp_path, capsys):
+    said = argparse.Namespace(model="SiT-S/2", path_type="GVP", prediction="velocity", train_eps=None)
+    torch.save({"ema": network().state_dict(), "args": said}, tmp_path / "a.pt")
+    call = [
+        "sample",
+        str(tmp_path / "a.pt"),
+        "--family",
+        "sit",
+        "--heads",
+        "2",
+        "--vae",
+        str(made / "vae"),
+        "--steps",
+        "4",
+        "--random",
+        "1",
+    ]
+    assert main([*call, "--cfg", "1", "--grid", str(tmp_path / "a.png")]) == 0
+    assert "gvp path" in capsys.readouterr().out
+    assert main([*call, "--path", "linear", "--grid", str(tmp_path / "b.png")]) == 2
+    assert "was trained on the gvp path; leave it out" in capsys.readouterr().err
+
+
+def test_export_says_what_the_file_cannot_and_overwrites_no_weights(made, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    def own(path: str) -> Path:
+        facts = {"family": "SiT", "config": asdict(CONFIG), "scaling_factor": SCALING, "autoencoder": "vae", "interpolant": path}
+        save_file(network().state_dict(), tmp_path / f"{path}.safetensors", metadata={"reals": json.dumps(facts)})
+        return tmp_path / f"{path}.safetensors"
+
+    assert main(["export", str(own("gvp")), str(tmp_path / "a.pt")]) == 0
+    said = capsys.readouterr().out
+    assert "give SiT's code --path-type GVP" in said
+    assert f"latents are divided by {SCALING:g} and decoded by vae; the references' scripts divide by 0.18215" in said
+    assert main(["export", str(own("gvp")), str(tmp_path / "b.pt"), "--to", "repa"]) == 0
+    assert "give REPA's code --path-type cosine" in capsys.readouterr().out
+    whole = (tmp_path / "a.pt").read_bytes()
+    for arguments, says in (
+        ([own("vp"), tmp_path / "c.pt", "--to", "repa"], "trained on the vp path, which REPA's code has not; write it --to sit"),
+        ([own("vp"), tmp_path / "c.pt", "--heads", "4"], "our own file says it has 2 heads, got 4; leave them out"),
+        ([own("vp"), own("vp")], "is a file of torch.save, as the references' code loads it; call it .pt"),
+        (
+            [tmp_path / "a.pt", tmp_path / "a.pt", "--family", "sit", "--heads", "2"],
+            "is read by this command, which would write over it",
+        ),
+    ):
+        assert main(["export", *map(str, arguments)]) == 2
+        assert says in capsys.readouterr().err
+    assert (tmp_path / "a.pt").read_bytes() == whole and not (tmp_path / "c.pt").exists()
 
 
 def test_guidance_needs_a_null_class(made, tmp_path, capsys):

@@ -118,6 +118,72 @@ def test_names_of_wrapped_networks_are_unwrapped(tmp_path, prefix):
     assert same(load(tmp_path / "b.pt", "SiT", heads=2).model, model)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "family", "says"),
+    [
+        ({"model": "DiT-XL/2"}, "SiT", "arguments are those of a DiT, got family SiT; give DiT"),
+        ({"model": "SiT-XL/2", "train_eps": None}, "DiT", "arguments are those of a SiT, got family DiT"),
+        ({"model": "SiT-XL/2", "train_eps": None}, "REPA", "arguments are those of a SiT, got family REPA"),
+        ({"model": "SiT-XL/2", "proj_coeff": 0.5}, "SiT", "arguments are those of a REPA, got family SiT"),
+        (
+            {"model": "SiT-XL/2", "prediction": "noise"},
+            "SiT",
+            "trained to predict the noise; only networks that predict the velocity",
+        ),
+        ({"model": "SiT-XL/2", "path_type": "spiral"}, "SiT", "trained on the path spiral, expected one of linear, gvp, vp"),
+    ],
+)
+def test_what_a_training_script_says_is_not_passed_over(tmp_path, arguments, family, says):
+    """Such weights have the same names and shapes, and would draw other images without a word."""
+    path = training(tmp_path / "a.pt", network(), network(1), **arguments)
+    with pytest.raises(ValueError, match=says):
+        load(path, family, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "family", "interpolant"),
+    [
+        ({"model": "SiT-XL/2", "path_type": "GVP", "prediction": "velocity", "train_eps": None}, "SiT", "gvp"),
+        ({"model": "SiT-XL/2", "path_type": "VP", "train_eps": None}, "SiT", "vp"),
+        ({"model": "SiT-XL/2", "path_type": "cosine", "prediction": "v", "proj_coeff": 0.5}, "REPA", "gvp"),
+        ({"model": "SiT-XL/2", "path_type": "linear", "proj_coeff": 0.5}, "REPA", "linear"),
+        ({"model": "SiT-B/2"}, "REPA", None),
+        ({"model": "DiT-XL/2"}, "DiT", None),
+        ({"model": "mine"}, "DiT", None),
+    ],
+)
+def test_the_path_is_that_of_the_training_script(tmp_path, arguments, family, interpolant):
+    path = training(tmp_path / "a.pt", network(), network(1, learn_sigma=family != "REPA"), **arguments)
+    assert load(path, family, heads=2).interpolant == interpolant
+
+
+def test_a_file_is_what_its_bytes_are_whatever_it_is_called(tmp_path):
+    model = network()
+    save_file(model.state_dict(), tmp_path / "a.pt")
+    torch.save(model.state_dict(), tmp_path / "a.safetensors")
+    assert same(load(tmp_path / "a.pt", "SiT", heads=2).model, model)
+    with pytest.raises(ValueError, match=r"is no safetensors file but one of torch\.save; call it a\.pt"):
+        load(tmp_path / "a.safetensors", "SiT")
+    for suffix in (".pt", ".bin", ".safetensors"):
+        (tmp_path / f"b{suffix}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 334643276\n")
+        with pytest.raises(ValueError, match=r"\(71 bytes\), not the weights themselves; run `git lfs pull`"):
+            load(tmp_path / f"b{suffix}", "SiT")
+        (tmp_path / f"c{suffix}").write_text("<!doctype html><html></html>")
+        with pytest.raises(ValueError, match=r"is a web page .* fetch it again, by its direct link"):
+            load(tmp_path / f"c{suffix}", "SiT")
+
+
+def test_weights_that_would_be_lost_on_the_way_are_refused(tmp_path):
+    state = network().state_dict()
+    torch.save(state | {f"module.{name}": value * 2 for name, value in state.items()}, tmp_path / "two.pt")
+    with pytest.raises(ValueError, match=r"holds (\S+) twice, also as module\.\1; which one is it"):
+        load(tmp_path / "two.pt", "SiT", heads=2)
+    name = "final_layer.linear.bias"
+    torch.save(state | {name: torch.full_like(state[name], 1e300, dtype=torch.float64)}, tmp_path / "large.pt")
+    with pytest.raises(ValueError, match=r"final_layer\.linear\.bias has \d+ values that are NaN or infinite"):
+        load(tmp_path / "large.pt", "SiT", heads=2)
+
+
 def test_repa_with_several_teachers_loads_and_goes_back(tmp_path):
     model = network(learn_sigma=False, **{**PROJECTOR, "projector_dim": (12, 20)})
     path = training(tmp_path / "r.pt", model, model, encoder_depth=1)

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     labels = _labels(options, source, n)
     place = options.samples.resolve()  # '.' has no name of its own
     out = options.out or place.with_name(place.name + ".metrics.json")
-    refuse_unwritable("--out", out)
+    refuse_unwritable("--out", out, options.samples, options.reference, options.labels, options.weights)
     refuse_unwritable("--features", options.features)
     memory.keep_freed()
     extractor = make_network(options)
@@ -103,6 +103,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--features {options.features}: expected a name ending in .npz")
     if options.n < 2:
         raise ValueError(f"--n {options.n}: at least 2 images are needed for a covariance")
+    if options.labels is not None and not options.per_class:
+        raise ValueError("--labels: says the classes of --per-class; give both")
     if options.bootstrap < 0 or options.bootstrap == 1:
         raise ValueError(f"--bootstrap {options.bootstrap}: expected 0, or at least 2 (100 gives a fair idea)")
     if options.kid and options.pr_reference == 0:

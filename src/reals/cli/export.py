@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reals.cli import hub
+from reals.cli.networks import refuse_unwritable
 from reals.cli.subcommands import Subcommands
 
 if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
     from torch import Tensor
 
     from reals.method.checkpoints import Checkpoint
+
+
+REPA_PATHS = {"linear": "linear", "gvp": "cosine"}  # what REPA's code calls our paths
 
 
 def add(commands: Subcommands) -> None:
@@ -52,16 +56,32 @@ def run(options: argparse.Namespace) -> None:
     if options.to == "hub":
         hub.export(options)
         return
+    if options.out.suffix == ".safetensors":
+        raise ValueError(f"{options.out}: what is written is a file of torch.save, as the references' code loads it; call it .pt")
+    refuse_unwritable("OUT", options.out, options.checkpoint)
+    from reals.cli.sample.settings import trained_path
+    from reals.data.latent_scale import CLASS_FACTOR, FACTOR, LatentScale
     from reals.method import checkpoints
 
     families = {"sit": "SiT", "dit": "DiT", "repa": "REPA", None: None}
     checkpoint = checkpoints.load(options.checkpoint, families[options.family], weights=options.weights, heads=options.heads)
     source = checkpoint.family if checkpoint.source == "ours" else checkpoint.source
     family = families[options.to] or source
+    path = trained_path(options.checkpoint, checkpoint) or "linear"
+    if family == "REPA" and path not in REPA_PATHS:
+        raise ValueError(f"{options.checkpoint}: was trained on the {path} path, which REPA's code has not; write it --to sit")
     raw = _raw_weights(options.checkpoint, checkpoint) if options.layout == "training" else None
     checkpoints.export(options.out, checkpoint, family, layout=options.layout, variance=not options.no_variance, model=raw)
     held = "state dict" if options.layout == "raw" else "ema" if raw is None else "model and ema"
     print(f"{options.out}: {family}, {held}")
+    if path != "linear":
+        print(
+            f"  trained on the {path} path: give {family}'s code --path-type {REPA_PATHS[path] if family == 'REPA' else path.upper()}"
+        )
+    if FACTOR in checkpoint.facts:
+        scale = LatentScale.of(checkpoint.facts)
+        print(f"  its latents are divided by {scale} and decoded by {checkpoint.facts['autoencoder']}; the references' scripts divide by "
+              f"{CLASS_FACTOR} and decode by Stable Diffusion's")  # fmt: skip
 
 
 def _raw_weights(path: Path, checkpoint: "Checkpoint") -> "dict[str, Tensor] | None":

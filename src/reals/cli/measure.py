@@ -49,6 +49,10 @@ def run(options: argparse.Namespace) -> None:
     experiment = experiment_of(options)
     costs = Costs(Registry(experiment))
     cuda = torch.cuda.is_available() and rates.on_gpus(experiment.scale)
+    if cuda and options.threads is not None:
+        raise ValueError("--threads: is for a CPU, and this machine's GPU is what is measured; leave it out")
+    if not 0 < options.seconds < float("inf"):
+        raise ValueError(f"--seconds: got {options.seconds:g}, expected a number above 0")
     threads = None if cuda else options.threads or rates.threads_of(experiment.scale)
     if threads is not None:
         if not 1 <= threads <= (os.cpu_count() or 1):

@@ -44,10 +44,12 @@ def check_shared(options: argparse.Namespace) -> None:
         )
 
 
-def refuse_unwritable(option: str, path: Path | None) -> None:
-    """ValueError where ``path`` cannot be written, said before hours of work and not after."""
+def refuse_unwritable(option: str, path: Path | None, *read: Path | None) -> None:
+    """ValueError where ``path`` cannot be written, or is one of those that are ``read``, said before hours of work and not after."""
     if path is None:
         return
+    if path.exists() and any(other is not None and other.exists() and path.samefile(other) for other in read):
+        raise ValueError(f"{path}: is read by this command, which would write over it; give another file with {option}")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a file with {option}")
     probe = path.with_name(f".{path.name}.probe")

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     check_shared(options)
     if options.out.suffix != ".npz":
         raise ValueError(f"--out {options.out}: expected a name ending in .npz")
-    refuse_unwritable("--out", options.out)
+    refuse_unwritable("--out", options.out, options.images, options.weights)
     from reals.experiment.metric_table import ADM_EXTRACTOR
     from reals.machine import memory
     from reals.measure.references import (

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reals import files, tensors
+from reals.experiment.sampler_table import PathName
 from reals.method.models.transformer import FULL_SIZES, TIME_FREQUENCIES, Transformer, TransformerConfig, time_frequencies
 
 FAMILIES = ("SiT", "DiT", "REPA")
@@ -22,6 +23,10 @@ LAYOUTS = ("training", "raw")
 HEADS = {width: heads for width, _, heads in FULL_SIZES.values()}
 REPA_DEPTHS = {(width, depth): 4 if size == "B" else 8 for size, (width, depth, _) in FULL_SIZES.items()}
 LABEL_DROPOUT = 0.1  # of all reference training scripts; a file only shows whether it was above 0
+
+VELOCITY = ("velocity", "v")  # what `prediction` says in SiT's and REPA's arguments of a network that can be sampled here
+INTERPOLANTS: dict[str, PathName] = {"linear": "linear", "gvp": "gvp", "vp": "vp", "cosine": "gvp"}
+"""What `path_type` says there; REPA's cosine is SiT's gvp, in its own time."""
 
 State = dict[str, Tensor]
 
@@ -32,7 +37,8 @@ class Checkpoint:
 
     `model` is in eval mode, frozen, float32, and runs in SiT's time and sign whatever the file did. `family` is SiT or
     DiT and says which samplers fit. `source` says who wrote the file: SiT, DiT, REPA or ours. `facts` is the metadata
-    of our own files, else empty. `notes` are one line for each thing the file does not say and we took as given.
+    of our own files, else empty. `notes` are one line for each thing the file does not say and we took as given. `interpolant`
+    is what a training script of others says in the file of the path that the network was trained on (`paths.PATHS`).
     """
 
     model: Transformer
@@ -40,6 +46,7 @@ class Checkpoint:
     source: str
     facts: dict
     notes: tuple[str, ...] = ()
+    interpolant: PathName | None = None
 
 
 def load(
@@ -62,12 +69,13 @@ def load(
 
     REPA's networks v(x, tau) are converted (`reverse_time`). Raises ValueError, one line, for anything that does not
     fit: a damaged file, objects other than tensors and argparse.Namespace, missing or unknown keys, wrong shapes, values
-    that are not finite.
+    that are not finite, another family or another prediction than the file's training arguments say.
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family: got {family!r}, expected one of {', '.join(FAMILIES)}")
     state, facts, arguments = _read(path, weights)
     notes: list[str] = []
+    interpolant = None
     if facts:
         if family is not None and family != facts["family"]:
             raise ValueError(
@@ -77,12 +85,15 @@ def load(
             config = TransformerConfig(**facts["config"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: its metadata make no transformer ({error}); fetch or make it again") from None
+        if heads is not None and heads != config.heads:
+            raise ValueError(f"{path}: our own file says it has {config.heads} heads, got {heads}; leave them out")
         family, source = facts["family"], "ours"
     else:
         if family is None:
             raise ValueError(f"{path}: weights do not say whether they are a SiT, a DiT or a REPA; give the family")
         if family != "REPA" and any(name.startswith("projectors.") for name in state):
             raise ValueError(f"{path}: has REPA's projectors, got family {family}; REPA's time runs the other way: give REPA")
+        interpolant = _trained_as(path, family, arguments)
         if family == "REPA":
             state = _joined_blocks(state)
         config, notes = _infer(path, state, heads, classes, arguments)
@@ -99,7 +110,7 @@ def load(
     if source == "REPA":
         state, family = reverse_time(state), "SiT"
     model.load_state_dict(state, assign=True)
-    return Checkpoint(model.eval().requires_grad_(False), family, source, facts, tuple(notes))
+    return Checkpoint(model.eval().requires_grad_(False), family, source, facts, tuple(notes), interpolant)
 
 
 def homes(path: Path) -> list[Path]:
@@ -190,7 +201,31 @@ def _read(path: Path, weights: str | None) -> tuple[State, dict, dict]:
     elif weights is not None:
         raise ValueError(f"{path}: holds one set of weights, got a choice of {weights}; leave it out")
     named = tensors.named(path, content)
-    return {_unwrapped(name): value for name, value in named.items()}, facts, arguments
+    state = {_unwrapped(name): value for name, value in named.items()}
+    if len(state) < len(named):
+        twice = next(name for name in named if _unwrapped(name) != name and _unwrapped(name) in named)
+        raise ValueError(f"{path}: holds {_unwrapped(twice)} twice, also as {twice}; which one is it? Save one network alone")
+    return state, facts, arguments
+
+
+def _trained_as(path: Path, family: str, arguments: Mapping[str, Any]) -> PathName | None:
+    """The path that the arguments of a training script name, None where they name none.
+
+    ValueError where they are of another family, or of a network that predicts no velocity: its weights would load all the same.
+    """
+    called = str(arguments.get("model", "")).partition("-")[0]  # REPA calls its networks SiT too
+    said = "REPA" if "proj_coeff" in arguments else "SiT" if "train_eps" in arguments else called
+    fits = {"REPA": ("REPA",), "DiT": ("DiT",), "SiT": ("SiT",) if "train_eps" in arguments else ("SiT", "REPA")}
+    if family not in fits.get(said, FAMILIES):
+        raise ValueError(f"{path}: its training arguments are those of a {said}, got family {family}; give {fits[said][0]}")
+    if (prediction := str(arguments.get("prediction", VELOCITY[0]))) not in VELOCITY:
+        raise ValueError(f"{path}: trained to predict the {prediction}; only networks that predict the velocity are sampled here")
+    stated = arguments.get("path_type")
+    if stated is None:
+        return None
+    if str(stated).lower() not in INTERPOLANTS:
+        raise ValueError(f"{path}: trained on the path {stated}, expected one of {', '.join(INTERPOLANTS)}")
+    return INTERPOLANTS[str(stated).lower()]
 
 
 def _facts(path: Path, text: str) -> dict[str, Any]:

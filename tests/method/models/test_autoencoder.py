@@ -86,6 +86,36 @@ def test_latents_that_cannot_be_scaled_as_the_config_says_are_refused(tmp_path):
         models.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        (
+            [f"{models.STEM}.fp16.safetensors"],
+            rf"if {models.STEM}\.fp16\.safetensors are its weights, .* name it {models.STEM}\.safetensors",
+        ),
+        (["pytorch_model.bin"], rf"if pytorch_model\.bin are its weights, .* name it {models.STEM}\.bin"),
+        (
+            [f"{models.STEM}-0000{i}-of-00002.safetensors" for i in (1, 2)],
+            r"-00001-of-00002\.safetensors is a part: load it by diffusers",
+        ),
+        ([], rf"has neither {models.WEIGHTS} nor {models.STEM}\.bin$"),
+    ],
+)
+def test_weights_under_another_name_are_named_with_what_to_do(tmp_path, there, says):
+    (tmp_path / "config.json").write_text("{}")
+    for name in there:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=says):
+        models.load(tmp_path)
+
+
+def test_a_link_of_the_cache_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / models.WEIGHTS).symlink_to(tmp_path / "blobs")
+    with pytest.raises(ValueError, match=rf"{models.WEIGHTS} is a link that leads nowhere"):
+        models.load(tmp_path)
+
+
 def test_align_networks_travel_beside_it(tmp_path):
     networks = alignment.AlignNetworks(4, 6, 2, 8, patch=True, cls=False)
     models.save_align(networks, tmp_path)

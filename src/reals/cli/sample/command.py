@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     outputs = check_options(options)
     # These bring torch, which `reals --help` and other commands do without.
     from reals import files
-    from reals.cli.networks import device_of
+    from reals.cli.networks import device_of, refuse_unwritable
     from reals.cli.sample import decoder, labels, settings
     from reals.cli.sample.drawing import maker
     from reals.cli.sample.outputs import write_grid, write_npz
@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> None:
     from reals.method.sampling import shard_range
 
     shard, shards = settings.shard_of(options.shard)
+    for output in outputs:
+        refuse_unwritable(f"--{output.suffix.removeprefix('.').replace('png', 'grid')}", output)
     device = device_of(options.device)
     if options.compile:
         compiler.require(device.type == "cuda", "--compile")
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
     print(settings.checkpoint_described(options.checkpoint, checkpoint))
     sampling = settings.sampling_of(options, checkpoint)
     sampling.check(checkpoint.family, checkpoint.model.config)
+    if note := settings.without_effect(options, sampling):
+        print(f"  NOTE: {note}")
     names = labels.class_names(options, checkpoint)
     classes, columns = labels.labels_of(options, checkpoint.model.config.classes, names)
     n = len(classes)

@@ -1,7 +1,6 @@
 """The class of each image: ids or names given, or drawn."""
 
 import argparse
-import json
 import math
 import re
 import unicodedata
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reals import files
 from reals.method import checkpoints, sampling
 from reals.method.checkpoints import Checkpoint
 from reals.records import hub
@@ -51,7 +51,7 @@ def own_names(path: Path, checkpoint: Checkpoint) -> list[str] | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return dict(files.read_json(path)) if path.is_file() else {}
 
 
 def labels_of(options: argparse.Namespace, classes: int, names: list[str] | None) -> tuple[np.ndarray, int]:

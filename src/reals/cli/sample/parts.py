@@ -1,6 +1,7 @@
 """Finished batches on disk, from which a command that is run again goes on."""
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +13,8 @@ import numpy as np
 from reals import files
 from reals.arrays import save_npz
 from reals.progress import Progress
+
+START_ANEW = "give --parts another folder, or delete this one"
 
 Report = Callable[[int, int], None]
 """Called with (step, steps) while a batch is drawn."""
@@ -28,24 +31,33 @@ class Parts:
         self.folder = folder
 
     def settings(self) -> dict[str, Any]:
-        return files.read_json(self.folder / "settings.json")
+        try:
+            return dict(files.read_json(self.folder / "settings.json"))
+        except files.MissingArtefact:
+            raise ValueError(f"{self.folder}: its settings.json is damaged; {START_ANEW}") from None
 
     def begin(self, settings: dict[str, Any]) -> None:
-        """Marks the folder with its settings; ValueError where it holds parts of others."""
+        """Marks the folder with its settings; ValueError where it holds parts of others, or of nobody knows which."""
         path, settings = self.folder / "settings.json", json.loads(json.dumps(settings))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder}: is a file; give a folder with --parts")
         if not path.exists():
+            if self._listed():
+                raise ValueError(
+                    f"{self.folder} holds images, but no settings.json that says how they were made; copy it too, or {START_ANEW}"
+                )
             files.write_json(path, settings)
         made = self.settings()
         for key in [*settings, *made]:
             if made.get(key) != settings.get(key):
                 raise ValueError(
                     f"{self.folder} holds images made with {key} {made.get(key)}, now it is {settings.get(key)}; "
-                    "give other outputs, or --parts another folder, or delete this one"
+                    f"give other outputs, or {START_ANEW}"
                 )
 
     def _listed(self) -> list[tuple[int, int, Path]]:
-        named = ((p.stem.split("_"), p) for p in self.folder.glob("[0-9]*_*.npz"))
-        return sorted((int(first), int(count), p) for (first, count), p in named)
+        named = ((re.fullmatch(r"(\d+)_(\d+)", path.stem), path) for path in self.folder.glob("*.npz"))
+        return sorted((int(found[1]), int(found[2]), path) for found, path in named if found)
 
     def covered(self) -> set[int]:
         return {i for first, count, _ in self._listed() for i in range(first, first + count)}

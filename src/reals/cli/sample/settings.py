@@ -43,7 +43,7 @@ def sampling_of(options: argparse.Namespace, checkpoint: Checkpoint) -> Sampling
         if sampler not in fits:
             raise ValueError(f"--{option.replace('_', '-')} means nothing to the sampler {sampler}; it is for {', '.join(fits)}")
         chosen[SETTINGS.get(option, option)] = value
-    if own := _trained_path(options.checkpoint, checkpoint):
+    if own := trained_path(options.checkpoint, checkpoint):
         if chosen.setdefault("path", own) != own:
             raise ValueError(f"--path {options.path}: {options.checkpoint} was trained on the {own} path; leave it out")
     if options.interval is not None:
@@ -61,12 +61,20 @@ def sampling_of(options: argparse.Namespace, checkpoint: Checkpoint) -> Sampling
     return Sampling(sampler=sampler, cfg=REFERENCE_CFG if options.cfg is None else options.cfg, **chosen)
 
 
-def _trained_path(path: Path, checkpoint: Checkpoint) -> str | None:
-    """The interpolant of one of our own SiT runs that is not on the linear path; files of before they said it lie beside their spec."""
-    if checkpoint.source != "ours" or checkpoint.family != "SiT":
+def without_effect(options: argparse.Namespace, sampling: Sampling) -> str | None:
+    """The options that were given and change nothing: those of guidance, where there is none; None where there are none."""
+    given = [option for option in ("interval", "interval_time", "cfg_channels") if getattr(options, option) is not None]
+    if sampling.cfg != 1 or not given:
         return None
+    return f"without guidance (--cfg 1) {', '.join('--' + option.replace('_', '-') for option in given)} changes nothing"
+
+
+def trained_path(path: Path, checkpoint: Checkpoint) -> str | None:
+    """The interpolant that a SiT was trained on, where its file says it; our files of before they did lie beside their spec."""
+    if checkpoint.source != "ours" or checkpoint.family != "SiT":
+        return checkpoint.interpolant
     spec = next((home / "spec.json" for home in checkpoints.homes(path) if (home / "spec.json").is_file()), None)
-    return checkpoint.facts.get("interpolant") or (files.read_json(spec).get("path") if spec else None)
+    return checkpoint.facts.get("interpolant") or (files.read_json(spec).get("path") or "linear" if spec else None)
 
 
 def described(s: Sampling) -> str:

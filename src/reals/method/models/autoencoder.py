@@ -111,7 +111,19 @@ def find(source: Path | str) -> tuple[Path | None, Path]:
     for name in (WEIGHTS, f"{STEM}.bin"):
         if (folder / name).is_file():
             return config, folder / name
-    raise ValueError(f"{folder}: has neither {WEIGHTS} nor {STEM}.bin")
+    raise ValueError(f"{folder}: has neither {WEIGHTS} nor {STEM}.bin{_instead(folder)}")
+
+
+def _instead(folder: Path) -> str:
+    """What weights a folder has in place of those that are read, and what to do."""
+    if links := [path.name for path in folder.iterdir() if path.is_symlink() and not path.exists()]:
+        return f"; {links[0]} is a link that leads nowhere: fetch it again"
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    if any(re.search(r"-\d+-of-\d+\.", name) for name in others):
+        return f"; {others[0]} is a part: load it by diffusers and save it with save_pretrained(max_shard_size='10GB')"
+    if others:
+        return f"; if {others[0]} are its weights, which are read as float32, name it {STEM}{Path(others[0]).suffix}"
+    return ""
 
 
 def _from_hub(name: str) -> Path:
