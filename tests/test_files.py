@@ -146,3 +146,15 @@ def test_the_commit_is_the_codes_own_whatever_lies_around_it_or_in_the_environme
     assert version(own) == f"{__version__} ({commit}+dirty)"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert version(own) == f"{__version__} (commit unknown)"
+
+
+def test_damaged_json_says_what_makes_it_again(tmp_path):
+    for name, remedy in (("index.json", "delete it and run `snakemake"), ("made/a.npy.json", "it is the record of a making")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        for content in (b'{"a', b'{"a": "\xff"}'):
+            path.write_bytes(content)
+            with pytest.raises(files.MissingArtefact, match=rf"damaged \(.*\); .*{remedy}"):
+                files.read_json(path)
+    with pytest.raises(files.MissingArtefact, match=r"damaged \(.*\); fetch it again$"):
+        files.read_json(tmp_path / "index.json", "fetch it again")

@@ -105,14 +105,16 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Raises MissingArtefact where the file is missing or not JSON."""
+def read_json(path: Path, remedy: str | None = None) -> Any:
+    """Raises MissingArtefact where the file is missing or not JSON; ``remedy`` says what to do where Snakemake does not make it."""
+    if remedy is None and path.parent.name == "made":
+        remedy = "delete it: it is the record of a making, and what was made stays as it is"
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))  # the mark is of whoever looked at it with Windows' editors
     except FileNotFoundError:
         raise MissingArtefact(f"{path}: no such file; run `snakemake {path}`") from None
-    except json.JSONDecodeError as error:
-        raise MissingArtefact(f"{path}: damaged ({error}); delete it and run `snakemake {path}`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MissingArtefact(f"{path}: damaged ({error}); {remedy or f'delete it and run `snakemake {path}`'}") from None
 
 
 def read_lines(path: Path) -> list[dict]:

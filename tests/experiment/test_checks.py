@@ -25,6 +25,8 @@ MISTAKES = [
     ("config/figures.yaml", "    - sit-b2-reals-kl0_400K\n", "    - sit-b2-control_400K\n    - sit-b2-reals_400K\n", "figure5: lambda_k is 2e-05 at sit-b2-reals_400K after 2e-05"),
     ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tddim", "SiT takes sde, heun-sde, ode, euler, dopri5"),
     ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", "sit-b2-sd-vae\t400K\tsde:form=SBDM", "infinite at t = 0"),
+    ("config/paper.yaml", "label_dropout: 0.1", "label_dropout: 0", "guidance (cfg 1.5) needs a null class: transformer.label_dropout in paper.yaml is 0"),
+    ("config/paper.yaml", "learn_sigma: true", "learn_sigma: false", "ddpm samples with learned variances: transformer.learn_sigma in paper.yaml is false"),
 ]  # fmt: skip
 
 
@@ -66,4 +68,7 @@ def test_heun_needs_an_even_number_of_the_scales_evaluations(project):
     load("demo")
     edit(Path("config/scales/demo.yaml"), "sampling: {steps: 16", "sampling: {steps: 21")
     with pytest.raises(ConfigError, match="Heun needs two a step; write ode:steps=22"):
+        load("demo")
+    edit(Path("config/scales/demo.yaml"), "sampling: {steps: 21", "sampling: {steps: 2")
+    with pytest.raises(ConfigError, match="write ode:steps=4"):
         load("demo")

@@ -26,6 +26,9 @@ MISTAKES = [
     ("config/autoencoders.tsv", "base\t-\t-\t-\t-\t-\t-\t-\t-", "base\t-\t-\t-\t-\t-\t-\t-\tyes", "init 'base' is not fine-tuned"),
     ("config/evaluations.tsv", "400K\tddpm\t1\t", "400K\tddim:steps=2000\t1\t", "1000"),
     ("config/evaluations.tsv", "0,0.75", "0.75,0", "interval"),
+    ("config/evaluations.tsv", "400K\tsde\t1\t-\t-\t-", "400K\tsde\t1\t0,0.75\tnoise\t-", "cfg 1 is no guidance, so interval and cfg_channels change nothing"),
+    ("config/evaluations.tsv", "400K\tsde\t1\t-\t-\t-", "400K\tsde\t1\t-\t-\t3", "cfg 1 is no guidance"),
+    ("config/evaluations.tsv", "1.5\t-\t-\t3", "1.5\t-\tnoise\t3", "interval_time noise says what an interval counts, and there is none"),
     ("config/evaluations.tsv", "1.5\t-\t-\t3", "1.5\t-\t-\t-", "cfg_channels"),
     *[
         ("config/evaluations.tsv", "sit-b2-sd-vae\t400K\tsde", f"sit-b2-sd-vae\t400K\t{sampler}", says)
@@ -34,6 +37,7 @@ MISTAKES = [
             ("sde:forms=linear", "unknown key"), ("sde:steps=1", "sampler.steps"), ("ode:steps=51", "an even number"),
             ("sde:last=none,last_size=0.04", "last=none"), ("heun-sde:last=none", "infinite"), ("sde:last_size=0", "last_size=0"),
             ("dopri5:steps=9", "no settings"), ("sde:norm", "norm"),
+            ("ode:steps=2", "expected at least 4, two steps of two"), ("ddim:eta=2", "sampler.eta"),
             ("sde:steps=50,steps=5", "steps stands there twice"), ("sde:name=ode", "name stands there twice"),
         ]
     ],

@@ -77,6 +77,17 @@ def test_guided_noise_leaves_the_variance_conditional(sit, channels, count):
     assert torch.equal(plain, conditional)
 
 
+def test_no_variance_is_guided_where_there_are_fewer_channels_than_three():
+    """A chain of two channels: its output is two of noise and two of variance."""
+    y = labels(2)
+    output = guidance.guided_noise(
+        lambda x, t, y: torch.cat([x, x], dim=1) + y.view(-1, 1, 1, 1).to(x.dtype), y, 3.0, null=CLASSES, channels=3
+    )(x := draw(2, 2, 4, 4), 400)
+    classes = y.view(-1, 1, 1, 1).to(x.dtype)
+    torch.testing.assert_close(output[:, :2], x + CLASSES + 3 * (classes - CLASSES))
+    torch.testing.assert_close(output[:, 2:], x + classes)
+
+
 def test_fields_are_not_mixed_up(sit):
     x = draw(1, 4, 4, 4)
     with pytest.raises(AssertionError, match="guided_noise"):

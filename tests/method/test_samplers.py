@@ -464,6 +464,13 @@ def test_unusable_sde_settings_are_refused(sampler, change, message):
         sampler(gaussian_velocity, x, **{"steps": 10, "noise_at": seeded_noise(x.shape), **change})
 
 
+def test_dopri5_says_of_a_field_that_is_not_finite_that_it_is_so():
+    with pytest.raises(
+        FloatingPointError, match=r"dopri5: no step is small enough \(underflow in dt .*\); the network has diverged"
+    ):
+        samplers.dopri5(lambda x, t: x * torch.nan, draw(1, 1, 2, 2))
+
+
 def test_unusable_steps_and_eta_are_refused():
     x = draw(1, 1, 2, 2)
     for solver in (samplers.euler, samplers.heun):

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("--precision tf32: only GPUs have it")
     print(f"{device}, PyTorch {torch.__version__}", flush=True)
     path = rates.measured_path(device)
-    stored = files.read_json(path) if path.exists() else {"scales": {}}
+    stored = files.read_json(path, "delete it and run this again") if path.exists() else {"scales": {}}
     peaks: dict[str, float] = stored.get("peak_tflops", {})
 
     def peak(precision: str) -> float:

@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from reals.experiment.metric_table import METRICS, SETTINGS_ROWS, Source
-from reals.experiment.paper import Paper
+from reals.experiment.paper import Paper, TransformerLoss
 from reals.experiment.reading import ConfigError, unknown
 from reals.experiment.report_sheets import FigureSheet
 from reals.experiment.rows import EvaluationRow, RunRow
-from reals.experiment.sampler_table import CHAIN_STEPS, SAMPLERS, samplers_of
+from reals.experiment.sampler_table import CHAIN_STEPS, LEAST_OF_HEUN, SAMPLERS, samplers_of
 from reals.experiment.scale import Scale
 from reals.experiment.sheets import Sheets
 from reals.experiment.specs import EquivarianceSpec
@@ -20,7 +20,7 @@ def check(paper: Paper, scale: Scale, file: Path, sheets: Sheets) -> None:
         raise ConfigError(f"{file}: autoencoder: {unknown(scale.autoencoder.preset, paper.autoencoder, 'preset')}")
     _check_autoencoders(paper, scale, file, sheets)
     _check_runs(scale, file, sheets)
-    _check_evaluations(scale, sheets)
+    _check_evaluations(scale, paper.transformer, sheets)
     _check_tables(scale, file, sheets)
     _check_figures(sheets)
     _check_claim(scale, file, sheets)
@@ -89,7 +89,7 @@ def _milestones_ascend(row: RunRow, known: Mapping[str, int], file: Path, at: st
         )
 
 
-def _check_evaluations(scale: Scale, sheets: Sheets) -> None:
+def _check_evaluations(scale: Scale, loss: TransformerLoss, sheets: Sheets) -> None:
     runs = sheets.runs.rows
     for name, row in sheets.evaluations.rows.items():
         at = sheets.evaluations.where[name]
@@ -98,7 +98,18 @@ def _check_evaluations(scale: Scale, sheets: Sheets) -> None:
         if row.milestone not in runs[row.run].milestones:
             raise ConfigError(f"{at}: {unknown(row.milestone, runs[row.run].milestones, 'milestone')} (of run {row.run})")
         _sampler_fits_the_run(row, runs[row.run], at)
+        _network_can(row, loss, at)
         _sampler_fits_the_scales_steps(row, scale.sampling.steps, at)
+
+
+def _network_can(row: EvaluationRow, loss: TransformerLoss, at: str) -> None:
+    """What a network is not trained for it cannot do, said before it is trained."""
+    if row.cfg != 1 and not loss.label_dropout:
+        raise ConfigError(
+            f"{at}: guidance (cfg {row.cfg:g}) needs a null class: transformer.label_dropout in paper.yaml is 0; raise it"
+        )
+    if row.sampler.name == "ddpm" and not loss.learn_sigma:
+        raise ConfigError(f"{at}: ddpm samples with learned variances: transformer.learn_sigma in paper.yaml is false; take ddim")
 
 
 def _sampler_fits_the_run(row: EvaluationRow, run: RunRow, at: str) -> None:
@@ -117,10 +128,10 @@ def _sampler_fits_the_scales_steps(row: EvaluationRow, steps: int, at: str) -> N
     if sampler.steps is not None:
         return
     facts = SAMPLERS[sampler.name]
-    if facts.even and steps % 2:
+    if facts.even and (steps % 2 or steps < LEAST_OF_HEUN):
         raise ConfigError(
             f"{at}: sampler {sampler.name} with the scale's {steps} evaluations: Heun needs two a step; "
-            f"write {sampler.name}:steps={steps + 1}"
+            f"write {sampler.name}:steps={max(LEAST_OF_HEUN, steps + steps % 2)}"
         )
     if facts.family == "DiT" and steps > CHAIN_STEPS:
         raise ConfigError(

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from reals.experiment.reading import ConfigError, Name, Seed, Strict, comma_separated, dash_is_none, read_sheet, validate
 from reals.experiment.sampler_table import (
     CHAIN_STEPS,
+    LEAST_OF_HEUN,
     SAMPLERS,
     DiffusionForm,
     Family,
@@ -43,7 +44,7 @@ class SamplerCell(Strict):
     norm: float | None = Field(default=None, gt=0)
     last: LastStep | None = None
     last_size: float | None = Field(default=None, ge=0, lt=1)
-    eta: float | None = Field(default=None, ge=0)
+    eta: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -52,6 +53,8 @@ class SamplerCell(Strict):
             raise ValueError(f"{key} means nothing to {self.name}, which takes {', '.join(sampler.settings) or 'no settings'}")
         if sampler.even and self.steps is not None and self.steps % 2:
             raise ValueError(f"{self.name} with {self.steps} evaluations: Heun needs two a step, so an even number")
+        if sampler.even and self.steps is not None and self.steps < LEAST_OF_HEUN:
+            raise ValueError(f"{self.name} with {self.steps} evaluations: expected at least {LEAST_OF_HEUN}, two steps of two")
         if sampler.family == "DiT" and self.steps is not None and self.steps > CHAIN_STEPS:
             raise ValueError(f"{self.name} with {self.steps} steps: DiT's chain has {CHAIN_STEPS}")
         if self.last == "none" and self.name == "heun-sde":
@@ -228,6 +231,10 @@ class EvaluationRow(Repeatable):
                 raise ValueError(f"interval {low},{high} must satisfy 0 <= low < high <= 1")
             if self.interval_time is None:
                 raise ValueError("an interval needs interval_time: noise or data")
+        elif self.interval_time is not None:
+            raise ValueError(f"interval_time {self.interval_time} says what an interval counts, and there is none: set it to '-'")
+        if self.cfg == 1 and (self.interval, self.cfg_channels) != (None, None):
+            raise ValueError("cfg 1 is no guidance, so interval and cfg_channels change nothing: set them to '-'")
         return self
 
 

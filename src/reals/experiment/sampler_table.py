@@ -35,6 +35,9 @@ without a last step. A last step begins where it does on the other paths, which 
 CHAIN_STEPS = 1000
 """Steps of DiT's diffusion as it is trained; its samplers take some of them."""
 
+LEAST_OF_HEUN = 4
+"""Evaluations of a sampler whose steps take two each, of which there are at least two."""
+
 Times = Callable[[int, float], list[float]]
 """(steps, size of the last step) -> noise time, 1 being noise, of each network evaluation for one image."""
 

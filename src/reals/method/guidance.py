@@ -110,6 +110,6 @@ def _times(t: float, x: Tensor) -> Tensor:
 def _mixed(output: Tensor, scale: float, channels: int | str, latent_channels: int) -> Tensor:
     """Guide the leading channels of a doubled batch's output; the rest is the conditional half's."""
     conditional, unconditional = output.chunk(2)
-    count = latent_channels if channels == "all" else channels
+    count = latent_channels if channels == "all" else min(int(channels), latent_channels)  # what follows is variances
     mixed = unconditional[:, :count] + scale * (conditional[:, :count] - unconditional[:, :count])
     return torch.cat([mixed, conditional[:, count:]], dim=1)

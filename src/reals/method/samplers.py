@@ -227,14 +227,19 @@ def dopri5(field: Field, x: Tensor, end: float = 1.0, atol: float = 1e-6, rtol: 
 
     The step sizes follow the error over the whole batch, so images depend (within the tolerance) on the batch
     they are in, and the number of evaluations is not fixed. Raises ValueError if torchdiffeq is not
-    installed.
+    installed, FloatingPointError if the velocity is not finite.
     """
     try:
         from torchdiffeq import odeint
     except ImportError as error:
         raise ValueError("sampler dopri5 needs the package torchdiffeq: install it, or use heun") from error
     ends = torch.tensor([0.0, end], dtype=torch.float64, device=x.device)
-    return odeint(lambda t, state: field(state, float(t)), x, ends, method="dopri5", atol=atol, rtol=rtol)[-1]
+    try:
+        return odeint(lambda t, state: field(state, float(t)), x, ends, method="dopri5", atol=atol, rtol=rtol)[-1]
+    except AssertionError as error:  # what torchdiffeq raises where no step is small enough
+        raise FloatingPointError(
+            f"sampler dopri5: no step is small enough ({error}); the network has diverged, or take ode"
+        ) from error
 
 
 @torch.no_grad()

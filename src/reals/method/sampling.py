@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reals import rng
-from reals.experiment.sampler_table import SAMPLERS, SDE_SAMPLERS, PathName, Sampler, SamplerName, samplers_of
+from reals.experiment.sampler_table import LEAST_OF_HEUN, SAMPLERS, SDE_SAMPLERS, PathName, Sampler, SamplerName, samplers_of
 from reals.experiment.specs import SamplesSpec
 from reals.method import ddpm, guidance, paths, samplers
 from reals.method import precision as precisions
@@ -93,8 +93,10 @@ class Sampling:
             raise ValueError(
                 f"sampler {self.sampler}: got {self.steps} evaluations, expected an even number (Heun needs two a step)"
             )
-        if self.facts.even and self.steps < 4:
-            raise ValueError(f"sampler {self.sampler}: got {self.steps} evaluations, expected at least 4: two steps of two")
+        if self.facts.even and self.steps < LEAST_OF_HEUN:
+            raise ValueError(
+                f"sampler {self.sampler}: got {self.steps} evaluations, expected at least {LEAST_OF_HEUN}: two steps of two"
+            )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: got {self.eta}, expected 0 (no noise) to 1 (as DDPM)")
         if not math.isfinite(self.cfg):

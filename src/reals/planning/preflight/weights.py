@@ -171,7 +171,7 @@ def _usable_latents(what: str, folder: Path) -> None:
     from reals.method.models import autoencoder  # here: it imports torch, and most scales name no folder
 
     try:
-        autoencoder.latent_scale(folder / "config.json", files.read_json(folder / "config.json"))
+        autoencoder.latent_scale(folder / "config.json", files.read_json(folder / "config.json", "fetch or make it again"))
     except ValueError as error:
         raise ConfigError(f"{what}.path: {error}") from None
 
