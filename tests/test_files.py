@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,3 +159,40 @@ def test_damaged_json_says_what_makes_it_again(tmp_path):
                 files.read_json(path)
     with pytest.raises(files.MissingArtefact, match=r"damaged \(.*\); fetch it again$"):
         files.read_json(tmp_path / "index.json", "fetch it again")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"made"', '{"files": {', "\xff\xfe", "[" * 100_000, ""])
+def test_a_record_that_is_no_json_object_is_damaged(tmp_path, text):
+    path = tmp_path / files.MANIFEST
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(files.MissingArtefact, match=f"{path}: damaged .*; delete it and run `snakemake"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize("content", [{}, {"files": []}, {"files": {"a": "b"}}, {"files": {"a": {"sha256": "b"}}}])
+def test_a_manifest_that_does_not_say_its_files_is_damaged(tmp_path, content):
+    files.write_json(tmp_path / files.MANIFEST, content)
+    with pytest.raises(files.MissingArtefact, match=r"damaged .it does not list files"):
+        files.opened(tmp_path)
+
+
+def test_a_line_is_one_of_its_own_behind_half_a_line(tmp_path):
+    book = tmp_path / "book.jsonl"
+    files.append_line(book, {"n": 0})
+    with book.open("a") as file:
+        file.write('{"n": ')  # what a kill or a full disk leaves
+    files.append_line(book, {"n": 1})
+    files.append_line(book, {"n": 2})
+    assert files.read_lines(book) == [{"n": 0}, {"n": 1}, {"n": 2}] and book.read_text().count("\n") == 4
+
+
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(ValueError, match=f"{path}: is a device or a pipe.*give a file"):
+            files.write_text(path, "x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "link").is_symlink()
+    for name in ("/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):  # also where standard output is a file
+        with pytest.raises(ValueError, match="is a device or a pipe"):
+            files.refuse_special(Path(name))

@@ -19,6 +19,7 @@ from typing import Any
 from reals import __version__
 
 MANIFEST = "index.json"
+PUBLISHED = Path("results/published")  # numbers that travel with the repository, which no job makes
 REPOSITORY = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_NAMESPACE",
@@ -49,6 +50,13 @@ def refuse_unreadable(path: Path) -> None:
         raise ValueError(f"{path}: you may not read it ({owner}'s, {stat.filemode(path.stat().st_mode)}); ask its owner")
 
 
+def refuse_special(path: Path) -> None:
+    """ValueError (one line) for a device, a pipe or an open file by its number: a file renamed to its name would take its place."""
+    folder = os.path.realpath(path.parent)
+    if folder == "/dev" or f"{folder}/".startswith("/proc/") or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise ValueError(f"{path}: is a device or a pipe, and files appear here whole, under their own name; give a file")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a file to write beside ``path``; at the end flushes it to disk and renames it: readers see old or new, never half.
@@ -56,6 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The file has the mode that the umask gives, whoever writes it: the safetensors library makes files that their owner alone may
     read, and a group shares its results. Raises OSError (one line that names the folder) where the disk is full.
     """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
@@ -105,16 +114,30 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=False) + "\n")
 
 
-def read_json(path: Path, remedy: str | None = None) -> Any:
-    """Raises MissingArtefact where the file is missing or not JSON; ``remedy`` says what to do where Snakemake does not make it."""
-    if remedy is None and path.parent.name == "made":
-        remedy = "delete it: it is the record of a making, and what was made stays as it is"
+def remedy_for(path: Path) -> str:
+    """What to do about a damaged record."""
+    if PUBLISHED in path.parents:
+        return f"`git checkout -- {path.parent}` brings it back"
+    if path.parent.name == "made":
+        return "delete it: it is the record of a making, and what was made stays as it is"
+    if path.name == "spec.json":
+        return "delete it: the next job of this folder writes it again"
+    return f"delete it and run `snakemake {path}`"
+
+
+def read_json(path: Path, remedy: str | None = None, kind: type = dict) -> Any:
+    """The JSON of a file: an object, or a list where that is the ``kind``. Raises MissingArtefact where the file is missing or anything
+    else; ``remedy`` says what to do where Snakemake does not make it.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # the mark is of whoever looked at it with Windows' editors
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # the mark is of whoever looked at it with Windows' editors
+        if not isinstance(content, kind):
+            raise ValueError(f"not a JSON {'object' if kind is dict else kind.__name__}")
+        return content
     except FileNotFoundError:
         raise MissingArtefact(f"{path}: no such file; run `snakemake {path}`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MissingArtefact(f"{path}: damaged ({error}); {remedy or f'delete it and run `snakemake {path}`'}") from None
+    except (ValueError, RecursionError) as error:
+        raise MissingArtefact(f"{path}: damaged ({error}); {remedy or remedy_for(path)}") from None
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -125,6 +148,16 @@ def read_lines(path: Path) -> list[dict]:
         with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return [row for row in found if isinstance(row, dict)]
+
+
+def append_line(path: Path, record: dict) -> None:
+    """Adds a JSON object as a line of its own, also behind one that a kill or a full disk cut short; one write, so that the lines of
+    parallel jobs do not mix."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+        whole = file.read(1) in (b"", b"\n")
+        file.write(b"\n" * (not whole) + json.dumps(record).encode() + b"\n")
 
 
 def sha256(path: Path) -> str:
@@ -185,9 +218,19 @@ def fingerprint(manifest: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a sealed folder, its files not looked at; raises MissingArtefact where it is missing or does not say them."""
+    manifest: dict = read_json(folder / MANIFEST)
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or not all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in listed.values()):
+        path = folder / MANIFEST
+        raise MissingArtefact(f"{path}: damaged (it does not list files with bytes and sha256); {remedy_for(path)}")
+    return manifest
+
+
 def opened(folder: Path) -> dict:
     """The manifest of a sealed folder; raises MissingArtefact where a file it names is gone or has another size."""
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     for name, facts in manifest["files"].items():
         path = folder / name
         if not path.exists() or path.stat().st_size != facts["bytes"]:

@@ -66,7 +66,7 @@ def results(tmp_path_factory) -> Path:
         result = {"kind": "evaluation" if name == "sit" else "autoencoder", "name": name, "id": f"{name}-1", "values": value, "curve": {},
                   "protocol": {"samples": 50, "feature extractor": "digits-cnn"}, "provenance": {"checkpoint_sha256": files.sha256(weights)}}  # fmt: skip
         files.write_json(root / f"metrics/{name}-1/metrics.json", result)
-    other = result | {"name": "another", "provenance": {"checkpoint_sha256": "0" * 64}}
+    other = result | {"name": "another", "id": "other-1", "provenance": {"checkpoint_sha256": "0" * 64}}
     files.write_json(root / "metrics/other-1/metrics.json", other)
     return root
 

@@ -169,6 +169,30 @@ MIXED = """\
 [rank1]: ValueError: one
 """
 SHELL = "/bin/bash: line 1: 4242 {what} (core dumped) python -m reals.machine.dispatch stage sample\n"
+GROUPS = """  + Exception Group Traceback (most recent call last):
+  |   File "a.py", line 3, in run
+  | ExceptionGroup: unhandled errors in a TaskGroup (3 sub-exceptions)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File "a.py", line 1, in f
+    | KeyError: 'x'
+    |
+    | The above exception was the direct cause of the following exception:
+    |
+    | Traceback (most recent call last):
+    |   File "a.py", line 2, in f
+    | ValueError: one
+    +---------------- 2 ----------------
+    | Traceback (most recent call last):
+    |   File "a.py", line 2, in g
+    | OSError: two
+    +---------------- 3 ----------------
+    | Traceback (most recent call last):
+    |   File "a.py", line 2, in g
+    | OSError: two
+    +------------------------------------
+"""
+
 CASES = {
     "no compiler": (COMPILER, "torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')"),
     "CUDA": (CUDA, "torch.AcceleratorError: CUDA error: device-side assert triggered"),
@@ -180,7 +204,9 @@ CASES = {
     "a machine that is gone": (GLOO, "RuntimeError: [gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:15271: Connection reset by peer."),
     "a mistake before the others' errors": ("reals stage transformer: batch 1 on 2 processes\n" + GLOO + PEER, "reals stage transformer: batch 1 on 2 processes"),
     "during another": (DURING, "AssertionError: shapes differ"),
-    "group": (GROUP, "OSError: [Errno 28] No space left on device"),
+    "group": (GROUP, "ValueError: one; OSError: [Errno 28] No space left on device"),
+    "group of several": (GROUPS, "ValueError: one (from KeyError: 'x'); OSError: two"),
+    "raised after a group": (GROUPS + RAISED, "ValueError: batch is wrong"),
     "a message that begins on the next line": (NEXT_LINE, 'RuntimeError: Error(s) in loading state_dict for SiT: Missing key(s) in state_dict: "x_embedder.weight".'),
     "no message": ("Traceback (most recent call last):\n  File \"x\", line 1\nMemoryError\nthe next line\n", "MemoryError"),
     "abort": (ABORT, "what(): CUDA error: an illegal memory access was encountered"),

@@ -118,3 +118,25 @@ def test_a_cache_folder_of_another_user_is_not_used(temporary, tmp_path, monkeyp
     environment = {"XDG_CACHE_HOME": "/dev/null"}
     scratch.move_caches(environment)
     assert Path(environment["XDG_CACHE_HOME"]).name.startswith("reals-cache-")
+
+
+@pytest.mark.parametrize("there", ["nothing", "a folder for all", "a link", "a file"])
+def test_the_folder_of_caches_is_its_user_s_alone(temporary, tmp_path, there):
+    temporary(tmp_path)
+    own = tmp_path / f"reals-{os.getuid()}"
+    if there == "a folder for all":
+        own.mkdir()
+        own.chmod(0o777)
+    elif there == "a link":
+        (tmp_path / "others").mkdir()
+        own.symlink_to(tmp_path / "others")
+    elif there == "a file":
+        own.touch()
+    before = os.umask(0)
+    try:
+        found = scratch._own_folder()
+    finally:
+        os.umask(before)
+    taken = there in ("a link", "a file")
+    assert found.parent == (tmp_path if taken else own) and found.stat().st_mode & 0o077 == 0
+    assert taken or own.stat().st_mode & 0o777 == 0o700

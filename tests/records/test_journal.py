@@ -46,3 +46,20 @@ def test_the_plan_of_a_journal_counts_shards_and_milestones(project):
     found = cost.estimated(costs, records, Path("config/rates.yaml"))
     assert found["transformer"] == pytest.approx(costs.jobs[costs.graph.target(run, 4)].flops / 1e6)
     assert found["sample"] == pytest.approx(costs.jobs[costs.graph.target(samples)].flops / 1e6 / 2)
+
+
+def test_lines_that_are_no_record_are_passed_over(tmp_path):
+    book = tmp_path / "journal.jsonl"
+    with journal.job(book, "data", "data-0"):
+        pass
+    for line in (
+        '{"stage": "data"}',
+        '{"stage": "data", "began": "x", "wall": 1, "cpu": 1}',
+        "[1]",
+        '{"stage": 3, "began": 1, "wall"',
+    ):
+        with book.open("a") as file:
+            file.write(line + "\n")
+    with journal.job(book, "features", "features-0"):
+        pass
+    assert [record["artefact"] for record in journal.read(book)] == ["data-0", "features-0"] and journal.engines(book) == []

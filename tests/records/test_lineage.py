@@ -27,7 +27,17 @@ def test_a_cell_that_is_a_mean_says_so_and_has_a_lineage_for_each_seed(project, 
     paths = [registry.folder(registry.evaluations[name]) / "metrics.json" for name in names.values()]
     for path, value in zip(paths[:2], (10.0, 13.0), strict=True):
         path.parent.mkdir(parents=True)
-        files.write_json(path, {"id": path.parent.name, "values": {"fid": value}, "protocol": {}})
+        files.write_json(
+            path,
+            {
+                "kind": "evaluation",
+                "name": row.source,
+                "id": path.parent.name,
+                "values": {"fid": value},
+                "protocol": {},
+                "provenance": {},
+            },
+        )
     result = results.load(registry)["evaluation", row.source]
     assert (result["planned"], [repeat["seed"] for repeat in result["repeats"]]) == (5, [0, 1])
 

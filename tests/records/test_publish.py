@@ -459,3 +459,10 @@ def test_every_output_persists():
     assert set(stages) == set(publish.DVC_STAGES)
     for stage in stages.values():
         assert all(options["persist"] for out in stage["do"]["outs"] for options in out.values())
+
+
+def test_damaged_records_are_named_like_all_else_that_is_damaged(tmp_path):
+    (tmp_path / "made").mkdir()
+    for name in ("index.json", "spec.json", "made/index.json.json"):
+        (tmp_path / name).write_text("[]")
+    assert {path.name for path in publish.damaged(tmp_path)} == {"index.json", "spec.json", "index.json.json"}

@@ -167,7 +167,14 @@ def broken(file: str, text: str) -> list[str]:
     [
         ("metrics/sit-b4-reals_late-*/metrics.json", "half", ["claim"], "brings back what results/published held"),
         ("metrics/sit-b4-reals_late-*/metrics.json", "{}", ["publish", "--restore"], "says other bytes; `git checkout -- "),
+        (
+            "metrics/sit-b4-reals_late-*/metrics.json",
+            "[]",
+            ["why", "arms:reals-late:fid"],
+            "damaged (not a JSON object); `git checkout",
+        ),
         ("published.json", "", ["claim"], "published.json: missing or damaged; `git checkout -- results/published/cifar10`"),
+        ("published.json", "[]", ["claim"], "published.json: missing or damaged; `git checkout"),
         ("published.json", "half", ["why", "arms:reals-late:fid"], "published.json: missing or damaged; `git checkout"),
     ],
 )

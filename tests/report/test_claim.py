@@ -179,7 +179,11 @@ def test_the_command_prints_the_verdict_and_the_same_as_json(project, capsys):
     ("break_it", "says"),
     [
         (lambda path: path.write_text(path.read_text()[:40]), "damaged"),
-        (lambda path: path.write_text(path.read_text().replace(str(12.0 * 0.8), '"x"', 1)), "says that fid is x; delete it"),
+        (
+            lambda path: path.write_text(path.read_text().replace(str(12.0 * 0.8), '"x"', 1)),
+            "damaged (fid is 'x', no number); delete it",
+        ),
+        (lambda path: path.write_text(path.read_text().replace(str(12.0 * 0.8), "NaN", 1)), "says that fid is nan; delete it"),
     ],
 )
 def test_a_broken_metrics_file_gets_one_line(break_it, says, project, capsys):
@@ -195,3 +199,22 @@ def test_nothing_measured_or_no_such_scale_gets_one_line(scale, says, project, c
     assert main(["claim", "--config", f"scale={scale}"]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert says in line
+
+
+def test_a_change_is_told_from_zero_and_from_the_bound_that_it_misses():
+    assert claim.percent(-0.142) == "-14.2%" and claim.percent(0.0) == claim.percent(1e-17) == "0%"
+    assert claim.percent(-0.0004) == "-0.04%"  # an interval to this is below zero
+    assert claim.percent(-0.14996, -0.15) == "-14.996%" and claim.percent(-0.15, -0.15) == "-15.0%"
+
+
+def test_lines_of_fewer_seeds_name_them_and_small_distances_keep_their_digits(project):
+    registry = measure(arms([0.8, 0.82, 0.81], [0.9, 0.9, 0.9], base=0.012))
+    (registry.folder(registry.evaluations["sit-b4-sd-vae_late"]) / "metrics.json").unlink()  # seed 0
+    made = found(registry)
+    last = next(row for row in claim.rows(made) if row[1:3] == ("3,000", "base"))
+    assert last[3] == "0.00978 ± 0.00008" and last[-1] == "-18.0% (seed 1), -19.0% (seed 2)"
+    said = claim.sentences(made)
+    assert said[0].startswith("Seeds 0, 1, 2; lines of fewer name theirs.")
+    assert any(
+        "ReaLS is at 0.00978 after 3,000 steps" in line and line.endswith("(geometric means of seeds 1, 2).") for line in said
+    )

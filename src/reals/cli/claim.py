@@ -70,7 +70,7 @@ def as_json(found: "Findings") -> dict[str, Any]:
             for c in found.changes
         ],
         "reached": [
-            {"metric": r.metric, "arm": r.arm, "value": r.value, "claimed_at": r.at, "steps": r.steps, "last": r.last}
+            {"metric": r.metric, "arm": r.arm, "value": r.value, "claimed_at": r.at, "steps": r.steps, "last": r.last, "seeds": list(r.seeds)}
             for r in found.reached
         ],
         "left_out": list(found.left_out),

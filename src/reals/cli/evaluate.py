@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reals.cli.networks import add_shared, check_shared, enough, make_network, refuse_unwritable, shard_of
+from reals.cli.networks import add_shared, check_shared, enough, make_network, refuse_suffix, refuse_unwritable, shard_of
 from reals.cli.subcommands import Subcommands
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: they take seconds
@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
     labels = _labels(options, source, n)
     place = options.samples.resolve()  # '.' has no name of its own
     out = options.out or place.with_name(place.name + ".metrics.json")
+    refuse_suffix("--out", out, ".json")
     refuse_unwritable("--out", out, options.samples, options.reference, options.labels, options.weights)
     refuse_unwritable("--features", options.features)
     memory.keep_freed()

@@ -146,5 +146,7 @@ def _start(registry: Registry, run: Artefact, numbers: list[int | None]) -> int:
 
 def _keep_records(log: Path, path: Path, upto: int) -> None:
     """Writes the records of a log that still hold, those up to a step, to ``path``."""
-    if kept := [record for record in files.read_lines(log) if record["step"] <= upto]:
+    from reals.training.log import read_log  # not at the start of every snakemake
+
+    if kept := [record for record in read_log(log) if record["step"] <= upto]:
         files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

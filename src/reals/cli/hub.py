@@ -103,7 +103,7 @@ def _autoencoder(source: Path, folder: Path, options: argparse.Namespace) -> Non
     factor = 2 ** (len(config["block_out_channels"]) - 1)
     what = [
         f"A diffusers AutoencoderKL: {factor}-fold downsampling, {config['latent_channels']} latent channels.",
-        "Latents scaled as below have unit variance." if "align.json" not in names else
+        "The transformers here are trained on its latents scaled as below." if "align.json" not in names else
         f"Its latents predict the features of a frozen vision transformer ({_method(folder)}); `align.*` are the networks that do.",
     ]  # fmt: skip
     use = (
@@ -193,6 +193,7 @@ def _finish(
     folder: Path, kind: str, home: Path, names: list[str], weights: Path, what: list[str], use: str, record: Path, licence: str
 ) -> None:  # fmt: skip
     """Adds metrics, card and, last, the manifest. ``home`` is the artefact's folder, whose name is its id."""
+    from reals.records import provenance
     from reals.records.published import clean
     from reals.report import results
     from reals.report.card import card
@@ -201,7 +202,7 @@ def _finish(
     for result in measured:
         result.pop("curve", None)
     files.write_json(folder / "metrics.json", {"measured": measured})
-    made = clean(files.read_json(record)) if record.is_file() else {}
+    made = clean(provenance.read(record)) if record.is_file() else {}
     files.write_text(folder / hub.CARD, card(kind, home.name, licence, [*what, *_of_data(made)], use, made, measured))
     files.seal(folder, sorted([*names, "metrics.json"]), kind=kind, name=home.name, command=made.get("command"))
 

@@ -5,11 +5,14 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reals import files
+
 if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
     import torch
 
     from reals.measure.extractor import Extractor
 
+SUFFIXES = (".json", ".npz", ".npy", ".png", ".csv", ".zip", ".tar", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 SHIPPED = ("inception", "dinov2", "clip", "clip-l-14-336")
 
 
@@ -44,6 +47,12 @@ def check_shared(options: argparse.Namespace) -> None:
         )
 
 
+def refuse_suffix(option: str, path: Path, fitting: str) -> None:
+    """ValueError where a name says that the file holds something else than what is written, a ``fitting`` file."""
+    if path.suffix.lower() in SUFFIXES and path.suffix.lower() != fitting:
+        raise ValueError(f"{path}: {option} is a {fitting} file; give it such a name")
+
+
 def refuse_unwritable(option: str, path: Path | None, *read: Path | None) -> None:
     """ValueError where ``path`` cannot be written, or is one of those that are ``read``, said before hours of work and not after."""
     if path is None:
@@ -52,6 +61,7 @@ def refuse_unwritable(option: str, path: Path | None, *read: Path | None) -> Non
         raise ValueError(f"{path}: is read by this command, which would write over it; give another file with {option}")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a file with {option}")
+    files.refuse_special(path)
     probe = path.with_name(f".{path.name}.probe")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +89,6 @@ def device_of(name: str | None) -> "torch.device":
 
 def make_network(options: argparse.Namespace) -> "Extractor":
     """The Extractor that the options name, on its device. ValueError for an unknown network or a wrong file."""
-    from reals import files
     from reals.measure.extractors.by_kind import make_extractor
 
     device = device_of(options.device)

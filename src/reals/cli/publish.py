@@ -159,7 +159,9 @@ def verify(options: argparse.Namespace) -> None:
         if bad and options.remove:
             # A state counts once its checksum stands beside it: both go.
             checksums = (path.with_suffix(".sha256") for path in bad)
-            for path in (*bad, *checksums, item.folder / files.MANIFEST):
+            if remade := any(path.name != "spec.json" and path.parent.name != "made" for path in bad):
+                (item.folder / files.MANIFEST).unlink(missing_ok=True)
+            for path in (*bad, *(checksums if remade else ())):
                 path.unlink(missing_ok=True)
     print(f"{whole} artefacts are whole, {broken} damaged")
     if broken and not options.remove:

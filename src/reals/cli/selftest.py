@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from reals import files
+    from reals.cli.networks import refuse_suffix, refuse_unwritable
     from reals.planning.selftest import checks
     from reals.planning.selftest.runs import Training
     from reals.training import loop
@@ -37,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
         loop.set_threads()
         Training(**json.loads(options.train)).make(checks.tiny(options.sheets))
         return 0
+    if options.json is not None:
+        refuse_suffix("--json", options.json, ".json")
+        refuse_unwritable("--json", options.json)
     found = []
     for result in checks.selftest(options.folder, options.quick, options.sheets):
         print(result, flush=True)

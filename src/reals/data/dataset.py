@@ -37,7 +37,7 @@ class Images:
             self._array = np.load(stored / f"{split}_images.npy", mmap_mode="r")
         else:
             root = root or folder / self.manifest["root"]
-            self._paths = [root / p for p in files.read_json(folder / f"{split}_files.json")]
+            self._paths = [root / p for p in files.read_json(folder / f"{split}_files.json", kind=list)]
             self._pool = ThreadPoolExecutor(cores())
 
     def __len__(self) -> int:

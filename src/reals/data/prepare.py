@@ -30,7 +30,7 @@ def check_source(config: DataConfig, seed: int, prepared: Path | None = None) ->
     if prepared is not None and (prepared / files.MANIFEST).exists():
         if not Path(config.path or "").is_dir():
             return
-        made_from = files.read_json(prepared / files.MANIFEST)["listing"]
+        made_from = files.read_manifest(prepared)["listing"]
     listing = list_folder(config, seed)
     if made_from is not None and made_from != listing_hash(listing, config.storage == "array"):
         raise ConfigError(

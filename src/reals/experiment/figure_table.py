@@ -52,7 +52,8 @@ FIGURES = (
     ),
     Figure(
         "guidance", "Guidance",
-        "FID against the guidance scale, and what it costs in recall. Hollow points: guided in an interval only.", optional=True,
+        "FID against the guidance scale, and what it costs in recall. Hollow points: guided in an interval only. Where there are "
+        "several seeds, points are means and bars one standard deviation of the FID.", optional=True,
     ),
     Figure(
         "reconstructions", "Reconstructions", "Held-out images and their reconstructions from a posterior sample; nothing picked.",

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from reals import files
 from reals.machine import cuda
 from reals.machine.cores import THREADS
 from reals.machine.signals import STOP_AT
@@ -180,8 +181,7 @@ def _note(command: list[str], keep_log: bool) -> None:
             log.with_name(f"{log.stem}.{time.strftime('%m%d-%H%M%S')}.log").hardlink_to(log)
     if STARTS in os.environ:
         row = {"began": time.time(), "job": job, "node": node, "command": command}
-        with open(os.environ[STARTS], "a") as file:
-            file.write(json.dumps(row) + "\n")
+        files.append_line(Path(os.environ[STARTS]), row)
 
 
 def _on_this_machine(options: argparse.Namespace) -> None:

@@ -15,7 +15,8 @@ WARNING = re.compile(r"^\S+:\d+: \w*Warning: .*\n(?:[ \t]+\S.*\n?)?", re.MULTILI
 SPEAKER = re.compile(r"^(?:\s*\d+: ?)?(?:\[rank\d+\]: ?)?")  # srun's label, torch's
 MARGIN = re.compile(r"^\s*[|+] ?")  # of an exception group
 TRACEBACK = re.compile(r"Traceback (?:of TorchScript.*)?\(most recent call last\):")
-MEMBER = re.compile(r"^\s*\+?-\+?-+ \d+ -+$")  # begins one of an exception group
+MEMBER = re.compile(r"^\s*\+?-\+?-+ (?P<number>\d+) -+$")  # begins one of an exception group
+RULE = re.compile(r"^-{20,}$")  # ends the group
 ERROR = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*)(?:: ?(?P<said>.*))?$")
 IGNORED = ("Exception ignored ", "Error in atexit.")
 WRAPPED = "The above exception was the direct cause of the following exception:"
@@ -45,13 +46,15 @@ SIGNAL = {"Killed": 9, "Bus error": 7, "Segmentation fault": 11, "Aborted": 6, "
 class Error(NamedTuple):
     """An exception in a log: its line's number, its type, and of its message the line that says most.
 
-    ``origin`` is what it was raised from, where a library put one exception around another.
+    ``origin`` is what it was raised from, where a library put one exception around another; ``member`` its number in an exception group,
+    0 where it is in none.
     """
 
     line: int
     kind: str
     said: str
     origin: str = ""
+    member: int = 0
 
     def __str__(self) -> str:
         stated = f"{self.kind}: {self.said}" if self.said else self.kind
@@ -90,7 +93,7 @@ def cause(log: str) -> str | None:
         here = []  # it went on after what it told of, and was killed
     found = (
         next((line.text.strip() for line in reversed(lines) if SHORT_OF_MEMORY.search(line.text)), None)
-        or (str(here[-1]) if here else None)
+        or (_all_of_group(here) if here else None)
         or (own[-1].text if own else None)
         or next((line.text.strip() for line in reversed(lines) if FATAL.search(line.text)), None)
         or next((_ended(int(found["signal"])) for found in (KILLED.search(line.text) for line in lines) if found), None)
@@ -99,6 +102,17 @@ def cause(log: str) -> str | None:
         or next((line.text for line in reversed(telling or lines) if line.text.strip()), None)
     )
     return found and _short(found)
+
+
+def _all_of_group(errors: list[Error]) -> str:
+    """The last exception; where it is of a group, each of the group once, as none says what befell the others."""
+    group: list[Error] = []
+    for error in reversed(errors):
+        if group and not 0 < error.member <= group[-1].member:
+            break
+        if not group or error.member < group[-1].member:  # of one member's chain the last
+            group.append(error)
+    return "; ".join(dict.fromkeys(str(error) for error in reversed(group)))
 
 
 def _line(number: int, text: str) -> Line:
@@ -115,11 +129,15 @@ def _errors(lines: list[Line]) -> Iterator[Error]:
 
 def _errors_of(lines: list[Line]) -> Iterator[Error]:
     inside = ignored = wrapped = False
-    last = ""
+    last, member = "", 0
     for place, (number, _, text) in enumerate(lines):
         if text.startswith(WRAPPED):
             wrapped = True
+        elif RULE.match(text):
+            member = 0
         elif TRACEBACK.search(text) or MEMBER.match(text):
+            if found := MEMBER.match(text):
+                member = int(found["number"])
             ignored = place > 0 and lines[place - 1].text.startswith(IGNORED)
             inside = True
         elif inside and text[:1].strip() and (stated := ERROR.match(text)):
@@ -133,7 +151,7 @@ def _errors_of(lines: list[Line]) -> Iterator[Error]:
             )
             origin = last if wrapped and last.partition(": ")[2] not in said else ""
             wrapped, last = False, f"{stated['kind']}: {said}" if said else stated["kind"]
-            yield Error(number, stated["kind"], said, origin)
+            yield Error(number, stated["kind"], said, origin, member)
 
 
 def _message(first: str, following: list[str]) -> str:

@@ -3,7 +3,6 @@
 `reals.machine.dispatch` notes each start, the command line each end that decides on further tries.
 """
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -30,8 +29,8 @@ def note_end(how: End) -> None:
     """Notes how this SLURM job ends. Nothing elsewhere, or where the book cannot be written: the end then counts as a failure."""
     if dispatch.STARTS in os.environ and "SLURM_JOB_ID" in os.environ:
         row = {"ended": time.time(), "job": os.environ["SLURM_JOB_ID"], "how": how}
-        with suppress(OSError), open(os.environ[dispatch.STARTS], "a") as file:
-            file.write(json.dumps(row) + "\n")
+        with suppress(OSError):
+            files.append_line(Path(os.environ[dispatch.STARTS]), row)
 
 
 def how_it_ended(book: Path, job: str) -> End | None:

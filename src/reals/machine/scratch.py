@@ -3,6 +3,7 @@
 import getpass
 import locale
 import os
+import stat
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -104,10 +105,16 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def _own_folder() -> Path:
-    """The same each time, as caches should be, unless another user has taken its name."""
-    folder = Path(temporary(), f"reals-{os.getuid()}", "cache")
+    """The same each time, as caches should be, and its user's alone; a new one where another user, a link or a file has its name."""
+    folder = Path(temporary(), f"reals-{os.getuid()}")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        there = folder.lstat()
+        if stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid():  # no link: who made it could turn it elsewhere
+            if stat.S_IMODE(there.st_mode) != 0o700:
+                folder.chmod(0o700)
+            (folder / "cache").mkdir(mode=0o700, exist_ok=True)
+            return folder / "cache"
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="reals-cache-"))
-    return folder if folder.parent.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="reals-cache-"))
+        pass
+    return Path(tempfile.mkdtemp(prefix="reals-cache-"))

@@ -25,7 +25,17 @@ def load_arrays(path: Path) -> tuple[Facts | None, dict[str, np.ndarray]]:
     with whole(path), np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     facts = arrays.pop("facts", None)
-    return None if facts is None else json.loads(str(facts)), arrays
+    return None if facts is None else _read_facts(path, facts), arrays
+
+
+def _read_facts(path: Path, text: object) -> Facts:
+    try:
+        facts = json.loads(str(text))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: what it says of itself is damaged; delete it and make it again")
+    return facts
 
 
 def checked_facts(path: Path, found: Facts | None, expected: Facts) -> None:
@@ -75,7 +85,7 @@ def own_rows_of(part: Path) -> tuple[int, int]:
     """(start, stop) that a part's facts state."""
     open_zip(part).close()
     with whole(part), np.load(part, allow_pickle=False) as stored:
-        facts = json.loads(str(stored["facts"])) if "facts" in stored.files else {}
-    if "start" not in facts:
+        facts = _read_facts(part, stored["facts"]) if "facts" in stored.files else {}
+    if not {"start", "stop"} <= facts.keys():
         raise ValueError(f"{part}: is not a part written by --shard; delete it")
     return facts["start"], facts["stop"]

@@ -28,7 +28,7 @@ def counts(registry: Registry) -> Counts:
     manifest = registry.folder(registry.data) / files.MANIFEST
     config = registry.experiment.scale.data
     if manifest.exists():
-        facts = files.read_json(manifest)
+        facts = files.read_manifest(manifest.parent)
         return Counts(facts["images"]["train"], facts["images"]["held_out"], len(facts["classes"]))
     # expected_images are those left for training; what follows counts all.
     expected = config.expected_images and round(config.expected_images / (1 - (config.held_out or 0)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reals import files
+from reals.records import metrics
 
 CARD, TRANSFORMER, NAMES, VAE = "README.md", "model.safetensors", "class_names.txt", "vae"  # what a shared folder holds
 PARTS = ("*.json", "*.safetensors", "*.txt", CARD)  # what is asked of a repository
@@ -58,7 +59,7 @@ def measured_on(results: Path, weights: Path) -> list[Path]:
     digest = files.sha256(weights)
     folders = (results, results.parent / "published" / results.name)
     found = next((there for folder in folders if (there := sorted(folder.glob("metrics/*/metrics.json")))), [])
-    return [path for path in found if files.read_json(path).get("provenance", {}).get("checkpoint_sha256") == digest]
+    return [path for path in found if metrics.read(path)["provenance"].get("checkpoint_sha256") == digest]
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
@@ -126,7 +127,7 @@ def sealed(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{folder / files.MANIFEST}: names {name}, which is no file of this folder")
         if not path.is_file():
             raise ValueError(f"{path}: missing; get the folder again")
-        said = facts.get("sha256") if isinstance(facts, dict) else facts
+        said = facts.get("sha256") if isinstance(facts, dict) else None
         if (digest := files.sha256(path)) != said:
             raise ValueError(f"{path}: damaged (sha256 {digest[:16]}, {files.MANIFEST} says {str(said)[:16]})")
     if not (folder / CARD).is_file():

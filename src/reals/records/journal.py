@@ -5,7 +5,6 @@ The attempts in `made/` (`provenance`) hold some of the same facts but cannot st
 is deleted to be made again takes its record along. One file is also read sooner than thousands at the end of a run.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -43,8 +42,7 @@ def note_engine(path: Path, began: float, cpu: float) -> None:
 
 def _append(path: Path, record: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    files.append_line(path, record)
 
 
 def _queued() -> float | None:
@@ -63,12 +61,22 @@ def _queued() -> float | None:
 
 def read(path: Path, since: float = 0.0) -> list[dict]:
     """Records of jobs that began at or after ``since`` (seconds since 1970)."""
-    return [r for r in files.read_lines(path) if r["began"] >= since and r["stage"] != ENGINE]
+    return [r for r in lines(path) if r["began"] >= since and r["stage"] != ENGINE]
 
 
 def engines(path: Path) -> list[dict]:
     """Records of the runs: what each used beside its jobs."""
-    return [r for r in files.read_lines(path) if r["stage"] == ENGINE]
+    return [r for r in lines(path) if r["stage"] == ENGINE]
+
+
+def lines(path: Path) -> list[dict]:
+    """All records; what lacks a stage and times, as half a line that still is JSON does, is passed over."""
+
+    def whole(record: dict) -> bool:
+        times = [record.get(key, 0.0) for key in (*SUMMED, "gpus")] + [record.get(key) for key in ("began", "wall", "cpu")]
+        return isinstance(record.get("stage"), str) and all(isinstance(value, int | float) for value in times)
+
+    return [record for record in files.read_lines(path) if whole(record)]
 
 
 def by_stage(records: list[dict]) -> list[dict]:

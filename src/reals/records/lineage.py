@@ -13,7 +13,7 @@ from reals.experiment.graph import Graph
 from reals.experiment.metric_table import METRICS
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
-from reals.records import provenance, published
+from reals.records import metrics, provenance, published
 
 IN_FULL = 3  # lineages of one cell's seeds
 
@@ -97,7 +97,7 @@ def _cell(graph: Graph, places: Places, what: str) -> tuple[str, tuple[str, ...]
 
 def _value(targets: Mapping[int | None, Path], metric: str) -> str:
     """What the table prints of these metrics files (seed -> file), in more digits: nothing before the first is measured."""
-    made = {seed: files.read_json(path)["values"] for seed, path in targets.items() if path.exists()}
+    made = {seed: metrics.read(path)["values"] for seed, path in targets.items() if path.exists()}
     values = {seed: found[metric] for seed, found in made.items() if metric in found}
     if next(iter(targets)) not in values:
         return " is not measured yet"
@@ -130,7 +130,7 @@ def _tree(graph: Graph, places: Places, seen: set[str], target: str, depth: int,
     if again:
         return
     record = places.record_of(target)
-    made = files.read_json(record) if record.exists() else {}
+    made = provenance.read(record) if record.exists() else {}
     own = (_file(path, expected, made.get("sha256")), *_facts(graph.registry, job.artefact), *_before(path), *_making(made, seen))
     for line in own:
         yield f"{indent}    {line}"
@@ -170,7 +170,7 @@ def _making(made: Mapping[str, Any], seen: set[str]) -> Iterator[str]:
         took = f"{attempt['wall']:.1f} s, {attempt['cpu']:.1f} CPU s" if "wall" in attempt else "not finished in this attempt"
         yield f"made {attempt['began']} on {attempt['device']}: {took}, code {attempt['code']}"
     if made:
-        versions = f"Python {made['python']}, " + ", ".join(f"{k} {v}" for k, v in made["packages"].items() if v)
+        versions = f"Python {made.get('python')}, " + ", ".join(f"{k} {v}" for k, v in made.get("packages", {}).items() if v)
         if versions not in seen:
             yield f"with {versions} (and so below, unless said otherwise)"
         seen.add(versions)

@@ -33,6 +33,16 @@ def path_of(target: Path) -> Path:
     return target.parent / "made" / f"{target.name}.json"
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The record of a making. MissingArtefact where it is damaged."""
+    made: dict[str, Any] = files.read_json(path)
+    attempts = made.get("attempts", [])
+    whole = all(isinstance(made.get(key, {}), dict) for key in ("inputs", "packages", "row")) and isinstance(attempts, list)
+    if not whole or not all(isinstance(one, dict) and {"began", "device", "code"} <= one.keys() for one in attempts):
+        raise files.MissingArtefact(f"{path}: damaged (no record of a making); {files.remedy_for(path)}")
+    return made
+
+
 def row_of(registry: Registry, artefact: Artefact) -> dict[str, Any]:
     """The line of the sheet that an artefact comes from; empty for those the scale alone defines."""
     sheet = artefact.stage.sheet
@@ -50,7 +60,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
     job = Graph(registry).job(artefact, number)
     target = job.outputs[0]
     path = path_of(target)
-    earlier = files.read_json(path).get("attempts", []) if path.exists() else []
+    earlier = read(path).get("attempts", []) if path.exists() else []
     attempt = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(),
         "device": rates.this_device(threads()),
@@ -72,7 +82,7 @@ def recorded(registry: Registry, artefact: Artefact, number: int | None = None) 
 def refuse_damaged(target: Path) -> None:
     """MissingArtefact where a file is not the one that was made, as far as there is a record of its making."""
     record = path_of(target)
-    digest = files.read_json(record).get("sha256") if record.exists() else None
+    digest = read(record).get("sha256") if record.exists() else None
     if digest is not None:
         files.refuse_damaged(target, digest, record)
 

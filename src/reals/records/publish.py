@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from reals.experiment.load import load
 from reals.experiment.reading import ConfigError
 from reals.experiment.registry import Registry
 from reals.experiment.stage_table import STAGES, STEP
+from reals.records import provenance
 
 REGISTRY = "registry.json"
 DVC_STAGES = tuple(name for stage in STAGES for name in stage.published)
@@ -87,7 +89,7 @@ def known_scales(folder: Path) -> list[str]:
     path = folder / REGISTRY
     try:
         return json.loads(path.read_text())["scales"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+    except (OSError, KeyError, TypeError, ValueError):
         raise ConfigError(f"{path}: missing or damaged; write it with `reals registry SCALE...`") from None
 
 
@@ -144,19 +146,31 @@ def _listings() -> dict[str, tuple[str, str]]:
     import yaml
 
     lock = Path("dvc.lock")
-    stages = yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"] if lock.exists() else {}
-    return {out["path"]: (out["md5"][:2], out["md5"][2:]) for stage in stages.values() for out in stage["outs"]}
+    try:
+        stages = yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"] if lock.exists() else {}
+        return {out["path"]: (out["md5"][:2], out["md5"][2:]) for stage in stages.values() for out in stage["outs"]}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+        raise ValueError(f"{lock}: damaged; `git checkout -- {lock}` brings it back") from None
 
 
 def damaged(folder: Path) -> list[Path]:
-    """The files of a folder that are not what its manifest, their records or checksums, or DVC say; all are read.
+    """The files of a folder that are not what its manifest, their records or checksums, or DVC say, or are no such record; all are read.
 
     Training that goes on, or what was made again, is no damage: see `_lasting`.
     """
-    manifest = folder / files.MANIFEST
-    sealed = files.read_json(manifest)["files"] if manifest.exists() else {}
+    broken: list[Path] = []
+
+    def told(path: Path, read: Callable[[Path], dict]) -> dict:
+        try:
+            return read(path) if path.exists() else {}
+        except files.MissingArtefact:
+            broken.append(path)
+            return {}
+
+    told(folder / "spec.json", files.read_json)
+    sealed = told(folder / files.MANIFEST, lambda path: files.read_manifest(path.parent)).get("files", {})
     expected = {name: ("md5", digest) for name, digest in _lasting(folder).items()}
-    records = ((path.stem, files.read_json(path)) for path in folder.glob("made/*.json"))
+    records = ((path.stem, told(path, provenance.read)) for path in folder.glob("made/*.json"))
     expected |= {name: ("sha256", record["sha256"]) for name, record in records if "sha256" in record}
     expected |= {name: ("sha256", facts["sha256"]) for name, facts in sealed.items()}
     expected |= {f"{path.stem}.pt": ("sha256", path.read_text().strip()) for path in folder.glob("step_*.sha256")}
@@ -168,7 +182,8 @@ def damaged(folder: Path) -> list[Path]:
         with path.open("rb") as file:
             return hashlib.file_digest(file, algorithm).hexdigest() != digest
 
-    return [folder / name for name, (algorithm, digest) in expected.items() if differs(name, algorithm, digest)]
+    changed = [folder / name for name, (algorithm, digest) in expected.items() if differs(name, algorithm, digest)]
+    return list(dict.fromkeys([*broken, *changed]))
 
 
 def _lasting(folder: Path) -> dict[str, str]:

@@ -20,9 +20,9 @@ from reals.experiment.artefact import Artefact
 from reals.experiment.figure_table import figures
 from reals.experiment.graph import Graph
 from reals.experiment.registry import Registry
-from reals.records import journal, provenance
+from reals.records import journal, metrics, provenance
 
-ROOT = Path("results/published")
+ROOT = files.PUBLISHED
 FACTS = "published.json"
 DRAWN = ("report.html", "metrics.json", "evaluations.csv")  # beside tables/ and figures/, by `reals.report.commands.draw`
 LOG_LINES = 200  # at most, of a training log
@@ -62,6 +62,8 @@ def facts(registry: Registry) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = files.read_json(registry.root / FACTS)
+        if not all(isinstance(found.get(key), list) for key in ("made", "code", "config")):
+            raise files.MissingArtefact
     except files.MissingArtefact:
         raise ValueError(
             f"{registry.root / FACTS}: missing or damaged; `git checkout -- {registry.root}` brings it back"
@@ -111,6 +113,8 @@ def restore(registry: Registry) -> tuple[int, int]:
             source.rglob("*"), key=lambda path: path.name == last.name
         ):  # the numbers come last: then all is there
             if path.is_file():
+                if path.name in ("spec.json", files.MANIFEST):
+                    files.read_json(path)
                 files.write_atomically(folder / path.relative_to(source), partial(shutil.copyfile, path))
         copied += 1
     if copied:
@@ -125,7 +129,7 @@ def _put(data: bytes, path: Path) -> None:
 
 def _refuse_damaged(path: Path) -> None:
     record = provenance.path_of(path)
-    digest = files.read_json(record).get("sha256") if record.exists() else None
+    digest = provenance.read(record).get("sha256") if record.exists() else None
     if digest is not None and digest != files.sha256(path):
         raise ValueError(f"{path}: damaged, {record} says other bytes; `git checkout -- {path.parent}` brings it back")
 
@@ -201,7 +205,7 @@ def _cleaned(path: Path) -> bytes:
 
 def _number(path: Path) -> bytes:
     """A measured file as it is, so that its recorded hash holds; ValueError where it names this machine."""
-    if path.suffix == ".json" and clean(content := files.read_json(path)) != content:
+    if path.suffix == ".json" and clean(content := metrics.read(path)) != content:
         raise ValueError(f"{path} names a host or an absolute path, and is published as it is or not at all")
     return path.read_bytes()
 
@@ -211,7 +215,7 @@ def _manifest(path: Path) -> bytes | None:
 
 
 def _record(again: str, path: Path) -> bytes:
-    return _text(clean(files.read_json(path) | {"command": again}))
+    return _text(clean(provenance.read(path) | {"command": again}))
 
 
 def _thinned(path: Path) -> bytes:
@@ -224,7 +228,7 @@ def _thinned(path: Path) -> bytes:
 
 def _journal_lines(books: list[Path], ids: set[str] | None) -> list[str]:
     """Finished jobs of several journals, each once, by their beginning; of these artefacts alone where ``ids`` are given."""
-    records = [record for book in books for record in files.read_lines(book)]
+    records = [record for book in books for record in journal.lines(book)]
     kept = [r for r in records if ids is None or (r.get("artefact") in ids and r["stage"] != journal.ENGINE)]
     lines = {json.dumps(clean(record)) + "\n": record["began"] for record in kept}
     return sorted(lines, key=lambda line: (lines[line], line))
@@ -236,7 +240,7 @@ def _facts(other: Registry) -> dict[str, Any]:
     count = 0
     for artefact in measured(other):
         record = provenance.path_of(other.outputs(artefact)[0])
-        attempts += files.read_json(record)["attempts"][-1:] if record.exists() else []
+        attempts += provenance.read(record).get("attempts", [])[-1:] if record.exists() else []
         count += 1
     attempts.sort(key=lambda attempt: attempt["began"])
     days = [attempt["began"][:10] for attempt in attempts]

@@ -46,7 +46,7 @@ def checked_head(text: str, where: str) -> dict[str, Any]:
 def _making(made: Mapping[str, Any]) -> str:
     if not made:
         return "There is no record of its making beside these weights."
-    lines = [f"```bash\n{made['command']}\n```"]
+    lines = [f"```bash\n{made['command']}\n```"] if "command" in made else []
     if row := made.get("row"):
         lines.append("Its row: " + ", ".join(f"{key} {_plain(value)}" for key, value in row.items()) + ".")
     for attempt in made.get("attempts", [])[-1:]:
@@ -58,7 +58,7 @@ def _making(made: Mapping[str, Any]) -> str:
 def _measured(result: Result) -> str:
     """A metrics file as a table, with its whole protocol below: a number without it says nothing."""
     extractor = str(result["protocol"].get(NAMED_BY, ""))
-    rows = [f"| {_printed(key, extractor)} | {value:.4g} |" for key, value in result["values"].items()]
+    rows = [f"| {_printed(key, extractor)} | {value + 0.0:.4g} |" for key, value in result["values"].items()]
     protocol = [f"- {key}: {value}" for key, value in result["protocol"].items()]
     return "\n".join([f"**{result['kind']} `{result['name']}`**", "", "| metric | value |", "|---|---|", *rows, "", *protocol])
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,8 +12,10 @@ from reals.experiment.registry import Registry
 from reals.experiment.repeats import repeats
 from reals.report import paired
 from reals.report.results import Result, Results
+from reals.report.tables.wording import as_printed
 
 MOST_SEEDS = 100  # that `more_seeds` tries
+ROUNDING = 1e-12  # relative changes that differ by less are one
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Reached:
     steps: float | None
     first: int
     last: int
+    seeds: Sequence[int]
 
     @property
     def said(self) -> str:
@@ -164,18 +167,25 @@ class Findings:
 
 def _unmet(condition: Condition, mean: float, interval: tuple[float, float]) -> list[str]:
     low, high = interval
-    between = f"the interval, {percent(low)} to {percent(high)}, is not"
-    bounds = (
-        (condition.mean_at_most, lambda bound: mean <= bound, f"the mean, {percent(mean)}, is not at most"),
-        (condition.interval_below, lambda bound: high < bound, f"{between} below"),
-        (condition.interval_above, lambda bound: low > bound, f"{between} above"),
+
+    def between(bound: float) -> str:
+        return f"the interval, {percent(low, bound)} to {percent(high, bound)}, is not"
+
+    bounds: tuple[tuple[float | None, Callable[[float], bool], Callable[[float], str]], ...] = (
+        (condition.mean_at_most, lambda bound: mean <= bound, lambda bound: f"the mean, {percent(mean, bound)}, is not at most"),
+        (condition.interval_below, lambda bound: high < bound, lambda bound: f"{between(bound)} below"),
+        (condition.interval_above, lambda bound: low > bound, lambda bound: f"{between(bound)} above"),
     )
-    return [f"{what} {percent(bound)}" for bound, holds, what in bounds if bound is not None and not holds(bound)]
+    return [f"{what(bound)} {percent(bound)}" for bound, holds, what in bounds if bound is not None and not holds(bound)]
 
 
-def percent(value: float) -> str:
-    """A relative change as text, "-14.2%"."""
-    return f"{100 * value:+.1f}%" if round(1000 * value) else "0%"
+def percent(value: float, *beside: float) -> str:
+    """A relative change as text, "-14.2%": with as many decimals as tell it from zero and from others that it stands ``beside``."""
+    if abs(value) < ROUNDING:
+        return "0%"
+    others = [0.0, *(other for other in beside if abs(other - value) >= ROUNDING)]
+    decimals = next(d for d in range(1, 12) if all(round(100 * value, d) != round(100 * other, d) for other in others))
+    return f"{100 * value:+.{decimals}f}%"
 
 
 def findings(registry: Registry, results: Results) -> Findings | None:
@@ -262,16 +272,25 @@ def _reached(registry: Registry, changes: Sequence[Change], milestones: int) -> 
     curve = [(c.steps, statistics.geometric_mean(c.other[seed] for seed in seeds)) for c in changes]
     assert all(a < b for (a, _), (b, _) in pairwise(curve))
     change = changes[-1]
-    return Reached(change.metric, change.against, target, change.steps, paired.first_at(curve, target), curve[0][0], curve[-1][0])
+    return Reached(
+        change.metric,
+        change.against,
+        target,
+        change.steps,
+        paired.first_at(curve, target),
+        curve[0][0],
+        curve[-1][0],
+        sorted(seeds),
+    )
 
 
 def rows(found: Findings) -> list[tuple[str, ...]]:
     """Below `head`: a line for each comparison."""
     return [
         (
-            found.judges[change.metric], f"{change.steps:,}", change.against, _mean(change.claimed), _mean(change.other), percent(change.mean),
+            found.judges[change.metric], f"{change.steps:,}", change.against, _mean(change.metric, change.claimed), _mean(change.metric, change.other), percent(change.mean),
             "{} to {}".format(*map(percent, change.interval)) if change.interval else "-", f"{change.sign_p:.2g}",
-            ", ".join(map(percent, change.by_seed.values())),
+            ", ".join(percent(by) if change.seeds == found.seeds else f"{percent(by)} (seed {seed})" for seed, by in change.by_seed.items()),
         )
         for change in found.changes
     ]  # fmt: skip
@@ -285,10 +304,13 @@ def head(found: Findings) -> tuple[str, ...]:
 def sentences(found: Findings) -> list[str]:
     """What stands below the table, the verdict last."""
     claimed, seeds = found.sheet.claimed, ", ".join(map(str, found.seeds))
-    lines = [
-        f"{'Seed' if len(found.seeds) == 1 else 'Seeds'} {seeds}. A change is that of the mean logarithm; ± is a standard deviation."
+    others = "" if all(change.seeds == found.seeds for change in found.changes) else "; lines of fewer name theirs"
+    said = f"{'Seed' if len(found.seeds) == 1 else 'Seeds'} {seeds}{others}."
+    lines = [f"{said} A change is that of the mean logarithm; ± is a standard deviation."]
+    lines += [
+        f"{found.judges[r.metric]}: {claimed} is at {as_printed(r.metric, r.value)} after {r.at:,} steps; {r.said}{_over(r)}."
+        for r in found.reached
     ]
-    lines += [f"{found.judges[r.metric]}: {claimed} is at {r.value:.2f} after {r.at:,} steps; {r.said}." for r in found.reached]
     lines += [f"Left out: {what}." for what in found.left_out]
     if found.verdict == UNDECIDED:
         if len(found.seeds) > 1:
@@ -299,6 +321,10 @@ def sentences(found: Findings) -> list[str]:
     return lines
 
 
-def _mean(values: Mapping[int, float]) -> str:
+def _over(reached: Reached) -> str:
+    return f" (geometric means of seeds {', '.join(map(str, reached.seeds))})" if len(reached.seeds) > 1 else ""
+
+
+def _mean(metric: str, values: Mapping[int, float]) -> str:
     every = list(values.values())
-    return f"{statistics.mean(every):.2f}" + (f" ± {statistics.stdev(every):.2f}" if len(every) > 1 else "")
+    return as_printed(metric, statistics.mean(every), statistics.stdev(every) if len(every) > 1 else None)

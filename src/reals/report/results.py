@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from reals import files
 from reals.experiment.registry import Registry
@@ -11,7 +11,7 @@ from reals.experiment.rows import Repeatable
 from reals.planning import prices
 from reals.planning.counts import counts
 from reals.planning.networks import Networks
-from reals.records import published
+from reals.records import metrics, published
 
 
 class Repeat(TypedDict):
@@ -58,7 +58,7 @@ FORMER_KEYS = {"feature network": "feature extractor", "second judge": "second e
 
 def read(path: Path) -> Result:
     """A metrics file, whenever it was made."""
-    result: Result = files.read_json(path)
+    result = cast(Result, metrics.read(path))
     result["protocol"] = {FORMER_KEYS.get(key, key): value for key, value in result["protocol"].items()}
     return result
 
@@ -132,8 +132,9 @@ def by_seed(result: Result, metric: str) -> dict[int, float]:
 def values(result: Result | None, metric: str, over_seeds: bool = True) -> list[float]:
     """A metric of each seed that is measured; one value where the row is not repeated or ``over_seeds`` is False.
 
-    Empty while the row is not measured.
+    Empty while the row, or this of it, is not measured.
     """
     if result is None:
         return []
-    return list(by_seed(result, metric).values() if over_seeds else ()) or [result["values"][metric]]
+    first = [float(result["values"][metric])] if metric in result["values"] else []
+    return list(by_seed(result, metric).values() if over_seeds else ()) or first

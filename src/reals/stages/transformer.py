@@ -56,7 +56,7 @@ def run(context: Context, artefact: Artefact[RunSpec], step: int) -> None:
     made_with = latents.manifest.get("autoencoder_sha256")
     autoencoder = registry.folder(artefact.needed("latents").needed("autoencoder"))
     if (autoencoder / files.MANIFEST).exists():  # where the cache was pulled alone it is not needed
-        here = files.fingerprint(files.read_json(autoencoder / files.MANIFEST))
+        here = files.fingerprint(files.read_manifest(autoencoder))
         files.refuse_other_copy(here, made_with, autoencoder, registry.folder(artefact.needed("latents")))
     teacher: CachedFeatures | OnlineFeatures | None = None
     online: Images | None = None

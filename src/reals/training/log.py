@@ -30,7 +30,7 @@ class Log:
     def __init__(self, path: Path, step: int, last: int):
         self.path = path
         if path.exists():
-            lines = path.read_text().splitlines()
+            lines = path.read_text(errors="replace").splitlines()
             kept = [json.dumps(record) for record in read_log(path) if not step < record["step"] <= last]
             # A file with other names is not only ours: DVC links what it pulls to its cache.
             if kept != lines or path.is_symlink() or path.stat().st_nlink > 1:
@@ -48,7 +48,7 @@ class Log:
 
 def read_log(path: Path) -> list[dict]:
     """The records of a run's log in order of their steps."""
-    return sorted(files.read_lines(path), key=lambda record: record["step"])
+    return sorted((r for r in files.read_lines(path) if isinstance(r.get("step"), int)), key=lambda record: record["step"])
 
 
 class Records:

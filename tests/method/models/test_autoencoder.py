@@ -269,3 +269,30 @@ def test_pooling_onto_a_coarser_grid_averages_blocks():
     assert pooled(x, 4) is x
     with pytest.raises(ValueError, match="does not divide"):
         pooled(x, 3)
+
+
+def test_a_repository_of_before_safetensors_is_asked_for_what_it_has(tmp_path, monkeypatch):
+    """The checks before a run take both, and so does the loader."""
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(allow_patterns[1])
+        if allow_patterns[1] in there:
+            (tmp_path / allow_patterns[1]).touch()
+        (tmp_path / "config.json").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    there = ["diffusion_pytorch_model.bin"]
+    assert models.find("a/vae")[1] == tmp_path / there[0] and len(asked) == 2
+    there = ["diffusion_pytorch_model.safetensors", *there]
+    assert models.find("a/vae")[1] == tmp_path / there[0] and len(asked) == 3
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"mean": 1, "std": 2}', "{"])
+def test_damaged_settings_of_a_teacher_are_one_line(tmp_path, text):
+    (tmp_path / "teacher.json").write_text(text)
+    with pytest.raises(ValueError, match=r"teacher\.json: damaged"):
+        teachers.load(tmp_path)

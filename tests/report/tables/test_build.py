@@ -164,3 +164,20 @@ def test_above_a_table_of_both_each_kind_says_its_own_where_they_differ():
         "training steps": "200 (autoencoder); 400 (evaluation)",
         "sampler": "SDE",
     }
+
+
+def test_another_judge_is_refused_and_copies_of_one_are_named():
+    of = sheet(
+        *(replace(row(k, f"run-{k}"), published={"fid": None, "fid_second": None}) for k in "ab"), metrics=("fid", "fid_second")
+    )
+    two = replace(COMMON, judges={"fid_second": "deep"})
+    found = {("evaluation", f"run-{k}"): result(f"run-{k}", fid=3.0, fid_second=4.0) for k in "ab"}
+    for key, one in found.items():
+        one["protocol"] |= {"second extractor": "deep"}
+        one["provenance"] |= {"extractor_sha256": "same", "second_extractor_sha256": key[1]}
+    assert any("2 copies of one feature extractor" in line for line in build(of, found, two).remarks)
+    found["evaluation", "run-b"]["provenance"]["second_extractor_sha256"] = "run-a"
+    assert build(of, found, two).remarks == of.remarks
+    found["evaluation", "run-b"]["protocol"]["second extractor"] = "wide"
+    with pytest.raises(ValueError, match="fid_second was measured with 'wide', the table is of 'deep'"):
+        build(of, found, two)

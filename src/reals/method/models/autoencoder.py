@@ -133,7 +133,10 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", WEIGHTS]))
+        folder = Path(snapshot_download(name, allow_patterns=["config.json", WEIGHTS]))
+        if not (folder / WEIGHTS).is_file():  # of before there was safetensors; never both, which are as large as each other
+            folder = Path(snapshot_download(name, allow_patterns=["config.json", f"{STEM}.bin"]))
+        return folder
     except Exception as error:  # of many kinds (no network, no such repository), all of them about this name
         reason = " ".join(str(error).split())
         raise ValueError(f"{name}: no such file or folder, and not on the hub or in its cache ({reason[:150]})") from None

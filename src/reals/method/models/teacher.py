@@ -1,7 +1,6 @@
 """The frozen vision transformer whose features the latents are aligned with."""
 
 import difflib
-import json
 import pickle
 import sys
 from collections.abc import Sequence
@@ -187,8 +186,11 @@ def save(teacher: nn.Module, config: TeacherConfig, folder: Path) -> list[str]:
 def load(folder: Path, device: torch.device | str = "cpu") -> Teacher:
     from safetensors.torch import load_file
 
-    values = json.loads((folder / "teacher.json").read_text())
-    config = TeacherConfig(**values | {name: tuple(values[name]) for name in ("mean", "std")})
+    values = files.read_json(folder / "teacher.json")
+    try:
+        config = TeacherConfig(**values | {name: tuple(values[name]) for name in ("mean", "std")})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder / 'teacher.json'}: damaged ({error}); delete {folder} and run snakemake") from None
     network = build(config)
     files.refuse_unreadable(folder / "model.safetensors")
     network.load_state_dict(load_file(folder / "model.safetensors"))

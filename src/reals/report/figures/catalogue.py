@@ -99,7 +99,7 @@ def _figure5(registry: Registry, stem: Path, results: Results) -> None:
             plots.WeightPoint(
                 weight,
                 values(results["evaluation", name], "fid", over_seeds),
-                None if analysed is None else analysed["values"]["latent_std"],
+                None if analysed is None else analysed["values"].get("latent_std"),
             )
         )
     if not any(p.fids for p in points):
@@ -161,9 +161,8 @@ def _guidance(registry: Registry, stem: Path, results: Results) -> None:
         points = []
         for name in names:
             row, result = experiment.evaluations[name], results["evaluation", name]
-            if result is not None:
-                guided = row.interval is not None
-                points.append(plots.Guided(row.cfg, guided, values(result, "fid"), values(result, "recall")))
+            if (fids := values(result, "fid")) and (recalls := values(result, "recall")):
+                points.append(plots.Guided(row.cfg, row.interval is not None, fids, recalls))
         if points:
             lines[run, milestone] = points
     if not lines:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from reals.experiment.metric_table import METRICS, OF_EXTRACTOR
+from reals.experiment.metric_table import JUDGES, METRICS, OF_EXTRACTOR
 from reals.experiment.report_sheets import TableRow, TableSheet
 from reals.report.results import Result, Results, by_seed
 from reals.report.tables.conditions import Conditions
@@ -57,7 +57,7 @@ def build(sheet: TableSheet, results: Results, conditions: Conditions) -> Table:
         compare=sheet.compare,
         mean=_mean(changes.values()) if sheet.compare else None,
         notes=notes,
-        remarks=sheet.remarks,
+        remarks=(*sheet.remarks, *_copies(sheet, _shown(cells))),
         conditions=conditions,
         protocol={} if sheet.source == "settings" else _protocol(_shown(cells), conditions),
         missing=tuple(dict.fromkeys(missing)),
@@ -86,8 +86,32 @@ def _protocol(results: list[Result], conditions: Conditions) -> dict[str, str]:
     }
 
 
+def _extractor(metric: str, conditions: Conditions) -> str | None:
+    """On whose features the scale measures a metric; None: on no network's."""
+    return conditions.extractor if metric in OF_EXTRACTOR else conditions.judges.get(metric)
+
+
+def _used(metric: str, protocol: Mapping[str, str | int | float]) -> str | None:
+    """On whose features a metrics file says that a metric was measured; None where it does not say."""
+    if metric in JUDGES:
+        said = protocol.get("second extractor" if metric == "fid_second" else METRICS[metric].printed)
+        return None if said is None else str(said).partition(", against ")[0]
+    return str(protocol["feature extractor"]) if metric in OF_EXTRACTOR and "feature extractor" in protocol else None
+
+
+def _copies(sheet: TableSheet, results: Iterable[Result]) -> tuple[str, ...]:
+    """A remark where several copies of one feature extractor measured what a table shows: made apart, they are other networks."""
+    digests = {"extractor_sha256" for metric in sheet.metrics if metric in OF_EXTRACTOR}
+    digests |= {f"{JUDGES[metric]}_extractor_sha256" for metric in sheet.metrics if metric in JUDGES}
+    found = [{result["provenance"].get(digest) for result in results} - {None} for digest in sorted(digests)]
+    most = max(map(len, found), default=0)
+    return (f"Not comparable: {most} copies of one feature extractor measured these rows. Measure them again with one.",) * (
+        most > 1
+    )
+
+
 def _group(sheet: TableSheet, metric: str, conditions: Conditions) -> Group:
-    extractor = conditions.extractor if metric in OF_EXTRACTOR else conditions.judges.get(metric)
+    extractor = _extractor(metric, conditions)
     published = any(row.published[metric] is not None for row in sheet.rows)
     ours = "used" if sheet.source == "settings" else "counted" if METRICS[metric].counted else "measured"
     return Group(
@@ -112,7 +136,7 @@ def _cell(sheet: TableSheet, row: TableRow, metric: str, results: Results, condi
         return Cell(published, None, "missing")
     seeds = by_seed(result, metric) if sheet.over_seeds else {}
     value = float(result["values"][metric])
-    _refuse_unsound(sheet, row, metric, result, [value, *seeds.values()], conditions.extractor)
+    _refuse_unsound(sheet, row, metric, result, [value, *seeds.values()], _extractor(metric, conditions))
     return Cell(
         published, statistics.mean(seeds.values()) if seeds else value, "measured", result, seeds, result.get("planned", 0)
     )
@@ -124,8 +148,8 @@ def _refuse_unsound(
     """Raises ValueError on values of another feature extractor, and on values that are not finite."""
     at = f"{sheet.name}: {' '.join(row.measured(sheet.source, metric))} ({result['id']})"
     protocol = result.get("protocol", {})
-    used = protocol.get("feature extractor")
-    if metric in OF_EXTRACTOR and used is not None and used != extractor:
+    used = _used(metric, protocol)
+    if extractor is not None and used is not None and used != extractor:
         raise ValueError(f"{at}: {metric} was measured with '{used}', the table is of '{extractor}'; measure it again")
     for value in values:
         if not math.isfinite(value):

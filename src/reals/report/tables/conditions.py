@@ -45,7 +45,7 @@ def _settings(registry: Registry) -> dict[str, dict[str, str]]:
     images = scale.data.expected_images
     data = registry.folder(registry.data) / files.MANIFEST
     if data.exists():
-        images = files.read_json(data)["images"]["train"]
+        images = files.read_manifest(data.parent)["images"]["train"]
     a, t = scale.autoencoder, scale.transformer
 
     def epochs(steps: int, batch: int) -> str:

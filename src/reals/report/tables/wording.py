@@ -32,11 +32,16 @@ def shown(metric: str, cell: Cell) -> str:
         return MISSING if cell.status == "missing" else LITERATURE
     if isinstance(cell.measured, str):
         return cell.measured
+    return as_printed(metric, cell.measured, cell.deviation)
+
+
+def as_printed(metric: str, value: float, deviation: float | None = None) -> str:
+    """A metric's value with as many decimals as the paper prints, of a small distance more, and its deviation if there is one."""
     decimals = METRICS[metric].decimals
-    if METRICS[metric].distance and 0 < abs(cell.measured) < 1:
-        decimals = min(max(decimals, 2 - math.floor(math.log10(abs(cell.measured)))), MOST_DECIMALS)
-    spread = "" if cell.deviation is None else f" ± {cell.deviation:.{decimals}f}"
-    return f"{round(cell.measured, decimals) + 0.0:.{decimals}f}{spread}"  # no minus before a zero
+    if METRICS[metric].distance and 0 < abs(value) < 1:
+        decimals = min(max(decimals, 2 - math.floor(math.log10(abs(value)))), MOST_DECIMALS)
+    spread = "" if deviation is None else f" ± {deviation:.{decimals}f}"
+    return f"{round(value, decimals) + 0.0:.{decimals}f}{spread}"  # no minus before a zero
 
 
 def percent(value: float | None, deviation: float | None = None) -> str:
