@@ -225,7 +225,7 @@ def published(folder: Path, *names: str) -> dict[str, str]:
     """Writes files of some content; their md5 as DVC would list them."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"{name} as it was")
+        (folder / name).write_text(json.dumps({"text": f"{name} as it was"}))
     every = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.md5(path.read_bytes()).hexdigest() for path in every}
 
@@ -266,13 +266,14 @@ def test_states_are_compared_with_their_own_checksums(tmp_path, monkeypatch):
 def test_a_shard_is_what_was_recorded_unless_it_was_made_again(tmp_path, monkeypatch):
     shard, record = tmp_path / "shard_000.npy", tmp_path / "made/shard_000.npy.json"
     record.parent.mkdir()
-    record.write_text('{"attempts": [1]}')
+    attempt = {"began": "2026-01-01T00:00:00+00:00", "device": "CPU", "code": "0.2.0"}
+    record.write_text(json.dumps({"attempts": [attempt]}))
     listed = published(tmp_path, shard.name, "spec.json")
     monkeypatch.setattr(publish, "recorded", lambda folder: listed)
     assert publish.damaged(tmp_path) == []
     shard.write_text("other bits")
     assert publish.damaged(tmp_path) == [shard]
-    record.write_text('{"attempts": [1, 2]}')
+    record.write_text(json.dumps({"attempts": [attempt, attempt]}))
     assert publish.damaged(tmp_path) == []
     shard.unlink()  # as where one file of a folder was pulled
     assert publish.damaged(tmp_path) == []

@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> None:
     labels = _labels(options, source, n)
     place = options.samples.resolve()  # '.' has no name of its own
     out = options.out or place.with_name(place.name + ".metrics.json")
-    refuse_suffix("--out", out, ".json")
     refuse_unwritable("--out", out, options.samples, options.reference, options.labels, options.weights)
+    refuse_suffix("--out", out, ".json")
     refuse_unwritable("--features", options.features)
     memory.keep_freed()
     extractor = make_network(options)

@@ -25,7 +25,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from reals import files
 from reals.machine import cuda
 from reals.machine.cores import THREADS
 from reals.machine.signals import STOP_AT
@@ -180,6 +179,8 @@ def _note(command: list[str], keep_log: bool) -> None:
             log = Path(os.readlink("/proc/self/fd/1"))
             log.with_name(f"{log.stem}.{time.strftime('%m%d-%H%M%S')}.log").hardlink_to(log)
     if STARTS in os.environ:
+        from reals import files  # on SLURM alone: elsewhere each job would wait for it
+
         row = {"began": time.time(), "job": job, "node": node, "command": command}
         files.append_line(Path(os.environ[STARTS]), row)
 
