@@ -157,20 +157,20 @@ class _UniqueKeyLoader(yaml.CSafeLoader):
 
 def _whole_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
     """Refuses what YAML takes for a whole number in another base: 010 would be 8, and 1:30 would be 90."""
-    value = loader.construct_yaml_int(node)
-    if not PLAIN_NUMBER.fullmatch(node.value):
-        said = f"{node.value} would be read as {value}; write that, or put what you mean in quotes"
-        raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
-    return int(value)
+    return int(_as_written(node, loader.construct_yaml_int(node), PLAIN_NUMBER.fullmatch(node.value) is not None))
 
 
 def _real_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> float:
     """Refuses 1:30.5, which YAML takes for minutes and seconds."""
-    value = loader.construct_yaml_float(node)
-    if ":" in node.value:
+    return _as_written(node, loader.construct_yaml_float(node), ":" not in node.value)
+
+
+def _as_written(node: yaml.ScalarNode, value: float, same: bool) -> float:
+    """The value, if it is the ``same`` number that stands there."""
+    if not same:
         said = f"{node.value} would be read as {value}; write that, or put what you mean in quotes"
         raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
-    return float(value)
+    return value
 
 
 _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)

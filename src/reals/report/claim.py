@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -167,16 +167,13 @@ class Findings:
 
 def _unmet(condition: Condition, mean: float, interval: tuple[float, float]) -> list[str]:
     low, high = interval
-
-    def between(bound: float) -> str:
-        return f"the interval, {percent(low, bound)} to {percent(high, bound)}, is not"
-
-    bounds: tuple[tuple[float | None, Callable[[float], bool], Callable[[float], str]], ...] = (
-        (condition.mean_at_most, lambda bound: mean <= bound, lambda bound: f"the mean, {percent(mean, bound)}, is not at most"),
-        (condition.interval_below, lambda bound: high < bound, lambda bound: f"{between(bound)} below"),
-        (condition.interval_above, lambda bound: low > bound, lambda bound: f"{between(bound)} above"),
-    )
-    return [f"{what(bound)} {percent(bound)}" for bound, holds, what in bounds if bound is not None and not holds(bound)]
+    faults = []
+    if (bound := condition.mean_at_most) is not None and not mean <= bound:
+        faults.append(f"the mean, {percent(mean, bound)}, is not at most {percent(bound)}")
+    for bound, side in ((condition.interval_below, "below"), (condition.interval_above, "above")):
+        if bound is not None and not (high < bound if side == "below" else low > bound):
+            faults.append(f"the interval, {percent(low, bound)} to {percent(high, bound)}, is not {side} {percent(bound)}")
+    return faults
 
 
 def percent(value: float, *beside: float) -> str:

@@ -18,7 +18,7 @@ from reals.report.results import Result, Results
 from reals.report.tables.conditions import Conditions
 from reals.report.tables.model import Cell, Group, Row, Table
 from reals.report.tables.stated import stated
-from reals.report.tables.wording import caveat, legend, mean_sentence, printed
+from reals.report.tables.wording import caveat, fixed, legend, mean_sentence, printed
 from reals.report.template import environment
 
 ANALYSIS = {
@@ -224,7 +224,7 @@ def _analysis(found: Mapping[tuple[str, str], Result]) -> tuple[list[str], list[
     autoencoders = [result for (kind, _), result in found.items() if kind == "autoencoder"]
     metrics = [metric for metric in ANALYSIS if any(metric in result["values"] for result in autoencoders)]
     rows = [
-        (result, [f"{round(result['values'][m], 3) + 0.0:.3f}" if m in result["values"] else MISSING for m in metrics])
+        (result, [fixed(result["values"][m], 3) if m in result["values"] else MISSING for m in metrics])
         for result in autoencoders
     ]
     return [ANALYSIS[metric] for metric in metrics], rows

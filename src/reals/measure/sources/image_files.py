@@ -9,7 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -81,10 +81,9 @@ def _header(file: Path | IO[bytes]) -> ImageFile.ImageFile:
 
 def _is_lossy(image: Image.Image, file: Path | IO[bytes]) -> bool:
     """Whether a file's format, or its own choice within it, keeps something else than the pixels that were saved."""
-    if image.format == "WEBP":
-        return not _webp_is_lossless(file)
-    if image.format == "JPEG2000":
-        return not _jpeg2000_is_reversible(file)
+    if of_its_own := LOSSLESS_BY_CHOICE.get(image.format or ""):
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as bytes_of:
+            return not of_its_own(bytes_of)
     return image.format in LOSSY or (image.format == "TIFF" and image.info.get("compression") in LOSSY_IN_TIFF)
 
 
@@ -100,11 +99,8 @@ def _readable(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: cannot be read as an image ({reason}); make it again") from None
 
 
-def _webp_is_lossless(file: Path | IO[bytes]) -> bool:
+def _webp_is_lossless(file: IO[bytes]) -> bool:
     """Whether the first picture in a WebP file is a VP8L chunk; Pillow does not say."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return _webp_is_lossless(opened)
     file.seek(12)  # after RIFF, its size and WEBP
     while len(header := file.read(8)) == 8:
         kind, size = struct.unpack("<4sI", header)
@@ -115,15 +111,16 @@ def _webp_is_lossless(file: Path | IO[bytes]) -> bool:
     return False
 
 
-def _jpeg2000_is_reversible(file: Path | IO[bytes]) -> bool:
+def _jpeg2000_is_reversible(file: IO[bytes]) -> bool:
     """Whether the wavelet that the codestream names first (in its COD marker) is the one of whole numbers; Pillow does not say."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened_file:
-            return _jpeg2000_is_reversible(opened_file)
     file.seek(0)
     head = file.read(1 << 16)
     wavelet = head.find(b"\xff\x52", head.find(b"\xff\x4f\xff\x51")) + 13
     return head[wavelet : wavelet + 1] == b"\x01"
+
+
+LOSSLESS_BY_CHOICE = {"WEBP": _webp_is_lossless, "JPEG2000": _jpeg2000_is_reversible}
+"""Formats that may keep the pixels that were saved or not, and how a file tells."""
 
 
 def folder_source(path: Path) -> Source:

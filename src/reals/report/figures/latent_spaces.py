@@ -8,6 +8,7 @@ import numpy as np
 
 from reals.report.figures import style
 from reals.report.figures.style import PAGE, class_colors
+from reals.report.tables.wording import fixed
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def draw(
             tint = class_colors(len(classes))[np.searchsorted(classes, arrays.labels)]
             x, y = arrays.tsne.T
             axes.scatter(x, y, c=tint, s=2.5, linewidths=0, rasterized=True)
-            said = ", ".join(f"{score} {round(value, 2) + 0.0:.2f}" for score, value in (scores or {}).get(name, {}).items())
+            said = ", ".join(f"{score} {fixed(value, 2)}" for score, value in (scores or {}).get(name, {}).items())
             axes.set_xlabel(f"{name}, t-SNE" + (f"\n{said}" if said else ""), labelpad=3)
         low = min(a.maps[:shown].min() for a in autoencoders.values())
         for k in range(shown):

@@ -41,7 +41,12 @@ def as_printed(metric: str, value: float, deviation: float | None = None) -> str
     if METRICS[metric].distance and 0 < abs(value) < 1:
         decimals = min(max(decimals, 2 - math.floor(math.log10(abs(value)))), MOST_DECIMALS)
     spread = "" if deviation is None else f" ± {deviation:.{decimals}f}"
-    return f"{round(value, decimals) + 0.0:.{decimals}f}{spread}"  # no minus before a zero
+    return fixed(value, decimals) + spread
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals, and no minus before a zero."""
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def percent(value: float | None, deviation: float | None = None) -> str:
