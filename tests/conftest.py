@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import forks
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +91,14 @@ def _starts_no_process(request):
 def _strict():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the test's fixtures, which draw too
+def pytest_runtest_setup(item):
+    """What a test draws without a seed is then the same whatever ran before it on this worker."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -68,8 +68,9 @@ def test_it_loads_from_a_folder_trains_and_samples(registry):
     latents.run(context, registry.latents["sd-vae"])
     cache = Latents(context.folder(registry.latents["sd-vae"]))
     assert cache.manifest["latents_mean"] == list(config.latents_mean)
-    everything = cache.batch(range(len(cache)), np.zeros(len(cache), int), torch.randn(len(cache), 32, 2, 2))
-    assert everything.mean((0, 2, 3)).abs().max() < 0.2 and (everything.std((0, 2, 3)) - 1).abs().max() < 0.2
+    draws = [cache.batch(range(len(cache)), np.zeros(len(cache), int), torch.randn(len(cache), 32, 2, 2)) for _ in range(16)]
+    everything = torch.cat(draws)  # one draw alone is up to 0.2 off by chance
+    assert everything.mean((0, 2, 3)).abs().max() < 0.1 and (everything.std((0, 2, 3)) - 1).abs().max() < 0.1
     transformer.run(context, run, 2)
     drawn = registry.samples["sit-b2-sd-vae_400K"]
     sample.run(context, drawn, 0)
