@@ -1,7 +1,12 @@
 """A table or figure that could not be printed gets one clear line."""
 
+import re
+
 import pytest
+from conftest import REPOSITORY
 from mistakes import names, one_line
+
+from reals.experiment.load import load
 
 MISTAKES = [
     # file, old text, new text, what the line must say
@@ -28,3 +33,18 @@ MISTAKES = [
 @pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES, ids=names(MISTAKES))
 def test_a_mistake_gets_one_line(file, old, new, says, project):
     assert says in one_line(file, old, new)
+
+
+@pytest.mark.parametrize("scale", ["photographs", "cifar10", "imagenet100", "imagenet256"])
+def test_a_table_names_the_model_that_was_trained(scale):
+    experiment = load(scale, folder=REPOSITORY / "config")
+    named = [
+        (table.name, row.key, label, experiment.runs[experiment.evaluations[row.source].run].model)
+        for table in experiment.tables.values()
+        if table.source == "evaluation"
+        for row in table.rows
+        if row.source != "literature"
+        for label in row.labels.values()
+        if re.fullmatch(r"[DS]iT-\w+/\d+", label)
+    ]
+    assert [line for line in named if line[2] != line[3]] == []

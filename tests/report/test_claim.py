@@ -66,6 +66,28 @@ def test_a_comparison_worked_by_hand(project):
 
 
 @pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        ([0.98, 1.0, 1.02], True),  # the interval is that of +-2%
+        ([0.84, 0.85, 0.86], False),
+        ([0.75, 1.0, 1.2], False),  # so wide that it says nothing
+        ([1.10, 1.11, 1.12], True),  # also beside a verdict
+    ],
+)
+def test_an_effect_that_the_intervals_leave_out_is_said(ratio, said, project):
+    lines = claim.sentences(found(measure(arms(ratio, [1.0, 1.01, 0.99]))))
+    out = [line for line in lines if "outside the interval of every judge" in line]
+    assert [line.startswith("A change of -15.0% against base is ") for line in out] == [True] * said
+    assert lines.index(out[0]) < len(lines) - 1 if out else True
+
+
+def test_one_judge_excludes_nothing_for_both(project):
+    registry = measure(arms([0.98, 1.0, 1.02], [1.0, 1.01, 0.99]))
+    write(registry, "sit-b4-reals_late-seed2", 12.2, 20.0)  # the second judge alone scatters
+    assert not found(registry).excluded
+
+
+@pytest.mark.parametrize(
     ("ratio", "control", "verdict"),
     [
         ([0.80, 0.81, 0.82], [0.9, 0.91, 0.92], "supported"),

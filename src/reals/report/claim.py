@@ -135,6 +135,20 @@ class Findings:
         return missing
 
     @property
+    def excluded(self) -> list[str]:
+        """Sentences about the means that verdicts ask for and that the intervals of every judge leave out: effects that are not there."""
+        said: dict[str, None] = {}
+        for conditions in self.sheet.verdicts.values():
+            for arm, condition in conditions.items():
+                intervals = [c.interval for m in self.sheet.metrics if (c := self.deciding.get((m, arm))) and c.interval]
+                bound = condition.mean_at_most
+                if bound is None or len(intervals) < len(self.sheet.metrics) or not all(low > bound for low, _ in intervals):
+                    continue
+                lows = ", ".join(percent(low, bound) for low, _ in intervals)
+                said[f"A change of {percent(bound)} against {arm} is outside the interval of every judge (lower ends {lows})."] = None
+        return list(said)
+
+    @property
     def more_seeds(self) -> tuple[int, str] | None:
         """(number of seeds, verdict) that the same means and standard deviations would give with the fewest seeds; None: none does.
 
@@ -309,6 +323,7 @@ def sentences(found: Findings) -> list[str]:
         for r in found.reached
     ]
     lines += [f"Left out: {what}." for what in found.left_out]
+    lines += found.excluded
     if found.verdict == UNDECIDED:
         if len(found.seeds) > 1:
             lines += [f'Not "{verdict}": {"; ".join(found.against(verdict))}.' for verdict in found.sheet.verdicts]
