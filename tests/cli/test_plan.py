@@ -90,6 +90,7 @@ def test_the_jobs_of_every_stage_are_printed(project, capsys, monkeypatch):
     ("arguments", "says"),
     [(["--gpu", "b200"], "b200: no rates of this device at scale demo; run `reals measure --config scale=demo`"),
      ([], "no rates of this device"),
+     (["--config", "scale=cifar10", "data=my photographs"], "run `reals measure --config scale=cifar10 'data=my photographs'` on it"),
      (["--config", "scael=demo"], "scael=demo: expected KEY=VALUE with a key of scale, data"),
      (["--config", "scale=imagenet"], "scale 'imagenet' is not defined; did you mean 'imagenet256'? (or give the path of a scale file)"),
      (["--gpu", "h100", "--nodes", "0"], "--nodes 0: expected at least 1")],

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least 1")
     experiment = experiment_of(options)
     device = options.gpu or rates.this_device(rates.threads_of(experiment.scale), rates.on_gpus(experiment.scale))
-    found = rates.load(device, experiment.scale.name, options.sheets / "rates.yaml")
+    found = rates.load(device, experiment.scale.name, options.sheets / "rates.yaml", experiment.overrides)
     per_node = options.per_node or (8 if found.threads is None else max(1, (os.cpu_count() or 1) // found.threads))
     registry, gpu_gb = Registry(experiment), options.card or found.memory
     plan = plan_of(Costs(registry), found, options.nodes, per_node)

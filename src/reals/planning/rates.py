@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -146,10 +147,11 @@ def _measured(path: Path) -> dict[str, Any]:
     raise ConfigError(f"{path}: not what `reals measure` writes; delete it and run that again")
 
 
-def load(name: str, scale: str, sheet: Path) -> Rates:
+def load(name: str, scale: str, sheet: Path, overrides: Sequence[str] = ()) -> Rates:
     """The rates of a device: a measurement of that name (or its beginning) at this scale, else the stated table.
 
-    ``sheet`` is rates.yaml. ConfigError names what is known where ``name`` is not.
+    ``sheet`` is rates.yaml. ConfigError names what is known where ``name`` is not, and the command that measures it at the experiment
+    of these ``overrides``.
     """
     wanted, table = slug(name), read_yaml(sheet)
     found = sorted(MEASURED.glob("*.json"))
@@ -164,8 +166,8 @@ def load(name: str, scale: str, sheet: Path) -> Rates:
     if name not in table:
         known = [*table, *(p.stem for p in found)]
         raise ConfigError(
-            f"{name}: no rates of this device at scale {scale}; run `reals measure --config scale={scale}` on it, "
-            f"or name one with --gpu: {', '.join(known)}"
+            f"{name}: no rates of this device at scale {scale}; "
+            f"run `reals measure --config {shlex.join(overrides) or f'scale={scale}'}` on it, or name one with --gpu: {', '.join(known)}"
         )
     row = dict(table[name])
     device, memory = row.pop("device", name), row.pop("memory", None)

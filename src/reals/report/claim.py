@@ -145,7 +145,9 @@ class Findings:
                 if bound is None or len(intervals) < len(self.sheet.metrics) or not all(low > bound for low, _ in intervals):
                     continue
                 lows = ", ".join(percent(low, bound) for low, _ in intervals)
-                said[f"A change of {percent(bound)} against {arm} is outside the interval of every judge (lower ends {lows})."] = None
+                said[
+                    f"A change of {percent(bound)} against {arm} is outside the interval of every judge (lower ends {lows})."
+                ] = None
         return list(said)
 
     @property
