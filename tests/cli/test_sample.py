@@ -522,6 +522,7 @@ def test_export_says_what_the_file_cannot_and_overwrites_no_weights(made, tmp_pa
         ([own("vp"), tmp_path / "c.pt", "--to", "repa"], "trained on the vp path, which REPA's code has not; write it --to sit"),
         ([own("vp"), tmp_path / "c.pt", "--heads", "4"], "our own file says it has 2 heads, got 4; leave them out"),
         ([own("vp"), own("vp")], "is a file of torch.save, as the references' code loads it; call it .pt"),
+        ([own("vp"), tmp_path / "c.npz"], "c.npz: what is written is a file of torch.save"),
         (
             [tmp_path / "a.pt", tmp_path / "a.pt", "--family", "sit", "--heads", "2"],
             "is read by this command, which would write over it",

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     if options.to == "hub":
         hub.export(options)
         return
-    if options.out.suffix == ".safetensors":
+    if options.out.suffix in (".safetensors", ".npz", ".npy", ".zip"):
         raise ValueError(f"{options.out}: what is written is a file of torch.save, as the references' code loads it; call it .pt")
     refuse_unwritable("OUT", options.out, options.checkpoint)
     from reals.cli.sample.settings import trained_path
