@@ -1,7 +1,9 @@
 """Processes for tests, forked because their imports are paid for, as torchrun or a scheduler would start and end them."""
 
 import atexit
+import contextlib
 import importlib
+import itertools
 import os
 import runpy
 import signal
@@ -23,6 +25,7 @@ from reals.training import loop
 from reals.training.finite import NotFinite
 from reals.training.processes import PeerLost
 
+_ports = itertools.count()
 OF_SNAKEMAKE = ("snakemake.cli", "snakemake.workflow", "snakemake.dag", "reals.cli.driver")  # what takes long to import
 
 
@@ -61,11 +64,19 @@ def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
         os._exit(code)
 
 
+def free_port() -> int:
+    """Below those that the kernel hands out: until rank 0 listens, no connection of another test can take it."""
+    for number in _ports:
+        port = 10_000 + (64 * os.getpid() + number) % 20_000
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable: the count never ends")
+
+
 def fork_all(count: int, body, *arguments) -> list[int]:
     """The process ids of ``count`` processes that train together."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [fork(body, *arguments, rank=rank, count=count, port=port) for rank in range(count)]
 
 
