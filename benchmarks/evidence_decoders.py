@@ -1,6 +1,6 @@
 """How much of an arm's FID is the decoder that it happened to get? The same samples through a decoder trained on.
 
-    python benchmarks/evidence_decoders.py cifar10 sit-b2-sd-vae_late sit-b2-reals_late-seed2 [--steps 500] [--data /path]
+    python benchmarks/evidence_decoders.py cifar10 sit-b4-sd-vae_late sit-b4-reals_late-seed2 [--steps 500] [--data /path]
 
 For each evaluation the decoder is trained on as a fine-tuning trains it (losses, learning rate, a fresh discriminator), with the
 encoder frozen, so that the latents and what a transformer draws stay as they are. FID, before and after, by the scale's feature extractors, of

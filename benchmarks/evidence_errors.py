@@ -1,6 +1,6 @@
 """Where does an arm's FID come from: its decoder, details that the transformer draws badly, or their arrangement?
 
-    python benchmarks/evidence_errors.py cifar10 sit-b2-sd-vae_late sit-b2-control_late sit-b2-reals_late [--data /path]
+    python benchmarks/evidence_errors.py cifar10 sit-b4-sd-vae_late sit-b4-control_late sit-b4-reals_late [--data /path]
 
 For each evaluation, by the scale's feature extractors, FID of the same training images against the whole reference: as they are (the bias of so few
 images); encoded and decoded; decoded from latents with noise of 0.1 and 0.2 of their standard deviation added, which a transformer's

@@ -53,6 +53,8 @@ def pages(tmp_path_factory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, folder / name)
     shutil.copytree(REPOSITORY / "docs", folder / "docs")
+    for figures in REPOSITORY.glob("results/published/*/figures"):  # pages show what is published
+        shutil.copytree(figures, folder / figures.relative_to(REPOSITORY))
     (folder / "results/demo").mkdir()
     (folder / "results/demo/report.html").write_text("<h1>the report</h1>")
     return folder
