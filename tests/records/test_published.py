@@ -1,6 +1,7 @@
 """Results that travel with the repository: shown in a clone, never taken for made, told without what is private, gone on from."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -267,7 +268,7 @@ def test_a_home_with_a_space_is_private_in_the_middle_of_a_text(monkeypatch):
     assert published.clean("read from /home/jane doe/data/a.pt, twice") == "read from a.pt, twice"
 
 
-@pytest.mark.parametrize("count", [1, 199, 200, 201, 1999])
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 1999])
 def test_a_log_is_thinned_evenly_and_keeps_its_end(count, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(count)))
@@ -275,3 +276,11 @@ def test_a_log_is_thinned_evenly_and_keeps_its_end(count, tmp_path):
     assert len(steps) <= published.LOG_LINES and steps[-1] == count - 1
     assert len({b - a for a, b in zip(steps, steps[1:], strict=False)}) <= 1
     assert len(steps) >= min(count, published.LOG_LINES // 2)
+
+
+def test_a_logs_numbers_keep_six_digits(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1234567, "loss": 0.31625479459762573, "lr": 1.23456789e-07, "late": NaN, "whole": 8.0}\n')
+    kept = json.loads(published._thinned(path))
+    assert (kept["step"], kept["loss"], kept["lr"], kept["whole"]) == (1234567, 0.316255, 1.23457e-07, 8.0)
+    assert math.isnan(kept["late"])

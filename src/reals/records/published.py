@@ -25,7 +25,8 @@ from reals.records import journal, metrics, provenance
 ROOT = files.PUBLISHED
 FACTS = "published.json"
 DRAWN = ("report.html", "metrics.json", "evaluations.csv")  # beside tables/ and figures/, by `reals.report.commands.draw`
-LOG_LINES = 200  # at most, of a training log
+LOG_LINES = 100  # at most, of a training log
+LOG_DIGITS = 6  # of its numbers: a float32 has seven
 LARGEST_RECORD = 2**16  # bytes of an index.json: that of a folder of files lists them all
 PRIVATE = ("host",)
 # The folders of an absolute path: of a text, or a word of a command, that is one and may have spaces; in any other text up to a space.
@@ -219,11 +220,15 @@ def _record(again: str, path: Path) -> bytes:
 
 
 def _thinned(path: Path) -> bytes:
-    """A training log of LOG_LINES lines at most, evenly spaced, the last always among them."""
+    """A training log of LOG_LINES lines at most, evenly spaced, the last always among them, its numbers of LOG_DIGITS digits."""
     lines = files.read_lines(path)
     every = max(1, -(-len(lines) // LOG_LINES))
     kept = lines[len(lines) - 1 :: -every][::-1] if lines else []
-    return "".join(json.dumps(clean(line)) + "\n" for line in kept).encode()
+    return "".join(json.dumps(clean({key: _short(value) for key, value in line.items()})) + "\n" for line in kept).encode()
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{LOG_DIGITS}g}") if isinstance(value, float) else value
 
 
 def _journal_lines(books: list[Path], ids: set[str] | None) -> list[str]:
