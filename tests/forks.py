@@ -66,12 +66,11 @@ def fork(body, *arguments, rank: int = 0, count: int = 1, port: int = 0) -> int:
 
 def free_port() -> int:
     """Below those that the kernel hands out: until rank 0 listens, no connection of another test can take it."""
-    for number in _ports:
-        port = 10_000 + (64 * os.getpid() + number) % 20_000
+    while True:
+        port = 10_000 + (64 * os.getpid() + next(_ports)) % 20_000
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("unreachable: the count never ends")
 
 
 def fork_all(count: int, body, *arguments) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reals.cli import hub
-from reals.cli.networks import refuse_unwritable
+from reals.cli.networks import misnamed, refuse_unwritable
 from reals.cli.subcommands import Subcommands
 
 if TYPE_CHECKING:  # torch is imported where it is used: it takes seconds
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     if options.to == "hub":
         hub.export(options)
         return
-    if options.out.suffix in (".safetensors", ".npz", ".npy", ".zip"):
+    if misnamed(options.out, ".pt", ".pth", ".ckpt", ".bin"):
         raise ValueError(f"{options.out}: what is written is a file of torch.save, as the references' code loads it; call it .pt")
     refuse_unwritable("OUT", options.out, options.checkpoint)
     from reals.cli.sample.settings import trained_path

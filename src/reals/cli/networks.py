@@ -47,9 +47,14 @@ def check_shared(options: argparse.Namespace) -> None:
         )
 
 
+def misnamed(path: Path, *fitting: str) -> bool:
+    """Whether a name says that the file holds something else than one of a ``fitting`` suffix does."""
+    return path.suffix.lower() in SUFFIXES and path.suffix.lower() not in fitting
+
+
 def refuse_suffix(option: str, path: Path, fitting: str) -> None:
     """ValueError where a name says that the file holds something else than what is written, a ``fitting`` file."""
-    if path.suffix.lower() in SUFFIXES and path.suffix.lower() != fitting:
+    if misnamed(path, fitting):
         raise ValueError(f"{path}: {option} is a {fitting} file; give it such a name")
 
 

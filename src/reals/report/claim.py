@@ -140,14 +140,13 @@ class Findings:
         said: dict[str, None] = {}
         for conditions in self.sheet.verdicts.values():
             for arm, condition in conditions.items():
-                intervals = [c.interval for m in self.sheet.metrics if (c := self.deciding.get((m, arm))) and c.interval]
+                lows = [c.interval[0] for m in self.sheet.metrics if (c := self.deciding.get((m, arm))) and c.interval]
                 bound = condition.mean_at_most
-                if bound is None or len(intervals) < len(self.sheet.metrics) or not all(low > bound for low, _ in intervals):
-                    continue
-                lows = ", ".join(percent(low, bound) for low, _ in intervals)
-                said[
-                    f"A change of {percent(bound)} against {arm} is outside the interval of every judge (lower ends {lows})."
-                ] = None
+                if bound is not None and len(lows) == len(self.sheet.metrics) and min(lows) > bound:
+                    ends = ", ".join(percent(low, bound) for low in lows)
+                    said[
+                        f"A change of {percent(bound)} against {arm} is outside the interval of every judge (lower ends {ends})."
+                    ] = None
         return list(said)
 
     @property
